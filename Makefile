@@ -1,0 +1,41 @@
+# make demo: train on rendered characters and draw unseen ones.   make test: lint and tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/glyphs
+DATA := datasets/glyphs
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(DATA)/dataset.json: | $(VENV)/installed
+	@echo "[1/3] Rendering the characters (seconds)"
+	$(BIN)/python -m data_prep.glyphs --output_dir=$(DATA)
+
+demo: $(VENV)/installed $(DATA)/dataset.json
+	@echo "[2/3] Training (about 7 minutes on two CPU cores; start again to resume)"
+	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(RUN)
+	@echo "[3/3] Drawing characters that it has never seen (about a minute)"
+	$(BIN)/python -m fsdit.evaluate --workdir=$(RUN) --split=test --output=$(RUN)/test
+	@echo "samples during training: $(RUN)/samples"
+	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs datasets .cache .pytest_cache .ruff_cache *.egg-info
