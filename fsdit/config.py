@@ -1,0 +1,368 @@
+"""Every setting of a run: typed, frozen, validated, and readable without JAX.
+
+The defaults are those of the miniImageNet experiment; an experiment file changes
+what it needs. pydantic's dataclasses check types and parse the text of flags.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from fsdit.errors import ConfigError
+
+_STRICT = pydantic.ConfigDict(extra="forbid")
+
+# (hidden size, depth, heads): Peebles and Xie, arXiv 2212.09748, table 1.
+DIT_SIZES = {
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """Which episodes a run sees; `batch_size` is the global one."""
+
+    dataset_dir: str = ""
+    batch_size: int = 128
+    shots: int = 5
+    # "file": the episodes of the training split's files; "sampled": drawn on the fly.
+    source: Literal["file", "sampled"] = "file"
+    # Every run of n_classes consecutive episodes holds each class once.
+    stratified: bool = False
+    # Mirror the target at random.
+    flip: bool = True
+    workers: int = 0  # Grain worker processes; 0 reads in threads of this one.
+    read_threads: int = 8
+    prefetch: int = 2  # batches held ready on the devices
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EncoderConfig:
+    """The support encoder. "learned": a small ViT trained together with the DiT."""
+
+    name: Literal["learned"] = "learned"
+    patch_size: int = 8
+    hidden_size: int = 384
+    depth: int = 4
+    num_heads: int = 6
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
+    """The DiT and its conditioning."""
+
+    hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    patch_size: int = 2
+    mlp_ratio: float = 4.0
+    use_support_tokens: bool = True  # False: pooled condition only, whatever cross_attention says
+    cross_attention: Literal["patches", "cls", "none"] = "patches"
+    num_latents: int = 64  # of the Perceiver that turns support tokens into the context
+    encoder: EncoderConfig = EncoderConfig()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matmuls; parameters are float32
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FlowConfig:
+    """Distribution of the training time."""
+
+    time: Literal["logit_normal", "uniform"] = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SamplingConfig:
+    """How a drawing is made."""
+
+    solver: Literal["euler", "heun"] = "euler"
+    num_steps: int = 50
+    guidance_scale: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    peak_learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 5_000
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # on matrices only
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    num_steps: int = 200_000
+    ema_decay: float = 0.9999
+    condition_dropout: float = 0.1
+    accumulate_steps: int = 1  # micro-batches a step
+    overfit_batches: int = 0  # train on the first n batches for ever; 0: off
+    max_nonfinite: int = 10  # skipped updates in a row that stop the run
+    log_interval: int = 100
+    eval_interval: int = 5_000
+    eval_batches: int = 0  # validation batches; 0: the whole split
+    grid_episodes: int = 8  # rows of each block of a sample grid
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CheckpointConfig:
+    interval: int = 1_000
+    keep_last: int = 3
+    keep_every: int = 0  # also keep each step divisible by this; 0: off
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MeshConfig:
+    """Sizes of the named mesh axes; -1: whatever devices are left."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    name: str = "miniimagenet"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    flow: FlowConfig = FlowConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+# What may differ between a checkpoint and the run that continues it: these change
+# how fast, how long or how closely watched a run is, not what its steps compute.
+# (num_steps moves the end of the cosine: the loop says so.)
+_RESUMABLE = (
+    "name",
+    "data.dataset_dir",
+    "data.workers",
+    "data.read_threads",
+    "data.prefetch",
+    "model.scan_layers",
+    "model.remat",
+    "sampling",
+    "train.num_steps",
+    "train.max_nonfinite",
+    "train.log_interval",
+    "train.eval_interval",
+    "train.eval_batches",
+    "train.grid_episodes",
+    "checkpoint",
+    "mesh",
+)
+
+
+def dit(size: str, **changes: Any) -> ModelConfig:
+    """The DiT of a published size: dit("B", patch_size=2)."""
+    hidden_size, depth, num_heads = DIT_SIZES[size]
+    return ModelConfig(hidden_size=hidden_size, depth=depth, num_heads=num_heads, **changes)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionary, ready for JSON."""
+    return pydantic.RootModel[type(config)](config).model_dump(mode="json")
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Inverse of `to_dict`. Raises ConfigError naming each bad field."""
+    try:
+        return pydantic.TypeAdapter(Config).validate_python(values)
+    except pydantic.ValidationError as error:
+        lines = [
+            f"config.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            for e in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def load_experiment(path: str) -> Config:
+    """Calls get_config() of an experiment file. Raises ConfigError."""
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"--config={path}: no such file; see experiments/")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={path}: defines no get_config()")
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise ConfigError(f"--config={path}: get_config() must return a fsdit.config.Config")
+    return config
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--config.a.b=v` out of a command line: (the rest, {"a.b": "v"})."""
+    rest, overrides = [], {}
+    for argument in argv:
+        name = argument.lstrip("-")
+        if not argument.startswith("-") or not name.startswith("config."):
+            rest.append(argument)
+            continue
+        path, equals, value = name.removeprefix("config.").partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: write --config.{path}=VALUE")
+        overrides[path] = value
+    return rest, overrides
+
+
+def apply_overrides(config: Config, overrides: dict[str, str]) -> Config:
+    """Sets fields by dotted path from text. Raises ConfigError for an unknown one."""
+    values = to_dict(config)
+    known = flatten(values)
+    for path, text in overrides.items():
+        if path not in known:
+            near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
+            hint = f"; did you mean --config.{near[0]}?" if near else ""
+            raise ConfigError(f"--config.{path}: no such field{hint}")
+        *parents, leaf = path.split(".")
+        holder = values
+        for parent in parents:
+            holder = holder[parent]
+        holder[leaf] = _parse(text) if isinstance(known[path], list) else text
+    return from_dict(values)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads("[" + text.strip("()[] ") + "]")
+    except json.JSONDecodeError:
+        return text
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def changed_fields(saved: dict[str, Any], config: Config) -> list[str]:
+    """What stops `config` from continuing a run saved with `saved`, one text a field."""
+    old, new = flatten(saved), flatten(to_dict(config))
+    return [
+        f"config.{path} is {new.get(path)!r}, the checkpoint has {old.get(path)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+        and not any(path == r or path.startswith(r + ".") for r in _RESUMABLE)
+    ]
+
+
+def validate(config: Config) -> None:
+    """Checks what one field's type cannot. Raises ConfigError naming the field."""
+    model, encoder, data, train = config.model, config.model.encoder, config.data, config.train
+    rates = config.optimizer
+    positive = (
+        "data.batch_size data.shots data.read_threads data.prefetch model.hidden_size "
+        "model.depth model.num_heads model.patch_size model.num_latents "
+        "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
+        "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
+        "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
+        "checkpoint.interval checkpoint.keep_last"
+    )
+    flat = flatten(to_dict(config))
+    problems = [
+        f"config.{p} must be at least 1, got {flat[p]}" for p in positive.split() if flat[p] < 1
+    ]
+    not_negative = (
+        "seed data.workers train.overfit_batches train.eval_batches optimizer.warmup_steps "
+        "optimizer.weight_decay checkpoint.keep_every"
+    )
+    problems += [
+        f"config.{p} must not be negative, got {flat[p]}"
+        for p in not_negative.split()
+        if flat[p] < 0
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    checks = [
+        (not data.dataset_dir, "config.data.dataset_dir is empty: name a dataset directory"),
+        (
+            model.hidden_size % model.num_heads or (model.hidden_size // model.num_heads) % 2,
+            f"config.model.num_heads={model.num_heads} must split "
+            f"config.model.hidden_size={model.hidden_size} into heads of even width",
+        ),
+        (
+            model.hidden_size % 4,
+            f"config.model.hidden_size={model.hidden_size} must be a multiple of 4",
+        ),
+        (
+            encoder.hidden_size % encoder.num_heads or encoder.hidden_size % 4,
+            f"config.model.encoder.hidden_size={encoder.hidden_size} must be a multiple of 4 "
+            f"and of config.model.encoder.num_heads={encoder.num_heads}",
+        ),
+        (
+            data.batch_size % train.accumulate_steps,
+            f"config.data.batch_size={data.batch_size} is not divisible by "
+            f"config.train.accumulate_steps={train.accumulate_steps}",
+        ),
+        (
+            not 0 <= train.condition_dropout < 1,
+            f"config.train.condition_dropout={train.condition_dropout} must be in [0, 1)",
+        ),
+        (
+            not config.flow.logit_std > 0,
+            f"config.flow.logit_std={config.flow.logit_std} must be positive",
+        ),
+        (
+            config.sampling.guidance_interval[0] > config.sampling.guidance_interval[1],
+            f"config.sampling.guidance_interval={config.sampling.guidance_interval} is empty: "
+            "give (low, high)",
+        ),
+        (
+            not (rates.peak_learning_rate > 0 and rates.final_learning_rate >= 0),
+            "config.optimizer: learning rates must be positive",
+        ),
+        (
+            not (rates.clip_norm > 0 and rates.eps > 0 and model.mlp_ratio > 0),
+            "config.optimizer.clip_norm, config.optimizer.eps and config.model.mlp_ratio "
+            "must be positive",
+        ),
+        (
+            config.seed >= 2**32,
+            f"config.seed={config.seed} must be below 2**32",
+        ),
+        (
+            not 0 <= train.ema_decay < 1,
+            f"config.train.ema_decay={train.ema_decay} must be in [0, 1)",
+        ),
+        (
+            min(config.mesh.data, config.mesh.fsdp) < -1
+            or 0 in (config.mesh.data, config.mesh.fsdp),
+            "config.mesh: an axis is a positive size, or -1 for what is left",
+        ),
+    ]
+    for wrong, message in checks:
+        if wrong:
+            raise ConfigError(message)
+
+
+replace = dataclasses.replace

@@ -1,0 +1,28 @@
+"""Errors that are the user's to mend, and the exit statuses of the programs.
+
+A program prints such an error as one line and exits with `EXIT_ERROR`; anything
+else that escapes is a defect and shows its traceback.
+"""
+
+EXIT_ERROR = 1
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again.
+
+
+class FsditError(Exception):
+    """One line that names the flag, field, file or record, and says what to do."""
+
+
+class ConfigError(FsditError):
+    """A flag or a configuration field is wrong."""
+
+
+class DataError(FsditError):
+    """A dataset file is missing, damaged or of the wrong kind."""
+
+
+class CheckpointError(FsditError):
+    """A checkpoint could not be written, or cannot be continued."""
+
+
+class NonFiniteError(FsditError):
+    """Too many updates in a row had a non-finite loss or gradient."""

@@ -1,0 +1,73 @@
+"""What every program shares: the --config flag, one line for a user's error, exit status."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from fsdit import config as configs
+from fsdit.errors import EXIT_ERROR, FsditError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+
+_overrides: dict[str, str] = {}
+
+
+def define_config() -> Callable[[], configs.Config]:
+    """Defines --config=FILE and --config.a.b=v; call the result for the configuration."""
+    path = flags.DEFINE_string(
+        "config", None, "Experiment file; --config.FIELD=VALUE changes a setting.", required=True
+    )
+
+    def resolve() -> configs.Config:
+        config = configs.apply_overrides(configs.load_experiment(path.value), _overrides)
+        configs.validate(config)
+        return config
+
+    return resolve
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Parses flags, runs `main(argv)` and exits with the status it returns (None: 0).
+
+    A user's error is printed as one line, with exit status EXIT_ERROR.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            if "config" in flags.FLAGS:
+                argv, overrides = configs.split_overrides(argv)
+                _overrides.update(overrides)
+            return flags.FLAGS(argv)
+        except (FsditError, flags.Error) as error:
+            _fail(error)
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:  # --verbosity=0 shows everything
+            logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                _fail(f"unexpected argument {argv[1]!r}; flags start with --")
+            return main(argv)
+        except FsditError as error:
+            _fail(error)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _fail(error)
+        except KeyboardInterrupt:
+            _fail("interrupted")
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorBoard's writer
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    app.run(guarded, flags_parser=parse)
+
+
+def _fail(error: object) -> None:
+    """Leaves at once: the other processes of a job may never reach a shutdown barrier."""
+    message = " ".join(str(error).split())
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(EXIT_ERROR)

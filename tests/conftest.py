@@ -1,0 +1,94 @@
+"""Shared fixtures: eight host devices, a compilation cache, one glyph dataset, small runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Before JAX is imported: tests see eight devices, and compile each program once.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+
+import pytest
+
+from fsdit.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EncoderConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+
+
+@pytest.fixture(scope="session")
+def glyphs(tmp_path_factory) -> Path:
+    """The embedded dataset, made by its program."""
+    directory = tmp_path_factory.mktemp("data") / "glyphs"
+    run_module("data_prep.glyphs", f"--output_dir={directory}").check_returncode()
+    return directory
+
+
+@pytest.fixture
+def small_config(glyphs) -> Config:
+    """A run of seconds: every part of the model and of telemetry, at its smallest."""
+    return Config(
+        name="small",
+        data=DataConfig(
+            dataset_dir=str(glyphs), batch_size=16, shots=5, source="sampled", flip=False
+        ),
+        model=ModelConfig(
+            hidden_size=32,
+            depth=2,
+            num_heads=2,
+            patch_size=6,
+            num_latents=4,
+            encoder=EncoderConfig(patch_size=6, hidden_size=32, depth=1, num_heads=2),
+            dtype="float32",
+        ),
+        sampling=SamplingConfig(num_steps=3, guidance_scale=2.0),
+        optimizer=OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=5),
+        train=TrainConfig(
+            num_steps=20, ema_decay=0.9, log_interval=1, eval_interval=10, eval_batches=1
+        ),
+        checkpoint=CheckpointConfig(interval=5, keep_last=2),
+    )
+
+
+def experiment_file(path: Path, config: Config) -> Path:
+    """Writes `config` as an experiment file, for programs started as processes."""
+    from fsdit.config import to_dict
+
+    path.write_text(
+        f"from fsdit.config import from_dict\n\n\ndef get_config():\n"
+        f"    return from_dict({to_dict(config)!r})\n"
+    )
+    return path
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Environment of a child process that sees `devices` host devices."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 300):
+    """Runs `python -m module flags` to its end; output captured as text."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, flags)],
+        env=environment(devices),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
