@@ -1,0 +1,121 @@
+"""Which images form episode i: a pure function of (seed, global index).
+
+Two sources: the episode files of a split, globally shuffled anew each epoch, or
+episodes drawn on the fly. Both are endless sequences `stream[i] -> Episode`.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import grain
+import numpy as np
+
+from fsdit.data.records import Episode, EpisodeReader, SplitInfo
+from fsdit.errors import DataError
+
+
+@runtime_checkable
+class EpisodeStream(Protocol):
+    """An endless sequence of episodes."""
+
+    def __getitem__(self, index: int) -> Episode: ...
+
+
+def class_order(num_classes: int, seed: int) -> np.ndarray:
+    """The fixed order in which stratified streams visit the classes.
+
+    One order for the whole run: then any num_classes consecutive episodes, not
+    only aligned ones, hold each class once.
+    """
+    return _generator(seed, "class_order", 0).permutation(num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledEpisodes:
+    """Class, target and K distinct supports drawn from (seed, index)."""
+
+    split: SplitInfo
+    shots: int
+    seed: int
+    stratified: bool = False
+
+    def __post_init__(self):
+        check_class_sizes(self.split, self.shots)
+        order = class_order(len(self.split.classes), self.seed)
+        starts = np.cumsum([0, *self.split.images_per_class[:-1]])
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_starts", starts)
+
+    def __getitem__(self, index: int) -> Episode:
+        rng = _generator(self.seed, "sampled", index)
+        num_classes = len(self.split.classes)
+        drawn = rng.integers(num_classes)
+        class_id = int(self._order[index % num_classes] if self.stratified else drawn)
+        members = rng.choice(
+            self.split.images_per_class[class_id], self.shots + 1, replace=False
+        ) + int(self._starts[class_id])
+        target, *supports = members.tolist()
+        return Episode(class_id, target, tuple(supports))
+
+
+class FileEpisodes:
+    """The episodes of a split's files, shuffled globally, each epoch differently.
+
+    stratified: the classes follow `class_order`, and each class walks through its
+    own episodes, shuffled anew each time round.
+    """
+
+    def __init__(self, reader: EpisodeReader, seed: int, num_classes: int, stratified: bool):
+        self._reader = reader
+        self._stratified = stratified
+        if stratified:
+            self._order = class_order(num_classes, seed)
+            self._by_class = self._group_by_class(num_classes, seed)
+        else:
+            self._shuffled = _shuffled(range(len(reader)), seed)
+
+    def _group_by_class(self, num_classes: int, seed: int) -> list[grain.MapDataset]:
+        members: list[list[int]] = [[] for _ in range(num_classes)]
+        for i in range(len(self._reader)):
+            members[self._reader[i].class_id].append(i)
+        empty = [c for c, m in enumerate(members) if not m]
+        if empty:
+            raise DataError(
+                f"config.data.stratified needs episodes of every class; class {empty[0]} has none"
+            )
+        return [_shuffled(m, seed + c) for c, m in enumerate(members)]
+
+    def __getitem__(self, index: int) -> Episode:
+        if not self._stratified:
+            return self._reader[self._shuffled[index]]
+        turn, place = divmod(index, len(self._order))
+        return self._reader[self._by_class[self._order[place]][turn]]
+
+
+def _shuffled(items, seed: int) -> grain.MapDataset:
+    """An endless, seeded stream over `items` that is reshuffled each epoch."""
+    return grain.MapDataset.source(items).seed(seed).shuffle().repeat()
+
+
+def check_class_sizes(split: SplitInfo, shots: int) -> None:
+    """Raises DataError when a class cannot serve a target and K distinct supports."""
+    for name, count in zip(split.classes, split.images_per_class, strict=True):
+        if count < shots + 1:
+            raise DataError(
+                f"class {name!r} has {count} images, shots={shots} needs {shots + 1} (a target "
+                "and its supports): lower config.data.shots, or --shots of the conversion"
+            )
+
+
+def draw_episodes(split: SplitInfo, shots: int, per_class: int, seed: int) -> list[Episode]:
+    """`per_class` episodes of every class, interleaved by class, for episode files."""
+    check_class_sizes(split, shots)
+    stream = SampledEpisodes(split, shots, seed, stratified=True)
+    return [stream[i] for i in range(per_class * len(split.classes))]
+
+
+def _generator(seed: int, stream: str, index: int) -> np.random.Generator:
+    """Counter-based: cheap to make at any index, equal in every process."""
+    key = np.array([seed, int.from_bytes(stream.encode()[:8], "little")], np.uint64)
+    counter = np.array([0, 0, 0, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,0 +1,117 @@
+import pytest
+
+from fsdit.data.episodes import FileEpisodes, SampledEpisodes, check_class_sizes, draw_episodes
+from fsdit.data.records import EpisodeReader, SplitInfo, write_split
+from fsdit.errors import DataError
+
+SPLIT = SplitInfo(("a", "b", "c", "d"), images_per_class=(4, 7, 5, 6), episodes=12, shots=3)
+SHOTS = 3
+PER_CLASS = 3
+EPOCH = PER_CLASS * len(SPLIT.classes)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("split")
+    write_split(directory, [], draw_episodes(SPLIT, SHOTS, PER_CLASS, seed=0))
+    return EpisodeReader(directory, SPLIT, SHOTS)
+
+
+@pytest.fixture(params=["sampled", "file"])
+def make(request, reader):
+    """(seed, stratified) -> stream, for both sources."""
+
+    def sampled(seed, stratified):
+        return SampledEpisodes(SPLIT, SHOTS, seed, stratified)
+
+    def file(seed, stratified):
+        return FileEpisodes(reader, seed, len(SPLIT.classes), stratified)
+
+    return {"sampled": sampled, "file": file}[request.param]
+
+
+def take(stream, start, stop):
+    return [stream[i] for i in range(start, stop)]
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_an_episode_is_a_pure_function_of_seed_and_index(make, stratified):
+    forwards = take(make(3, stratified), 0, 30)
+    stream = make(3, stratified)
+    backwards = [stream[i] for i in reversed(range(30))]
+    assert forwards == backwards[::-1]
+    assert take(make(4, stratified), 0, 30) != forwards
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_target_and_supports_are_distinct_images_of_one_class(make, stratified):
+    for episode in take(make(0, stratified), 0, 100):
+        images = {episode.target, *episode.supports}
+        assert len(episode.supports) == SHOTS
+        assert len(images) == SHOTS + 1
+        assert images <= set(SPLIT.class_range(episode.class_id))
+
+
+def test_any_window_of_a_stratified_stream_holds_each_class_once(make):
+    classes = [e.class_id for e in take(make(1, True), 0, 40)]
+    for start in range(len(classes) - 4):
+        assert sorted(classes[start : start + 4]) == [0, 1, 2, 3]
+
+
+def test_a_plain_stream_repeats_classes_within_a_window(make):
+    classes = [e.class_id for e in take(make(1, False), 0, 40)]
+    assert any(len(set(classes[i : i + 4])) < 4 for i in range(36))
+
+
+def test_every_image_of_every_class_is_drawn_as_target_in_time():
+    stream = SampledEpisodes(SPLIT, SHOTS, seed=0)
+    assert {e.target for e in take(stream, 0, 400)} == set(range(SPLIT.num_images))
+
+
+def test_the_smallest_class_that_suffices_is_used_whole():
+    stream = SampledEpisodes(SPLIT, SHOTS, seed=0)
+    smallest = [e for e in take(stream, 0, 60) if e.class_id == 0]
+    assert smallest
+    assert all({e.target, *e.supports} == {0, 1, 2, 3} for e in smallest)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_the_file_source_visits_each_episode_once_an_epoch(reader, stratified):
+    stored = sorted(take(reader, 0, EPOCH), key=repr)
+    stream = FileEpisodes(reader, 0, len(SPLIT.classes), stratified)
+    epochs = [take(stream, i * EPOCH, (i + 1) * EPOCH) for i in range(3)]
+    assert all(sorted(epoch, key=repr) == stored for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[1] != epochs[2]
+
+
+def test_the_order_of_classes_follows_the_seed(make):
+    orders = {tuple(e.class_id for e in take(make(seed, True), 0, 4)) for seed in range(12)}
+    assert len(orders) > 1
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: check_class_sizes(SPLIT, 4),
+        lambda: SampledEpisodes(SPLIT, 4, seed=0),
+        lambda: draw_episodes(SPLIT, 4, per_class=1, seed=0),
+    ],
+)
+def test_a_class_too_small_for_k_is_named(refused):
+    check_class_sizes(SPLIT, 3)
+    with pytest.raises(DataError, match=r"class 'a' has 4 images, config.data.shots=4 needs 5"):
+        refused()
+
+
+def test_a_stratified_file_source_needs_episodes_of_every_class(tmp_path):
+    drawn = [e for e in draw_episodes(SPLIT, SHOTS, 2, seed=0) if e.class_id != 2]
+    write_split(tmp_path, [], drawn)
+    with pytest.raises(DataError, match="class 2 has none"):
+        FileEpisodes(EpisodeReader(tmp_path, SPLIT, SHOTS), 0, 4, stratified=True)
+
+
+def test_drawn_episodes_hold_each_class_as_often():
+    drawn = draw_episodes(SPLIT, SHOTS, per_class=5, seed=2)
+    assert sorted(e.class_id for e in drawn) == [c for c in range(4) for _ in range(5)]
+    assert len(set(drawn)) > 4 * 3

@@ -1,0 +1,195 @@
+import dataclasses
+import pickle
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fsdit.data import records
+from fsdit.data.records import Episode, EpisodeReader, ImageReader, ImageRecord, RecordReader
+from fsdit.errors import DataError
+
+SPLIT = records.SplitInfo(classes=("a", "b"), images_per_class=(3, 4), episodes=2, shots=2)
+EPISODES = [Episode(0, 0, (1, 2)), Episode(1, 6, (3, 5))]
+IDS = st.integers(0, 2**31 - 1)
+
+
+def picture(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(0, 256, (4, 4, 1), np.uint8)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Seven images in two shards (3 and 4 records) and two episodes."""
+    images = [
+        ImageRecord(f"k{i}", int(i >= 3), records.encode_pixels(picture(i)), 4, 4) for i in range(7)
+    ]
+    records.write_split(tmp_path, images, EPISODES, shards=2)
+    return tmp_path
+
+
+def with_episode(directory, episode: Episode):
+    records.write_split(directory, [], [episode])
+    return EpisodeReader(directory, SPLIT, shots=2)
+
+
+@settings(deadline=None)
+@given(st.builds(ImageRecord, st.text(), IDS, st.binary(), IDS, IDS))
+def test_an_image_record_survives_its_codec(record):
+    assert records.decode_image(records.encode_image(record)) == record
+
+
+@settings(deadline=None)
+@given(IDS, IDS, st.lists(IDS, max_size=9))
+def test_an_episode_survives_its_codec(class_id, target, supports):
+    episode = Episode(class_id, target, tuple(supports))
+    assert records.decode_episode(records.encode_episode(episode)) == episode
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([1, 3]).flatmap(
+        lambda c: hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 2, st.just(c)))
+    )
+)
+def test_pixels_survive_png(pixels):
+    decoded = records.decode_pixels(records.encode_pixels(pixels), pixels.shape[-1])
+    np.testing.assert_array_equal(decoded, pixels, strict=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_decoded_to_the_channels_of_the_dataset(channels):
+    stored = np.full((2, 5, 4 - channels), 77, np.uint8)
+    decoded = records.decode_pixels(records.encode_pixels(stored), channels)
+    np.testing.assert_array_equal(decoded, np.full((2, 5, channels), 77, np.uint8), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"v": 2}, "format version 2, this program reads 1"),
+        ({"extra": 1}, "has fields .*extra"),
+        ({"v": None}, "format version None"),
+    ],
+)
+def test_a_record_of_another_version_or_shape_is_refused(change, message):
+    fields = {"v": 1, **dataclasses.asdict(EPISODES[0])}
+    assert records.decode_episode(msgpack.packb(fields)) == EPISODES[0]
+    with pytest.raises(DataError, match=message):
+        records.decode_episode(msgpack.packb(fields | change))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb({})])
+def test_bytes_that_are_no_record_are_refused(payload):
+    with pytest.raises(DataError, match="not a ImageRecord"):
+        records.decode_image(payload)
+
+
+def test_bytes_that_are_no_image_are_refused():
+    with pytest.raises(DataError, match="cannot be decoded"):
+        records.decode_pixels(b"no picture", 1)
+
+
+def test_images_are_read_across_shards_in_order(split):
+    reader = ImageReader(split, 4, 1)
+    assert len(reader) == 7
+    for i in (6, 0, 3, 2):
+        np.testing.assert_array_equal(reader[i], picture(i), strict=True)
+
+
+def test_a_reader_that_was_used_can_be_sent_to_a_worker(split):
+    reader = ImageReader(split, 4, 1)
+    _ = reader[0]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader))[5], picture(5))
+
+
+def test_a_split_leaves_no_temporary_files(split):
+    assert sorted(path.name for path in split.iterdir()) == [
+        "episodes-00000-of-00001.array_record",
+        "images-00000-of-00002.array_record",
+        "images-00001-of-00002.array_record",
+        "manifest.json",
+    ]
+
+
+def test_a_truncated_shard_is_named_when_the_split_is_opened(split):
+    shard = split / "images-00001-of-00002.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{shard.name}: \d+ bytes, the manifest says \d+"):
+        RecordReader(split, "images")
+
+
+def test_a_missing_shard_is_named_when_the_split_is_opened(split):
+    (split / "images-00000-of-00002.array_record").unlink()
+    with pytest.raises(DataError, match=r"images-00000-of-00002.array_record: missing"):
+        RecordReader(split, "images")
+
+
+def test_a_flipped_byte_names_file_and_record_and_spares_the_others(split):
+    shard = split / "images-00001-of-00002.array_record"
+    content = bytearray(shard.read_bytes())
+    content[content.index(records.encode_pixels(picture(4))) + 20] ^= 0xFF
+    shard.write_bytes(content)
+    reader = ImageReader(split, 4, 1)
+    with pytest.raises(DataError, match=rf"{shard.name}, record 1"):
+        reader[4]
+    for i in (0, 3, 5):
+        np.testing.assert_array_equal(ImageReader(split, 4, 1)[i], picture(i))
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_an_index_out_of_range_is_refused(split, index):
+    with pytest.raises(DataError, match=f"images record {index} does not exist, there are 7"):
+        ImageReader(split, 4, 1)[index]
+
+
+def test_an_image_of_another_size_names_file_and_record(split):
+    with pytest.raises(DataError, match=r"images-00001-of-00002.array_record, record 2: .*\(4, 4"):
+        ImageReader(split, 5, 1)[5]
+
+
+def test_an_unfinished_split_is_refused(split):
+    (split / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"manifest.json: no such file; .*run it again"):
+        RecordReader(split, "images")
+
+
+def test_episodes_are_read_as_they_were_written(split):
+    reader = EpisodeReader(split, SPLIT, shots=2)
+    assert [reader[i] for i in range(len(reader))] == EPISODES
+
+
+def test_episodes_of_another_k_name_the_setting(split):
+    with pytest.raises(DataError, match=r"record 0: 2 supports, config.data.shots is 5"):
+        EpisodeReader(split, SPLIT, shots=5)[0]
+
+
+@pytest.mark.parametrize(
+    ("episode", "message"),
+    [
+        (Episode(0, 3, (1, 2)), "image 3 is not of class 0 .*0 to 2"),
+        (Episode(1, 3, (4, 2)), "image 2 is not of class 1 .*3 to 6"),
+        (Episode(2, 0, (1, 2)), "class 2 does not exist"),
+        (Episode(1, 3, (4, 7)), "image 7 is not of class 1"),
+    ],
+)
+def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, episode, message):
+    with pytest.raises(
+        DataError, match=rf"episodes-00000-of-00001.array_record, record 0: {message}"
+    ):
+        with_episode(tmp_path, episode)[0]
+
+
+def test_a_dataset_description_survives_and_its_version_is_checked(tmp_path):
+    info = records.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3, ("siglip2",), ())
+    records.write_dataset_json(tmp_path, info)
+    assert records.read_dataset_info(tmp_path) == info
+    with pytest.raises(DataError, match="no split 'dev' in the dataset; it has train"):
+        info.split("dev")
+    file = tmp_path / "dataset.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 9'))
+    with pytest.raises(DataError, match=r"dataset.json: format version 9"):
+        records.read_dataset_info(tmp_path)
