@@ -1,0 +1,59 @@
+"""The probability path. The time convention is stated here and nowhere else.
+
+t = 0 is noise, t = 1 is data. With noise e ~ N(0, I) and data x,
+
+    x_t = (1 - t) e + t x                (1)  linear path
+    u   = d x_t / d t = x - e            (2)  velocity, the network's target
+
+Linear (rectified) path and its velocity: Lipman et al., arXiv 2210.02747; Liu et
+al., arXiv 2209.03003. Logit-normal times: Esser et al., arXiv 2403.03206, section 3.1.
+"""
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from fsdit.config import FlowConfig
+
+
+def _expand(t: Float[Array, "B"], like: Array) -> Array:
+    return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def interpolate(
+    noise: Float[Array, "B *D"], data: Float[Array, "B *D"], t: Float[Array, "B"]
+) -> Float[Array, "B *D"]:
+    """x_t, equation 1."""
+    s = _expand(t, data)
+    return (1 - s) * noise + s * data
+
+
+def velocity(noise: Float[Array, "B *D"], data: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
+    """u, equation 2."""
+    return data - noise
+
+
+def data_from_velocity(
+    x_t: Float[Array, "B *D"], u: Float[Array, "B *D"], t: Float[Array, "B"]
+) -> Float[Array, "B *D"]:
+    """x = x_t + (1 - t) u."""
+    return x_t + (1 - _expand(t, x_t)) * u
+
+
+def noise_from_velocity(
+    x_t: Float[Array, "B *D"], u: Float[Array, "B *D"], t: Float[Array, "B"]
+) -> Float[Array, "B *D"]:
+    """e = x_t - t u."""
+    return x_t - _expand(t, x_t) * u
+
+
+def sample_time(config: FlowConfig, keys: Key[Array, "B"]) -> Float[Array, "B"]:
+    """One training time in (0, 1) a key."""
+    if config.time == "uniform":
+        return jax.vmap(jax.random.uniform)(keys)
+    normal = jax.vmap(jax.random.normal)(keys)
+    return jax.nn.sigmoid(config.logit_mean + config.logit_std * normal)
+
+
+def sample_noise(keys: Key[Array, "B"], shape: tuple[int, ...]) -> Float[Array, "B *D"]:
+    """Standard normal noise of `shape` for each key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

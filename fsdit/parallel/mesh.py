@@ -1,0 +1,118 @@
+"""The device mesh, the sharding rules, and host rows -> global arrays.
+
+Two named axes, used everywhere: `data` replicates parameters, `fsdp` shards them.
+The batch is split over both. This is the only place where arrays meet devices.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int, PyTree
+
+from fsdit.config import Config
+from fsdit.errors import ConfigError
+
+AXES = ("data", "fsdp")
+BATCH = PartitionSpec(AXES)
+
+# Below this many elements a parameter is replicated: gathering it costs more
+# latency than it saves memory.
+_MIN_SHARDED_SIZE = 2**14
+
+# Parameters under these names are stacked by layer; axis 0 is what a scan slices.
+_STACKED = "blocks"
+
+
+def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
+    """Sizes of (data, fsdp). Raises ConfigError when the mesh or batch cannot be laid out."""
+    sizes = [config.mesh.data, config.mesh.fsdp]
+    if sizes == [-1, -1]:
+        raise ConfigError("config.mesh.data and config.mesh.fsdp cannot both be -1")
+    for i in (0, 1):
+        if sizes[i] == -1:
+            sizes[i] = max(num_devices // sizes[1 - i], 1)
+    data, fsdp = sizes
+    if data * fsdp != num_devices:
+        raise ConfigError(
+            f"config.mesh.data={config.mesh.data} x config.mesh.fsdp={config.mesh.fsdp} "
+            f"does not lay out {num_devices} devices"
+        )
+    rows = num_devices * config.train.accumulate_steps
+    if config.data.batch_size % rows:
+        raise ConfigError(
+            f"config.data.batch_size={config.data.batch_size} is not divisible by {rows}: "
+            f"{num_devices} devices x config.train.accumulate_steps="
+            f"{config.train.accumulate_steps}"
+        )
+    return data, fsdp
+
+
+def make_mesh(config: Config) -> Mesh:
+    """The mesh over all devices of the job.
+
+    Its axes are Auto: XLA's partitioner places the collectives, and the model's
+    code stays free of axis names.
+    """
+    return jax.make_mesh(
+        axis_sizes(config, jax.device_count()), AXES, axis_types=(AxisType.Auto,) * 2
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 over all devices."""
+    return NamedSharding(mesh, BATCH)
+
+
+def state_shardings(mesh: Mesh, abstract: PyTree[jax.ShapeDtypeStruct]) -> PyTree[NamedSharding]:
+    """Shardings of a state by rule: the largest axis that `fsdp` divides is split.
+
+    Optimizer and EMA have their parameter's shape and name, so they get its sharding.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def rule(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        first = 1 if any(getattr(k, "key", None) == _STACKED for k in path) else 0
+        axes = [i for i in range(first, leaf.ndim) if leaf.shape[i] % fsdp == 0]
+        if fsdp == 1 or math.prod(leaf.shape) < _MIN_SHARDED_SIZE or not axes:
+            return replicated(mesh)
+        axis = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+    return jax.tree.map_with_path(rule, abstract)
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
+    """The rows of a global batch that this process must supply, ascending.
+
+    Read off the sharding itself, so it holds for any order in which the mesh lays
+    out devices, and where two processes need the same rows.
+    """
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    rows = [np.arange(batch_size)[index] for index in slices]
+    return np.unique(np.concatenate(rows))
+
+
+def global_batch(mesh: Mesh, batch_size: int) -> Callable[[PyTree], PyTree[jax.Array]]:
+    """A function from this host's rows (b, ...) to global arrays (batch_size, ...)."""
+    sharding = batch_sharding(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+
+    return lambda tree: jax.tree.map(put, tree)
+
+
+def to_host(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
+    """Global arrays as NumPy on every process. All processes must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
