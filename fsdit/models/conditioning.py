@@ -1,0 +1,71 @@
+"""From support embeddings to the condition of the DiT, and the one null.
+
+    pooled (B, K, D_e) -> mean over K -> MLP                 -> vector  (B, D)
+    tokens (B, K, T, D_e) -> one-layer Perceiver, M latents  -> context (B, M, D)
+
+Both are invariant to the order of the supports and defined for any K. The Perceiver
+(Jaegle et al., arXiv 2103.03206) keeps the context short whatever K and T.
+
+Unconditional means one learned null, applied to vector and context together by one
+mask. Training's dropout and sampling's guidance both call `apply_null`.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.struct import dataclass
+from jaxtyping import Array, Bool, Float
+
+from fsdit.config import ModelConfig
+from fsdit.models import layers
+
+
+@dataclass
+class Condition:
+    """vector (B, D); context (B, M, D), None where supports are pooled only."""
+
+    vector: Array
+    context: Array | None
+
+
+class SupportConditioner(nnx.Module):
+    def __init__(self, config: ModelConfig, encoder_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        dim = config.hidden_size
+        self.use_context = config.use_support_tokens and config.cross_attention != "none"
+        self.vector_in = layers.Linear(encoder_dim, dim, rngs=rngs)
+        self.vector_out = layers.Linear(dim, dim, rngs=rngs)
+        num_latents = config.num_latents if self.use_context else 0
+        normal = nnx.initializers.normal(0.02)
+        # Row 0 stands for the vector, the others for the context.
+        self.null = nnx.Param(normal(rngs.params(), (1 + num_latents, dim)))
+        if self.use_context:
+            self.latents = nnx.Param(normal(rngs.params(), (num_latents, dim)))
+            self.token_in = layers.Linear(encoder_dim, dim, dtype=dtype, rngs=rngs)
+            self.attention = layers.Attention(
+                dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True
+            )
+            self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
+            self.dtype = dtype
+
+    def __call__(self, pooled: Float[Array, "B K E"], tokens: Float[Array, "B K T E"]) -> Condition:
+        hidden = nnx.silu(self.vector_in(pooled.astype(jnp.float32).mean(1)))
+        context = self._resample(tokens) if self.use_context else None
+        return Condition(self.vector_out(hidden), context)
+
+    def _resample(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
+        b, _, _, e = tokens.shape
+        inputs = self.token_in(tokens.reshape(b, -1, e).astype(self.dtype))
+        inputs = layers.layer_norm(inputs).astype(self.dtype)
+        x = jnp.broadcast_to(self.latents[...], (b, *self.latents.shape)).astype(self.dtype)
+        x = x + self.attention(layers.layer_norm(x).astype(self.dtype), inputs)
+        x = x + self.mlp(layers.layer_norm(x).astype(self.dtype))
+        return layers.layer_norm(x).astype(self.dtype)
+
+    def apply_null(self, condition: Condition, mask: Bool[Array, "B"]) -> Condition:
+        """Replaces the condition by the null where `mask` is true."""
+        null = self.null[...]
+        vector = jnp.where(mask[:, None], null[0], condition.vector)
+        if condition.context is None:
+            return Condition(vector, None)
+        context = condition.context
+        context = jnp.where(mask[:, None, None], null[1:].astype(context.dtype), context)
+        return Condition(vector, context)

@@ -1,0 +1,163 @@
+"""The Diffusion Transformer and the whole few-shot model.
+
+DiT with adaLN-Zero (Peebles and Xie, arXiv 2212.09748), and cross-attention to the
+support context between self-attention and MLP, modulated and gated alike.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from fsdit.config import ModelConfig
+from fsdit.models import layers
+from fsdit.models.conditioning import Condition, SupportConditioner
+from fsdit.models.encoder import LearnedEncoder
+
+_TIME_FEATURES = 256
+
+Diagnostics = dict[str, Array]
+
+
+class DiTBlock(nnx.Module):
+    """Self-attention, cross-attention and MLP, each with adaLN-Zero."""
+
+    def __init__(self, config: ModelConfig, *, cross: bool, rngs: nnx.Rngs, dtype: jnp.dtype):
+        dim = config.hidden_size
+        branches = 3 if cross else 2
+        self.cls_only = config.cross_attention == "cls"
+        self.modulation = layers.ZeroLinear(dim, 3 * branches * dim, dtype=dtype, rngs=rngs)
+        self.attention = layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype)
+        self.cross = (
+            layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True)
+            if cross
+            else None
+        )
+        self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        vector: Float[Array, "B D"],
+        context: Float[Array, "B M D"] | None,
+        diagnose: bool,
+    ) -> tuple[Float[Array, "B N D"], Diagnostics]:
+        modulation = self.modulation(nnx.silu(vector).astype(x.dtype))[:, None]
+        parts = iter(jnp.split(modulation, modulation.shape[-1] // x.shape[-1], axis=-1))
+        stats: Diagnostics = {}
+
+        def modulated(h: Array, shift: Array, scale: Array) -> Array:
+            return (layers.layer_norm(h) * (1 + scale) + shift).astype(h.dtype)
+
+        shift, scale, gate = next(parts), next(parts), next(parts)
+        h = modulated(x, shift, scale)
+        if diagnose:
+            stats["self_attention_entropy"] = self.attention.entropy(h)
+        x = x + gate * self.attention(h)
+
+        if self.cross is not None:
+            shift, scale, gate = next(parts), next(parts), next(parts)
+            # In the "cls" form token 0 alone asks; self-attention spreads the answer.
+            asking = x[:, :1] if self.cls_only else x
+            h = modulated(asking, shift, scale)
+            if diagnose:
+                stats["cross_attention_entropy"] = self.cross.entropy(h, context)
+            answer = gate * self.cross(h, context)
+            x = x.at[:, :1].add(answer) if self.cls_only else x + answer
+
+        shift, scale, gate = next(parts), next(parts), next(parts)
+        x = x + gate * self.mlp(modulated(x, shift, scale))
+        if diagnose:
+            x32 = x.astype(jnp.float32)
+            stats["activation_mean_abs"] = jnp.abs(x32).mean()
+            stats["activation_rms"] = jnp.sqrt(jnp.square(x32).mean())
+            stats["modulation_norm"] = jnp.linalg.norm(
+                modulation.astype(jnp.float32), axis=-1
+            ).mean()
+        return x, stats
+
+
+class FewShotDiT(nnx.Module):
+    """Encoder (where it is learned), conditioning and DiT, over latents (h, w, c)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        latent_shape: tuple[int, int, int],
+        image_size: int,
+        channels: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        dim, dtype = config.hidden_size, jnp.dtype(config.dtype)
+        self.patch_size = config.patch_size
+        self.latent_shape = latent_shape
+        self.scan_layers, self.remat, self.dtype = config.scan_layers, config.remat, dtype
+        self.grid = (latent_shape[0] // config.patch_size, latent_shape[1] // config.patch_size)
+        patch_dim = config.patch_size**2 * latent_shape[2]
+
+        self.encoder = LearnedEncoder(
+            config.encoder,
+            image_size,
+            channels,
+            scan_layers=config.scan_layers,
+            remat=config.remat,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.conditioner = SupportConditioner(config, self.encoder.dim, dtype=dtype, rngs=rngs)
+        cross = self.conditioner.use_context
+        self.embed = layers.Linear(patch_dim, dim, dtype=dtype, rngs=rngs)
+        self.time_in = layers.Linear(_TIME_FEATURES, dim, rngs=rngs)
+        self.time_out = layers.Linear(dim, dim, rngs=rngs)
+        self.use_cls = cross and config.cross_attention == "cls"
+        if self.use_cls:
+            self.cls = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (dim,)))
+        self.blocks = layers.stack(
+            config.depth,
+            lambda r: DiTBlock(config, cross=cross, rngs=r, dtype=dtype),
+            rngs,
+        )
+        self.final_modulation = layers.ZeroLinear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.final = layers.ZeroLinear(dim, patch_dim, rngs=rngs)
+
+    def encode_supports(
+        self, supports: UInt8[Array, "B K H W C"]
+    ) -> tuple[Float[Array, "B K E"], Float[Array, "B K T E"]]:
+        """Support images -> (pooled, tokens)."""
+        return self.encoder(supports)
+
+    def condition(self, supports: UInt8[Array, "B K H W C"]) -> Condition:
+        """The condition that training, evaluation and sampling share."""
+        return self.conditioner(*self.encode_supports(supports))
+
+    def velocity(
+        self,
+        x: Float[Array, "B h w c"],
+        t: Float[Array, "B"],
+        condition: Condition,
+        diagnose: bool = False,
+    ) -> tuple[Float[Array, "B h w c"], Diagnostics]:
+        """Predicted velocity in float32, and statistics by layer when asked for."""
+        h = self.embed(layers.patchify(x, self.patch_size).astype(self.dtype))
+        h = h + layers.position_table(*self.grid, h.shape[-1]).astype(self.dtype)
+        if self.use_cls:
+            cls = jnp.broadcast_to(self.cls[...].astype(h.dtype), (h.shape[0], 1, h.shape[-1]))
+            h = jnp.concatenate([cls, h], axis=1)
+        time = self.time_out(nnx.silu(self.time_in(layers.time_features(t, _TIME_FEATURES))))
+        vector = time + condition.vector
+        h, stats = layers.run_stack(
+            self.blocks,
+            lambda block, h: block(h, vector, condition.context, diagnose),
+            h,
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
+        if diagnose:
+            stats["time_norm"] = jnp.linalg.norm(time, axis=-1).mean()
+            stats["condition_norm"] = jnp.linalg.norm(condition.vector, axis=-1).mean()
+        h = h[:, 1:] if self.use_cls else h
+        shift, scale = jnp.split(
+            self.final_modulation(nnx.silu(vector).astype(h.dtype))[:, None], 2, axis=-1
+        )
+        patches = self.final(layers.layer_norm(h) * (1 + scale) + shift)
+        return layers.unpatchify(patches, *self.latent_shape[:2], self.patch_size), stats

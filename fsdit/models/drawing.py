@@ -1,0 +1,37 @@
+"""Drawing new images from supports: the one way from a condition to pixels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt8, UInt32
+
+from fsdit.config import SamplingConfig
+from fsdit.flow import path, sampler
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.randomness import example_keys, stream_key
+
+# (params, supports (B, K, H, W, C) uint8, index (B,) uint32) -> images (B, H, W, C) uint8
+Draw = Callable[[dict, UInt8[Array, "B K H W C"], UInt32[Array, "B"]], UInt8[Array, "B H W C"]]
+
+
+def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh) -> Draw:
+    """A jitted function that draws one image an episode.
+
+    The noise follows (seed, index), so a drawing does not depend on its batch.
+    """
+
+    def draw(params: dict, supports: Array, index: Array) -> Array:
+        model = networks.model(params)
+        condition = model.condition(supports)
+        null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
+        field = sampler.guided_field(
+            lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
+        )
+        keys = example_keys(stream_key(seed, "drawing"), index)
+        noise = path.sample_noise(keys, networks.latent_shape)
+        return networks.codec.decode(sampler.solve(field, noise, config.solver, config.num_steps))
+
+    return jax.jit(draw, out_shardings=meshes.batch_sharding(mesh))

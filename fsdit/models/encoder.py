@@ -1,0 +1,92 @@
+"""Support encoders: K support images -> pooled vectors and tokens of each.
+
+The learned encoder is a small ViT trained together with the DiT, as in Few-Shot
+Diffusion Models (Giannone et al., arXiv 2205.15463), with layer norm before and after
+the patch embedding (Dual PatchNorm, Kumar et al., arXiv 2302.01327).
+"""
+
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from fsdit.config import EncoderConfig
+from fsdit.models import layers
+from fsdit.models.codec import scale_pixels
+
+
+@runtime_checkable
+class SupportEncoder(Protocol):
+    """Images -> (pooled, tokens), both of width `dim`."""
+
+    dim: int
+
+    def __call__(
+        self, supports: UInt8[Array, "B K H W C"]
+    ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]: ...
+
+
+class _Block(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        self.attention = layers.Attention(dim, num_heads, rngs=rngs, dtype=dtype)
+        self.mlp = layers.Mlp(dim, 4 * dim, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        x = x + self.attention(layers.layer_norm(x).astype(x.dtype))
+        return x + self.mlp(layers.layer_norm(x).astype(x.dtype))
+
+
+class LearnedEncoder(nnx.Module):
+    """ViT over each support; pooled is one linear map of all its tokens.
+
+    Pooling by a mean forgets where in the image a token lay, which is most of what a
+    character is.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_size: int,
+        channels: int,
+        *,
+        scan_layers: bool,
+        remat: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.dim = config.hidden_size
+        self.patch_size = config.patch_size
+        self.scan_layers = scan_layers
+        self.remat = remat
+        self.dtype = dtype
+        pixels = config.patch_size**2 * channels
+        self.embed = layers.Linear(pixels, self.dim, dtype=dtype, rngs=rngs)
+        self.blocks = layers.stack(
+            config.depth,
+            lambda r: _Block(self.dim, config.num_heads, rngs=r, dtype=dtype),
+            rngs,
+        )
+        grid = image_size // config.patch_size
+        self.grid = (grid, grid)
+        self.pool = layers.Linear(grid * grid * self.dim, self.dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, supports: UInt8[Array, "B K H W C"]
+    ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]:
+        b, k = supports.shape[:2]
+        images = scale_pixels(supports.reshape(b * k, *supports.shape[2:]))
+        patches = layers.layer_norm(layers.patchify(images, self.patch_size))
+        x = layers.layer_norm(self.embed(patches.astype(self.dtype))).astype(self.dtype)
+        x = x + layers.position_table(*self.grid, self.dim).astype(self.dtype)
+        x, _ = layers.run_stack(
+            self.blocks,
+            lambda block, h: (block(h), {}),
+            x,
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
+        tokens = layers.layer_norm(x).reshape(b, k, -1, self.dim)
+        return self.pool(tokens.reshape(b, k, -1)), tokens

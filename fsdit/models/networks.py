@@ -1,0 +1,58 @@
+"""The networks of a run, built from its configuration and its dataset."""
+
+import dataclasses
+import functools
+
+import jax
+from flax import nnx
+
+from fsdit.config import ModelConfig
+from fsdit.errors import ConfigError
+from fsdit.models.codec import LatentCodec, PixelCodec
+from fsdit.models.dit import FewShotDiT
+from fsdit.randomness import stream_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Frozen codec and trainable model. Parameters travel apart, as a nested dict.
+
+    image_size, channels: of the images, in pixels.
+    """
+
+    config: ModelConfig
+    image_size: int
+    channels: int
+    codec: LatentCodec = PixelCodec()
+
+    def __post_init__(self):
+        for name, patch, size in (
+            ("patch_size", self.config.patch_size, self.latent_shape[0]),
+            ("encoder.patch_size", self.config.encoder.patch_size, self.image_size),
+        ):
+            if size % patch:
+                raise ConfigError(f"config.model.{name}={patch} does not divide the size {size}")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.codec.latent_shape(self.image_size, self.channels)
+
+    def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
+        return FewShotDiT(self.config, self.latent_shape, self.image_size, self.channels, rngs=rngs)
+
+    @functools.cached_property
+    def _graph(self) -> nnx.GraphDef:
+        return nnx.graphdef(nnx.eval_shape(lambda: self._build(nnx.Rngs(params=0))))
+
+    def init(self, seed: int) -> dict:
+        """Fresh parameters, a pure function of the seed."""
+        model = self._build(nnx.Rngs(params=stream_key(seed, "init")))
+        return nnx.to_pure_dict(nnx.state(model))
+
+    def model(self, params: dict) -> FewShotDiT:
+        """The model with these parameters."""
+        return nnx.merge(self._graph, nnx.State(params))
+
+    def abstract_params(self) -> dict:
+        """Shapes and types of the parameters; nothing is computed."""
+        return jax.eval_shape(lambda: self.init(0))

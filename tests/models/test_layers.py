@@ -1,0 +1,177 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsdit.models import layers
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+FLOAT32 = jnp.dtype("float32")
+SIDES = st.integers(1, 3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=SIDES, rows=SIDES, columns=SIDES, channels=SIDES)
+def test_unpatchify_undoes_patchify(size, rows, columns, channels):
+    images = normal(2, size * rows, size * columns, channels)
+    patches = layers.patchify(images, size)
+    assert patches.shape == (2, rows * columns, size * size * channels)
+    back = layers.unpatchify(patches, size * rows, size * columns, size)
+    np.testing.assert_array_equal(back, images)
+
+
+def test_patches_are_squares_of_the_image_row_by_row():
+    images = normal(2, 4, 6, 3)
+    patches = layers.patchify(images, 2)
+    for n in range(6):
+        y, x = 2 * (n // 3), 2 * (n % 3)
+        square = images[:, y : y + 2, x : x + 2].reshape(2, -1)
+        np.testing.assert_array_equal(patches[:, n], square)
+
+
+@pytest.mark.parametrize(("height", "width", "dim"), [(3, 3, 8), (2, 5, 16)])
+def test_position_table_is_sine_and_cosine_of_row_then_column(height, width, dim):
+    quarter = dim // 4
+    expected = np.zeros((height * width, dim))
+    for y in range(height):
+        for x in range(width):
+            for place, position in ((0, y), (2 * quarter, x)):
+                for i in range(quarter):
+                    angle = position / 10_000 ** (i / quarter)
+                    expected[y * width + x, place + i] = np.sin(angle)
+                    expected[y * width + x, place + quarter + i] = np.cos(angle)
+    table = layers.position_table(height, width, dim)
+    assert type(table) is np.ndarray  # a constant: nothing here can be trained
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_time_features_are_sines_and_cosines_of_a_thousandfold_time():
+    t = jnp.array([0.0, 0.3, 1.0])
+    frequencies = 10_000.0 ** (-np.arange(4) / 4)
+    angles = 1000 * np.asarray(t, float)[:, None] * frequencies
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(layers.time_features(t, 8), expected, atol=1e-4)
+
+
+def test_layer_norm_has_zero_mean_unit_variance_and_is_float32():
+    x = (5 + 3 * normal(4, 7, 64)).astype(jnp.bfloat16)
+    y = np.asarray(layers.layer_norm(x))
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(-1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 4, 8)])
+def test_linear_is_a_matrix_product_over_the_last_axis(shape):
+    linear = layers.Linear(8, 5, rngs=nnx.Rngs(0))
+    linear.bias[...] = normal(5, seed=1)
+    x = normal(*shape)
+    expected = x @ np.asarray(linear.kernel[...]) + normal(5, seed=1)
+    np.testing.assert_allclose(linear(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_starts_xavier_uniform_without_bias_and_zero_linear_at_zero():
+    kernel = np.asarray(layers.Linear(100, 60, rngs=nnx.Rngs(0)).kernel[...])
+    bound = np.sqrt(6 / 160)
+    assert 0.98 * bound < np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.03)
+    zero = layers.ZeroLinear(4, 4, rngs=nnx.Rngs(0))
+    assert not np.any(zero(normal(2, 4)))
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def reference_attention(attention, x, context, heads):
+    """(output, attention probabilities (B, heads, N, M)) in float64 NumPy."""
+    d = x.shape[-1] // heads
+
+    def apply(linear, value):
+        return np.asarray(value) @ np.asarray(linear.kernel[...], float) + np.asarray(
+            linear.bias[...], float
+        )
+
+    if context is None:
+        query, key, value = np.split(apply(attention.qkv, x), 3, axis=-1)
+    else:
+        query = apply(attention.query, x)
+        key, value = np.split(apply(attention.key_value, context), 2, axis=-1)
+    outputs, probabilities = [], []
+    for h in range(heads):
+        part = slice(h * d, (h + 1) * d)
+        p = softmax(query[..., part] @ key[..., part].swapaxes(1, 2) / np.sqrt(d))
+        outputs.append(p @ value[..., part])
+        probabilities.append(p)
+    mixed = np.concatenate(outputs, axis=-1)
+    return apply(attention.out, mixed), np.stack(probabilities, axis=1)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
+    attention = layers.Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross)
+    for i, parameter in enumerate(jax.tree.leaves(nnx.state(attention))):
+        assert parameter.dtype == jnp.float32, i
+    x, context = normal(2, 5, 12), normal(2, 7, 12, seed=1) if cross else None
+    expected, p = reference_attention(attention, x, context, heads=3)
+    np.testing.assert_allclose(attention(x, context), expected, atol=1e-5)
+    entropy = -(p * np.log(p)).sum(-1).mean((0, 2))
+    np.testing.assert_allclose(attention.entropy(x, context), entropy, atol=1e-5)
+
+
+def test_stacked_layers_start_different():
+    stacked = layers.stack(3, lambda r: layers.Linear(4, 4, rngs=r), nnx.Rngs(0))
+    kernels = np.asarray(stacked.kernel[...])
+    assert kernels.shape == (3, 4, 4)
+    assert len({k.tobytes() for k in kernels}) == 3
+
+
+def mlp_stack():
+    stacked = layers.stack(3, lambda r: layers.Mlp(8, 16, rngs=r, dtype=FLOAT32), nnx.Rngs(0))
+    return nnx.split(stacked)
+
+
+def run(parameters, graph, x, **options):
+    def call(layer, h):
+        h = h + layer(h)
+        return h, {"size": jnp.abs(h).mean()}
+
+    return layers.run_stack(nnx.merge(graph, parameters), call, x, **options)
+
+
+def test_run_stack_applies_the_layers_in_turn():
+    graph, parameters = mlp_stack()
+    x = normal(2, 8)
+    expected, sizes = x, []
+    for i in range(3):
+        layer = nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], parameters))
+        expected = expected + layer(expected)
+        sizes.append(np.abs(expected).mean())
+    y, stats = run(parameters, graph, x, scan=True)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(stats["size"], sizes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_scan_and_remat_change_neither_values_nor_gradients(scan, remat):
+    graph, parameters = mlp_stack()
+    x = normal(2, 8)
+
+    def evaluate(**options):
+        def loss(parameters, x):
+            return jnp.square(run(parameters, graph, x, **options)[0]).mean()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(parameters, x)
+
+    plain, other = evaluate(scan=True), evaluate(scan=scan, remat=remat)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain[1])) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
