@@ -1,0 +1,50 @@
+"""Characters never seen in training, drawn from five examples each.
+
+    python -m data_prep.glyphs --output_dir=datasets/glyphs
+    python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
+    python -m fsdit.evaluate --workdir=runs/glyphs --output=runs/glyphs/test
+
+Hardware: two CPU cores, some minutes. What it reaches is in BUILD.md. Supports act
+through the pooled condition only: in a run as short as this, cross-attention costs
+more time than it earns.
+"""
+
+from fsdit.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EncoderConfig,
+    FlowConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="glyphs",
+        data=DataConfig(
+            dataset_dir="datasets/glyphs", batch_size=32, shots=5, source="sampled", flip=False
+        ),
+        model=ModelConfig(
+            hidden_size=160,
+            depth=6,
+            num_heads=5,
+            patch_size=4,
+            cross_attention="none",
+            encoder=EncoderConfig(patch_size=6, hidden_size=96, depth=2, num_heads=4),
+            dtype="float32",
+        ),
+        # More of the noisy times, in which the supports decide what is drawn.
+        flow=FlowConfig(logit_mean=-0.5),
+        sampling=SamplingConfig(num_steps=30, guidance_scale=4.0),
+        optimizer=OptimizerConfig(
+            peak_learning_rate=3e-3, final_learning_rate=1e-5, warmup_steps=40
+        ),
+        train=TrainConfig(
+            num_steps=1500, ema_decay=0.995, log_interval=50, eval_interval=500, eval_batches=8
+        ),
+        checkpoint=CheckpointConfig(interval=250, keep_last=2),
+    )

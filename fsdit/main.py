@@ -1,0 +1,38 @@
+"""Trains, and resumes whatever the workdir holds.
+
+    python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
+
+Any setting of the experiment can be changed: --config.data.batch_size=32. Exit
+status: 0 finished, 75 preempted and saved (start the same command again), 1 error.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from fsdit import program
+
+_CONFIG = program.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    config = _CONFIG()
+    # Imported here: input workers import this module too, and need none of it.
+    from fsdit.parallel import runtime
+    from fsdit.training import loop
+
+    workdir = Path(_WORKDIR.value)
+    loop.check(config, workdir)
+    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    status = loop.train(config, workdir)
+    runtime.stop()
+    return status
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,174 @@
+"""What is looked at every eval_interval, on the EMA weights, in jits of their own.
+
+Noise and times are fixed, so one evaluation compares with the next. Nothing here
+costs anything on the steps between.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from fsdit.config import Config, replace
+from fsdit.data import input as episode_input
+from fsdit.data.pictures import episode_grid, save_picture
+from fsdit.models.drawing import make_draw
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.parallel import runtime
+from fsdit.training.step import Batch, example_losses, noised, time_bins
+from fsdit.training.telemetry import Telemetry, bin_means
+
+SEEN, UNSEEN = "train", "val"  # splits
+
+
+def condition_statistics(
+    pooled: Float[Array, "B K D"], class_id: Int[Array, "B"]
+) -> dict[str, Float[Array, ""]]:
+    """How the support embeddings lie: do they tell classes apart?
+
+    cosine_within: between supports of one episode; cosine_between: between the means
+    of episodes of different classes; spread: root mean square distance of supports
+    to their mean.
+    """
+    pooled = pooled.astype(jnp.float32)
+    k = pooled.shape[1]
+    mean = pooled.mean(1)
+    unit = pooled / (jnp.linalg.norm(pooled, axis=-1, keepdims=True) + 1e-12)
+    unit_mean = mean / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-12)
+    within = (jnp.square(unit.sum(1)).sum(-1) - k) / max(k * (k - 1), 1)
+    cosines = unit_mean @ unit_mean.T
+    different = class_id[:, None] != class_id[None]
+    return {
+        "condition/mean": pooled.mean(),
+        "condition/norm": jnp.linalg.norm(pooled, axis=-1).mean(),
+        "condition/spread": jnp.sqrt(jnp.square(pooled - mean[:, None]).sum(-1).mean()),
+        "condition/cosine_within": within.mean(),
+        "condition/cosine_between": jnp.where(different, cosines, 0).sum()
+        / jnp.maximum(different.sum(), 1),
+    }
+
+
+def layer_scalars(stats: dict[str, np.ndarray]) -> dict[str, float]:
+    """Statistics by layer (L,) or by layer and head (L, heads) -> one tag each."""
+    row = {}
+    for name, values in stats.items():
+        if values.ndim == 0:
+            row[f"conditioning/{name}"] = float(values)
+        elif values.ndim == 1:
+            row |= {f"layers/{name}/layer{i:02d}": float(v) for i, v in enumerate(values)}
+        else:
+            row |= {
+                f"attention/{name}/layer{i:02d}_head{h:02d}": float(v)
+                for i, heads in enumerate(values)
+                for h, v in enumerate(heads)
+            }
+    return row
+
+
+class Diagnostics:
+    """Compiled once, run at every evaluation."""
+
+    def __init__(self, networks: Networks, config: Config, mesh: Mesh, workdir: Path):
+        self._config, self._mesh, self._workdir = config, mesh, workdir
+        self._examples = {
+            split: episode_input.evaluation_examples(config.data, split, config.seed)
+            for split in (SEEN, UNSEEN)
+        }
+        out = meshes.replicated(mesh)
+        self._losses = jax.jit(_make_losses(networks, config), out_shardings=out)
+        self._statistics = jax.jit(_make_statistics(networks, config), out_shardings=out)
+        self._draw = {
+            scale: make_draw(
+                networks, replace(config.sampling, guidance_scale=scale), config.seed, mesh
+            )
+            for scale in (1.0, config.sampling.guidance_scale)
+        }
+
+    def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
+        """Scalars of the step; pictures and histograms go out on the way."""
+        with jax.transfer_guard("allow"):  # looking means copying to the host
+            return self._run(ema, step, telemetry)
+
+    def _run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
+        row = self._evaluate(ema)
+        batch = next(self._batches(UNSEEN, 1))
+        stats, pooled = self._statistics(ema, batch)
+        stats = jax.device_get(stats)
+        row |= {k: float(stats.pop(k)) for k in list(stats) if k.startswith("condition/")}
+        row |= layer_scalars(stats)
+        telemetry.histograms(step, {"condition/pooled": np.asarray(pooled)})
+        self._grids(ema, step, telemetry)
+        return row
+
+    def _batches(self, split: str, count: int, batch_size: int | None = None) -> Iterator[Batch]:
+        examples, _ = self._examples[split]
+        size = batch_size or self._config.data.batch_size
+        return episode_input.host_batches(
+            examples,
+            meshes.host_rows(self._mesh, size),
+            size,
+            start=0,
+            num_batches=count,
+            config=replace(self._config.data, workers=0),
+            place=meshes.global_batch(self._mesh, size),
+        )
+
+    def _evaluate(self, ema: dict) -> dict[str, float]:
+        """Validation loss, its time bins, and the gap to as many training episodes."""
+        size = self._config.data.batch_size
+        limit = self._config.train.eval_batches or -(-self._examples[UNSEEN][1] // size)
+        row = {}
+        for split in (UNSEEN, SEEN):
+            episodes = min(self._examples[split][1], limit * size)
+            total = sum(
+                np.stack(jax.device_get(self._losses(ema, batch, np.uint32(episodes))))
+                for batch in self._batches(split, -(-episodes // size))
+            )
+            losses, counts = total
+            row[f"{split}_ema/loss"] = float(losses.sum() / counts.sum())
+            if split == UNSEEN:
+                row |= bin_means("val", losses, counts)
+        loss, seen = row.pop("val_ema/loss"), row["train_ema/loss"]
+        return {"val/loss": loss, "val/gap": loss - seen, **row}
+
+    def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
+        """Supports | target | drawing without guidance | with, seen classes above unseen."""
+        devices = self._mesh.size
+        rows = -(-self._config.train.grid_episodes // devices) * devices
+        blocks = {}
+        for split in (SEEN, UNSEEN):
+            batch = next(self._batches(split, 1, rows))
+            drawn = [draw(ema, batch["supports"], batch["index"]) for draw in self._draw.values()]
+            columns = meshes.to_host((batch["supports"], batch["target"], drawn))
+            blocks[split] = episode_grid(columns[0], [columns[1], *columns[2]])
+        telemetry.images(
+            step, {"samples/seen": blocks[SEEN][None], "samples/unseen": blocks[UNSEEN][None]}
+        )
+        if runtime.is_main_process():
+            path = self._workdir / "samples" / f"{step}.png"
+            path.parent.mkdir(exist_ok=True)
+            save_picture(path, np.concatenate([blocks[SEEN], blocks[UNSEEN]]))
+
+
+def _make_losses(networks: Networks, config: Config) -> Callable:
+    def losses(ema: dict, batch: Batch, episodes: Array) -> tuple[Array, Array]:
+        values, t = example_losses(networks, config, ema, batch, "evaluation")
+        return time_bins(values, t, (batch["index"] < episodes).astype(jnp.float32))
+
+    return losses
+
+
+def _make_statistics(networks: Networks, config: Config) -> Callable:
+    def statistics(ema: dict, batch: Batch) -> tuple[dict[str, Array], Array]:
+        model = networks.model(ema)
+        x_t, _, t = noised(networks, config, batch, "evaluation", 0)
+        pooled, tokens = model.encode_supports(batch["supports"])
+        _, stats = model.velocity(x_t, t, model.conditioner(pooled, tokens), diagnose=True)
+        return stats | condition_statistics(pooled, batch["class_id"]), pooled
+
+    return statistics

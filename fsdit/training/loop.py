@@ -1,0 +1,158 @@
+"""The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import optax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from fsdit.config import Config, to_dict
+from fsdit.data import input as episode_input
+from fsdit.data.records import dataset_fingerprint, read_dataset_info, write_json
+from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.parallel import runtime
+from fsdit.training import checkpoint, optimizer
+from fsdit.training import state as train_state
+from fsdit.training.checkpoint import Checkpoints, Restored
+from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
+from fsdit.training.state import TrainState
+from fsdit.training.step import Batch, make_train_step
+from fsdit.training.telemetry import Telemetry
+
+
+def check(config: Config, workdir: Path) -> None:
+    """Everything that can be wrong with the input, before any device work.
+
+    Raises ConfigError, DataError or CheckpointError.
+    """
+    info = read_dataset_info(config.data.dataset_dir)
+    Networks(config.model, info.image_size, info.channels)
+    episode_input.training_examples(config.data, config.seed)(0)
+    for split in (SEEN, UNSEEN):
+        episode_input.evaluation_examples(config.data, split, config.seed)
+    checkpoint.check_resumable(workdir, config, dataset_fingerprint(config.data.dataset_dir))
+
+
+def train(config: Config, workdir: Path) -> int:
+    """Trains to `config.train.num_steps`, resuming what the workdir holds.
+
+    Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
+    runtime must be up and the input checked. Raises FsditError.
+    """
+    info = read_dataset_info(config.data.dataset_dir)
+    networks = Networks(config.model, info.image_size, info.channels)
+    mesh = meshes.make_mesh(config)
+    tx = optimizer.transformation(config.optimizer)
+    template = train_state.abstract(networks, tx, mesh)
+    restored = checkpoint.restore(workdir, template)
+    if restored is None:
+        state = train_state.init(networks, tx, config.seed, template)
+        restored = Restored(step=0, state=state, next_index=0, running={}, fingerprint={})
+    _announce(config, workdir, mesh, restored)
+    if restored.step >= config.train.num_steps:
+        return 0
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    if runtime.is_main_process():
+        write_json(workdir / "config.json", to_dict(config))
+    dataset = dataset_fingerprint(config.data.dataset_dir)
+    telemetry = Telemetry(workdir, config, restored.step, restored.running)
+    checkpoints = Checkpoints(workdir, config, dataset, mesh, restored.step)
+    diagnostics = Diagnostics(networks, config, mesh, workdir)
+    batches = _batches(config, mesh, restored)
+    step_fn = _compiled_step(networks, config, tx, mesh, template)
+    try:
+        with jax.transfer_guard("disallow"):
+            finished = _run(config, restored, batches, step_fn, telemetry, diagnostics, checkpoints)
+    except NonFiniteError:
+        checkpoints.finish()  # the last good state may still be on its way to disk
+        raise
+    finally:
+        batches.close()
+    telemetry.close()
+    checkpoints.finish()
+    return 0 if finished else EXIT_PREEMPTED
+
+
+def _run(
+    config: Config,
+    restored: Restored,
+    batches: Iterator[Batch],
+    step_fn,
+    telemetry: Telemetry,
+    diagnostics: Diagnostics,
+    checkpoints: Checkpoints,
+) -> bool:
+    """Returns whether the last step was reached."""
+    state, next_index, last = restored.state, restored.next_index, config.train.num_steps
+    for step in range(restored.step + 1, last + 1):
+        with telemetry.timed("data_wait"):
+            batch = next(batches)
+        state, metrics = step_fn(state, batch)
+        next_index += config.data.batch_size
+        telemetry.step(step, metrics)
+
+        if step % config.train.eval_interval == 0 or step == last:
+            with telemetry.timed("evaluation"):
+                row = diagnostics.run(state.ema, step, telemetry)
+            telemetry.read(row)
+
+        checkpoints.check()
+        preempted = runtime.preemption_reached(step)
+        if step % config.checkpoint.interval == 0 or step == last or preempted:
+            telemetry.read()  # a checkpoint never holds a step that the log lacks
+            with telemetry.timed("checkpoint_stall"):
+                checkpoints.save(state, step, next_index, telemetry.running)
+        if preempted and step < last:
+            print(f"preempted at step {step}: saving, then leaving", flush=True)
+            return False
+    return True
+
+
+def _batches(config: Config, mesh: Mesh, restored: Restored) -> Iterator[Batch]:
+    size = config.data.batch_size
+    return episode_input.host_batches(
+        episode_input.training_examples(config.data, config.seed),
+        meshes.host_rows(mesh, size),
+        size,
+        start=restored.next_index,
+        num_batches=config.train.num_steps - restored.step,
+        config=config.data,
+        place=meshes.global_batch(mesh, size),
+        overfit_batches=config.train.overfit_batches,
+    )
+
+
+def _compiled_step(
+    networks: Networks,
+    config: Config,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    template: TrainState,
+):
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    return jax.jit(
+        make_train_step(networks, config, tx),
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        out_shardings=(shardings, meshes.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _announce(config: Config, workdir: Path, mesh: Mesh, restored: Restored) -> None:
+    if not runtime.is_main_process():
+        return
+    print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
+    print(
+        f"{jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(mesh.shape)}, "
+        f"{jax.process_count()} processes; global batch {config.data.batch_size}"
+    )
+    if restored.step >= config.train.num_steps:
+        print(f"{workdir} is finished: step {restored.step} of {config.train.num_steps}")
+    elif restored.step:
+        print(f"resuming {workdir} after step {restored.step}")
+    print(f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}", flush=True)

@@ -1,0 +1,64 @@
+"""The training state: what a checkpoint holds and a step transforms."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.struct import dataclass
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+
+
+@dataclass
+class TrainState:
+    """All float32. `step` counts completed steps, skipped ones included.
+
+    Leaves are arrays, or in templates their shapes or shardings.
+    """
+
+    step: Any  # () int32
+    params: dict
+    ema: dict  # average of the parameters after each update
+    opt_state: Any
+    nonfinite: Any  # () int32: updates skipped in all
+    nonfinite_in_row: Any  # () int32: updates skipped since the last good one
+
+
+def fresh(networks: Networks, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    params = networks.init(seed)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=tx.init(params),
+        nonfinite=zero,
+        nonfinite_in_row=zero,
+    )
+
+
+def abstract(
+    networks: Networks, tx: optax.GradientTransformation, mesh: Mesh
+) -> PyTree[jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of the state; nothing is allocated."""
+    shapes = jax.eval_shape(lambda: fresh(networks, tx, 0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        meshes.state_shardings(mesh, shapes),
+    )
+
+
+def init(
+    networks: Networks,
+    tx: optax.GradientTransformation,
+    seed: int,
+    template: PyTree[jax.ShapeDtypeStruct],
+) -> TrainState:
+    """A fresh state, born with the shardings of `template`."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    return jax.jit(lambda: fresh(networks, tx, seed), out_shardings=shardings)()

@@ -1,0 +1,149 @@
+"""The objective and the train step: one pure function (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from fsdit.config import Config
+from fsdit.flow import path
+from fsdit.models.networks import Networks
+from fsdit.randomness import example_keys, stream_key
+from fsdit.training import optimizer
+from fsdit.training.state import TrainState
+
+TIME_BINS = 10
+
+Batch = dict[str, Array]
+
+
+def noised(
+    networks: Networks, config: Config, batch: Batch, stream: str, step: int | Array
+) -> tuple[Array, Array, Array]:
+    """(x_t (B, h, w, c), target velocity, t (B,)) of a batch, by (seed, stream, step, index)."""
+
+    def keys(name: str) -> Array:
+        return example_keys(stream_key(config.seed, f"{stream}/{name}", step), batch["index"])
+
+    data = networks.codec.encode(batch["target"], keys("latent"))
+    noise = path.sample_noise(keys("noise"), networks.latent_shape)
+    t = path.sample_time(config.flow, keys("time"))
+    return path.interpolate(noise, data, t), path.velocity(noise, data), t
+
+
+def example_losses(
+    networks: Networks,
+    config: Config,
+    params: dict,
+    batch: Batch,
+    stream: str,
+    step: int | Array = 0,
+    dropout: float = 0.0,
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """(squared error of the velocity, mean over its elements; t), for each example."""
+    model = networks.model(params)
+    x_t, target, t = noised(networks, config, batch, stream, step)
+    condition = model.condition(batch["supports"])
+    if dropout:
+        keys = example_keys(stream_key(config.seed, f"{stream}/dropout", step), batch["index"])
+        dropped = jax.vmap(jax.random.uniform)(keys) < dropout
+        condition = model.conditioner.apply_null(condition, dropped)
+    predicted, _ = model.velocity(x_t, t, condition)
+    return jnp.square(predicted - target).mean(axis=(1, 2, 3)), t
+
+
+def time_bins(
+    losses: Float[Array, "B"], t: Float[Array, "B"], weights: Float[Array, "B"] | float = 1.0
+) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
+    """(sum of losses, number of examples) in TIME_BINS equal bins of t."""
+    member = jnp.floor(t * TIME_BINS).clip(0, TIME_BINS - 1).astype(jnp.int32)
+    weight = jax.nn.one_hot(member, TIME_BINS) * jnp.broadcast_to(weights, t.shape)[:, None]
+    # Elementwise, not a dot product: weights of 0 and 1 must not be rounded by matmul units.
+    return (losses[:, None] * weight).sum(0), weight.sum(0)
+
+
+def make_train_step(
+    networks: Networks, config: Config, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The step of a configuration; jit it with the shardings of its state and batch."""
+    schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
+
+    def loss_fn(params: dict, batch: Batch, step: Array) -> tuple[Array, tuple[Array, Array]]:
+        losses, t = example_losses(
+            networks, config, params, batch, "train", step, config.train.condition_dropout
+        )
+        return losses.mean(), time_bins(losses, t)
+
+    def gradients(params: dict, batch: Batch, step: Array) -> PyTree:
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        (loss, bins), grads = _accumulated(
+            gradients, config.train.accumulate_steps, state.params, batch, state.step
+        )
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        rate = schedule(state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        decay = ema_decay(config.train.ema_decay, state.step)
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+        def guarded(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        skipped = (~finite).astype(jnp.int32)
+        state = TrainState(
+            step=state.step + 1,
+            params=guarded(params, state.params),
+            ema=guarded(ema, state.ema),
+            opt_state=guarded(opt_state, state.opt_state),
+            nonfinite=state.nonfinite + skipped,
+            nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
+        )
+        return state, {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "param_norm": optax.tree.norm(state.params),
+            "learning_rate": rate,
+            "bin_losses": bins[0],
+            "bin_counts": bins[1],
+            "nonfinite": state.nonfinite,
+            "nonfinite_in_row": state.nonfinite_in_row,
+        }
+
+    return train_step
+
+
+def ema_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Decay of the average after `step` updates: short memory first, so that early
+    averages do not remember the initial values."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def _accumulated(
+    gradients: Callable, count: int, params: dict, batch: Batch, step: Array
+) -> PyTree:
+    """Mean gradients over `count` micro-batches, one after another.
+
+    Micro-batch m takes rows m, m + count, ...: each device splits its own rows, and
+    no example moves between devices.
+    """
+    if count == 1:
+        return gradients(params, batch, step)
+    parts = jax.tree.map(
+        lambda a: a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1), batch
+    )
+
+    def add(total: PyTree, part: Batch) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, gradients(params, part, step)), None
+
+    first = jax.tree.map(lambda a: a[0], parts)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradients, params, first, step)
+    )
+    ((loss, bins), grads), _ = jax.lax.scan(add, zeros, parts)
+    return (loss / count, bins), jax.tree.map(lambda g: g / count, grads)

@@ -1,0 +1,365 @@
+"""The training program as users and schedulers meet it: processes, signals, exit statuses."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from fsdit.config import from_dict, replace, to_dict
+from tests.conftest import ROOT, environment, experiment_file, run_module
+
+STEPS = 60
+
+
+@pytest.fixture
+def experiment(tmp_path, small_config):
+    """60 steps, logged at each, saved every 7th, evaluated at the end."""
+    config = replace(
+        small_config,
+        train=replace(small_config.train, num_steps=STEPS, eval_interval=1000),
+        checkpoint=replace(small_config.checkpoint, interval=7),
+    )
+    return experiment_file(tmp_path / "experiment.py", config)
+
+
+def start(experiment, workdir, *flags, devices=1):
+    command = [sys.executable, "-m", "fsdit.main", f"--config={experiment}", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *flags],
+        env=environment(devices),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_pod(count, experiment, workdir, *flags, devices=1):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    return [
+        start(
+            experiment,
+            workdir,
+            f"--coordinator_address={address}",
+            f"--num_processes={count}",
+            f"--process_id={i}",
+            *flags,
+            devices=devices,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(process, timeout=240):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def rows(workdir):
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def losses(workdir):
+    return {row["step"]: row["train/loss"] for row in rows(workdir)}
+
+
+def wait_for_step(process, workdir, step, timeout=240):
+    """Returns as soon as the log of the running process has this step."""
+    deadline = time.monotonic() + timeout
+    while max([0, *losses(workdir)]) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.02)
+
+
+def final_state(workdir, step=STEPS):
+    folder = Path(workdir) / "checkpoints" / str(step) / "state"
+    handler = ocp.StandardCheckpointHandler()
+    state = handler.restore(folder, args=ocp.args.StandardRestore())
+    return jax.tree.map(np.asarray, state)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, glyphs):
+    """Makes, once, the run that others are compared with."""
+    made = {}
+
+    def run(experiment):
+        if not made:
+            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+            status, output = finish(start(experiment, workdir))
+            assert status == 0, output
+            made["workdir"] = workdir
+        return made["workdir"]
+
+    return run
+
+
+@pytest.mark.slow
+def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
+    tmp_path, experiment, undisturbed
+):
+    workdir = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    for moment in sorted(rng.choice(np.arange(9, 50), 3, replace=False)):
+        process = start(experiment, workdir)
+        wait_for_step(process, workdir, moment)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+
+    process = start(experiment, workdir)
+    wait_for_step(process, workdir, max(losses(workdir)) + 2)
+    process.send_signal(signal.SIGTERM)
+    status, output = finish(process)
+    assert status == 75, output
+    stopped = int(re.search(r"preempted at step (\d+)", output)[1])
+    assert (workdir / "checkpoints" / str(stopped) / "state").is_dir()
+    assert max(losses(workdir)) == stopped
+
+    status, output = finish(start(experiment, workdir))
+    assert status == 0, output
+    assert f"after step {stopped}" in output
+
+    reference = undisturbed(experiment)
+    assert [r["step"] for r in rows(workdir)] == list(range(1, STEPS + 1))
+    same = [k for k in rows(reference)[0] if k.startswith("train/")]
+    assert len(same) > 5
+    for row, expected in zip(rows(workdir), rows(reference), strict=True):
+        assert {k: row.get(k) for k in same} == {k: expected.get(k) for k in same}
+    assert losses(workdir) == losses(reference)
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(reference))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, undisturbed, count):
+    workdir = tmp_path / "run"
+    results = [finish(p) for p in start_pod(count, experiment, workdir)]
+    assert [status for status, _ in results] == [0] * count, results
+    actual, expected = losses(workdir), losses(undisturbed(experiment))
+    assert actual.keys() == expected.keys()
+    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, undisturbed):
+    workdir = tmp_path / "run"
+    pod = start_pod(2, experiment, workdir)
+    wait_for_step(pod[0], workdir, 8)
+    pod[1].send_signal(signal.SIGTERM)  # one of them hears of it, both leave
+    results = [finish(p) for p in pod]
+    assert [status for status, _ in results] == [75, 75], results
+    stopped = {re.search(r"preempted at step (\d+)", output)[1] for _, output in results}
+    assert len(stopped) == 1
+
+    process = start(experiment, workdir, devices=8)
+    wait_for_step(process, workdir, int(stopped.pop()) + 5)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 75
+
+    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
+    results = [finish(p) for p in start_pod(4, experiment, workdir, *flags)]
+    assert [status for status, _ in results] == [0] * 4, results
+    actual, expected = losses(workdir), losses(undisturbed(experiment))
+    assert actual.keys() == expected.keys()
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
+
+
+def test_a_finished_run_leaves_what_the_contract_promises(experiment, undisturbed):
+    workdir = undisturbed(experiment)
+    config = from_dict(json.loads((workdir / "config.json").read_text()))
+    assert config.train.num_steps == STEPS
+    assert (workdir / "checkpoints" / str(STEPS) / "meta").is_dir()
+    with Image.open(workdir / "samples" / f"{STEPS}.png") as picture:
+        assert picture.width > 5 * 24 and len(np.unique(np.asarray(picture))) > 3
+
+    status, output = finish(start(experiment, workdir))
+    assert status == 0 and "is finished" in output
+    assert len(rows(workdir)) == STEPS
+
+
+SCALARS = {
+    "train/loss", "train/loss_average", "train/grad_norm", "train/param_norm",
+    "train/learning_rate", "train/nonfinite_steps", "timing/step_seconds",
+    "timing/images_per_second", "timing/data_wait_seconds", "timing/checkpoint_stall_seconds",
+    "timing/evaluation_seconds", "val/loss", "val/gap", "train_ema/loss", "condition/mean",
+    "condition/norm", "condition/spread", "condition/cosine_within", "condition/cosine_between",
+    "conditioning/time_norm", "conditioning/condition_norm",
+    "layers/activation_mean_abs/layer00", "layers/activation_rms/layer01",
+    "layers/modulation_norm/layer00", "attention/self_attention_entropy/layer01_head01",
+    "attention/cross_attention_entropy/layer00_head00",
+}  # fmt: skip
+
+
+def test_tensorboard_reads_every_tag(experiment, undisturbed):
+    workdir = undisturbed(experiment)
+    events = EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0, "images": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    bins = {f"{split}/loss_t{i}" for split in ("train", "val") for i in range(3, 7)}
+    expected = SCALARS | bins | {"condition/pooled", "samples/seen", "samples/unseen"}
+    assert expected <= tags, expected - tags
+    logged = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("train/loss")}
+    assert logged == {s: pytest.approx(v, rel=1e-6) for s, v in losses(workdir).items()}
+
+
+@pytest.mark.slow
+def test_a_nonfinite_run_stops_and_keeps_its_checkpoint(tmp_path, experiment):
+    flags = ("--config.optimizer.peak_learning_rate=1e38", "--config.checkpoint.interval=2")
+    status, output = finish(start(experiment, tmp_path / "run", *flags))
+    assert status == 1
+    assert output.splitlines()[-1].startswith("error: step") and "10 steps in a row" in output
+    state = final_state(tmp_path / "run", step=max(_saved(tmp_path / "run")))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+
+def _saved(workdir):
+    return [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 6 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
+    tmp_path, experiment, small_disk, undisturbed
+):
+    workdir = small_disk / "run"
+    process = start(experiment, workdir, "--config.checkpoint.keep_last=100")
+    status, output = finish(process)
+    assert status == 1, output
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ") and str(workdir) in last
+    saved = _saved(workdir)
+    assert saved
+
+    roomy = tmp_path / "roomy"
+    shutil.copytree(workdir, roomy)
+    status, output = finish(start(experiment, roomy))
+    assert status == 0, output
+    assert f"after step {max(saved)}" in output
+    assert losses(roomy) == losses(undisturbed(experiment))
+
+
+def one_line_error(result, *words):
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+WRONG = {
+    "unknown field": (["--config.data.bach_size=3"], ["data.bach_size", "data.batch_size"]),
+    "wrong type": (["--config.data.batch_size=many"], ["config.data.batch_size", "integer"]),
+    "wrong choice": (["--config.sampling.solver=rk45"], ["config.sampling.solver", "heun"]),
+    "no dataset": (["--config.data.dataset_dir=/nowhere"], ["/nowhere", "data_prep"]),
+    "K too large": (["--config.data.shots=14"], ["shots=14", "12 images", "config.data.shots"]),
+    "wrong K": (["--config.data.source=file", "--config.data.shots=3"], ["5 supports"]),
+    "patch": (["--config.model.patch_size=5"], ["config.model.patch_size=5", "24"]),
+    "heads": (["--config.model.num_heads=5"], ["config.model.num_heads=5"]),
+    "batch": (["--config.data.batch_size=6"], ["config.data.batch_size=6", "4 devices"]),
+    "mesh": (["--config.mesh.data=3"], ["config.mesh.data=3", "4 devices"]),
+    "missing value": (["--config.seed"], ["--config.seed=VALUE"]),
+    "unknown flag": (["--wrokdir=x"], ["wrokdir"]),
+    "half a pod": (["--num_processes=2"], ["--coordinator_address", "--process_id"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, experiment, flags, words):
+    workdir = tmp_path / "run"
+    result = run_module(
+        "fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags, devices=4
+    )
+    one_line_error(result, *words)
+    assert not workdir.exists()
+
+
+def test_a_missing_experiment_file_is_named(tmp_path):
+    result = run_module("fsdit.main", "--config=experiments/none.py", f"--workdir={tmp_path}/w")
+    one_line_error(result, "experiments/none.py")
+
+
+def test_a_dataset_without_episodes_is_named(tmp_path, experiment, glyphs):
+    copy = tmp_path / "glyphs"
+    shutil.copytree(glyphs, copy)
+    manifest = copy / "train" / "manifest.json"
+    entries = json.loads(manifest.read_text())
+    kept = {name: entry for name, entry in entries.items() if name.startswith("images")}
+    manifest.write_text(json.dumps(kept))
+    flags = (f"--config.data.dataset_dir={copy}", "--config.data.source=file")
+    result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={tmp_path}/w", *flags)
+    one_line_error(result, str(copy / "train"), "episodes")
+
+
+def test_a_damaged_shard_stops_the_run_and_names_the_record(tmp_path, experiment, glyphs):
+    copy = tmp_path / "glyphs"
+    shutil.copytree(glyphs, copy)
+    shard = next((copy / "train").glob("images-*"))
+    data = bytearray(shard.read_bytes())
+    for i in range(200_000, len(data), 3_000):  # many records, so that some batch meets one
+        data[i] ^= 0xFF
+    shard.write_bytes(data)
+    result = run_module(
+        "fsdit.main",
+        f"--config={experiment}",
+        f"--workdir={tmp_path}/w",
+        f"--config.data.dataset_dir={copy}",
+    )
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and str(shard) in last and "record" in last
+
+
+def test_a_workdir_of_another_configuration_is_refused(experiment, undisturbed):
+    workdir = undisturbed(experiment)
+    before = sorted(p for p in workdir.rglob("*") if p.is_file())
+    result = run_module(
+        "fsdit.main",
+        f"--config={experiment}",
+        f"--workdir={workdir}",
+        "--config.model.hidden_size=64",
+    )
+    one_line_error(result, "config.model.hidden_size is 64", "has 32")
+    assert sorted(p for p in workdir.rglob("*") if p.is_file()) == before
+
+
+def test_overrides_reach_the_resolved_configuration(tmp_path, experiment, small_config):
+    workdir = tmp_path / "run"
+    flags = ("--config.train.num_steps=2", "--config.seed=7", "--config.mesh.fsdp=-1")
+    flags += ("--config.mesh.data=1", "--config.train.overfit_batches=1")
+    status, output = finish(start(experiment, workdir, *flags))
+    assert status == 0, output
+    saved = json.loads((workdir / "config.json").read_text())
+    assert (saved["train"]["num_steps"], saved["seed"]) == (2, 7)
+    assert saved.keys() == to_dict(small_config).keys()
+    assert len(rows(workdir)) == 2

@@ -1,0 +1,170 @@
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdit.config import MeshConfig, replace
+from fsdit.errors import CheckpointError
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.training import checkpoint, optimizer
+from fsdit.training import state as train_state
+
+
+@pytest.fixture
+def config(small_config):
+    wide = replace(small_config.model, hidden_size=64)  # so that fsdp shards some kernels
+    return replace(small_config, model=wide, mesh=MeshConfig(data=8, fsdp=1))
+
+
+def template_of(config):
+    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
+
+
+def saved_run(workdir, config, steps=(5, 10)):
+    """A workdir with a checkpoint at each of `steps`, all of different content."""
+    networks, tx, template = template_of(config)
+    state = train_state.init(networks, tx, 0, template)
+    writer = checkpoint.Checkpoints(workdir, config, "dataset", meshes.make_mesh(config), 0)
+    states = {}
+    for step in steps:
+        state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
+        states[step] = jax.device_get(state)
+        writer.save(state, step, step * 16, {"loss_average": 1 / step})
+    writer.finish()
+    return states
+
+
+def assert_equal(restored, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
+def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
+    states = saved_run(tmp_path, config)
+    _, _, template = template_of(replace(config, mesh=MeshConfig(*shape)))
+    restored = checkpoint.restore(tmp_path, template)
+    assert_equal(restored.state, states[10])
+    assert (restored.step, restored.next_index) == (10, 160)
+    assert restored.running == {"loss_average": 0.1}
+    jax.tree.map(lambda leaf, t: _same_sharding(leaf, t), restored.state, template)
+
+
+def _same_sharding(leaf, template):
+    assert leaf.sharding == template.sharding
+
+
+def _flip_largest(folder: Path):
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    for i in range(len(data) // 4, len(data), len(data) // 7):
+        data[i] ^= 0x10
+    file.write_bytes(data)
+
+
+def _truncate_largest(folder: Path):
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _empty(folder: Path):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _swap_state(folder: Path):
+    """A state that loads well but is another step's."""
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.parent / "5" / "state", folder / "state")
+
+
+DAMAGES = {
+    "flipped bits": _flip_largest,
+    "truncated file": _truncate_largest,
+    "empty directory": _empty,
+    "no state": lambda folder: shutil.rmtree(folder / "state"),
+    "no meta": lambda folder: shutil.rmtree(folder / "meta"),
+    "cut meta": lambda folder: (folder / "meta" / "metadata").write_text('{"config": {'),
+    "state of another step": _swap_state,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, config, capsys, damage):
+    states = saved_run(tmp_path, config)
+    damage(tmp_path / "checkpoints" / "10")
+    _, _, template = template_of(config)
+    restored = checkpoint.restore(tmp_path, template)
+    assert restored.step == 5
+    assert_equal(restored.state, states[5])
+    assert "10 is damaged" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "10.damaged").is_dir()
+
+
+def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
+    saved_run(tmp_path, config)
+    _empty(tmp_path / "checkpoints" / "10")
+    template = template_of(config)[2]
+    restored = checkpoint.restore(tmp_path, template)
+    mesh = meshes.make_mesh(config)
+    writer = checkpoint.Checkpoints(tmp_path, config, "dataset", mesh, restored.step)
+    writer.save(restored.state, 10, 160, {})
+    writer.finish()
+    assert checkpoint.restore(tmp_path, template).step == 10
+
+
+def test_leftovers_of_an_interrupted_save_are_no_checkpoint(tmp_path, config):
+    saved_run(tmp_path, config)
+    source = tmp_path / "checkpoints" / "10"
+    source.rename(source.with_name("15.orbax-checkpoint-tmp"))
+    assert checkpoint.restore(tmp_path, template_of(config)[2]).step == 5
+
+
+def test_an_empty_workdir_restores_nothing(tmp_path, config):
+    assert checkpoint.restore(tmp_path, template_of(config)[2]) is None
+
+
+def test_keeps_the_last_n_and_every_mth(tmp_path, config):
+    policy = replace(config.checkpoint, keep_last=2, keep_every=10)
+    saved_run(tmp_path, replace(config, checkpoint=policy), steps=(5, 10, 15, 20, 25))
+    assert checkpoint.steps(tmp_path) == [25, 20, 10]
+
+
+def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
+    networks, tx, template = template_of(config)
+    state = train_state.init(networks, tx, 0, template)
+    expected = checkpoint.fingerprint(state)
+    _, _, other = template_of(replace(config, mesh=MeshConfig(data=1, fsdp=8)))
+    moved = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, other))
+    assert checkpoint.fingerprint(moved) == expected
+
+    kernel = np.array(state.params["embed"]["kernel"])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        row, column = rng.integers(kernel.shape[0]), rng.integers(kernel.shape[1])
+        flipped = kernel.copy()
+        flipped.view(np.uint32)[row, column] ^= np.uint32(1 << rng.integers(32))
+        assert _fingerprint_of_kernel(state, flipped) != _fingerprint_of_kernel(state, kernel)
+    assert _fingerprint_of_kernel(state, kernel[::-1]) != _fingerprint_of_kernel(state, kernel)
+    swapped = kernel[:, [1, 0, *range(2, kernel.shape[1])]]
+    assert _fingerprint_of_kernel(state, swapped) != _fingerprint_of_kernel(state, kernel)
+
+
+def _fingerprint_of_kernel(state, kernel):
+    embed = {**state.params["embed"], "kernel": jnp.asarray(kernel)}
+    return checkpoint.fingerprint(state.replace(params={**state.params, "embed": embed}))
+
+
+def test_another_configuration_is_refused_with_the_field(tmp_path, config):
+    saved_run(tmp_path, config)
+    wider = replace(config, model=replace(config.model, hidden_size=128))
+    with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 128.* has 64"):
+        checkpoint.check_resumable(tmp_path, wider, "dataset")
+    with pytest.raises(CheckpointError, match="another dataset"):
+        checkpoint.check_resumable(tmp_path, config, "another")
+    moved = replace(config, mesh=MeshConfig(data=1, fsdp=8))
+    checkpoint.check_resumable(tmp_path, moved, "dataset")

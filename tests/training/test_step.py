@@ -1,0 +1,178 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdit.config import MeshConfig, replace
+from fsdit.data import input as episode_input
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.training import optimizer
+from fsdit.training import state as train_state
+from fsdit.training.step import example_losses, make_train_step, time_bins
+
+
+def run_steps(config, steps, first=0):
+    """States after each step (as NumPy) and the metrics of each."""
+    networks = Networks(config.model, 24, 1)
+    mesh = meshes.make_mesh(config)
+    tx = optimizer.transformation(config.optimizer)
+    template = train_state.abstract(networks, tx, mesh)
+    state = train_state.init(networks, tx, config.seed, template)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    step = jax.jit(
+        make_train_step(networks, config, tx),
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        out_shardings=(shardings, meshes.replicated(mesh)),
+    )
+    size = config.data.batch_size
+    batches = episode_input.host_batches(
+        episode_input.training_examples(config.data, config.seed),
+        meshes.host_rows(mesh, size),
+        size,
+        start=first,
+        num_batches=steps,
+        config=config.data,
+        place=meshes.global_batch(mesh, size),
+    )
+    states, metrics = [jax.device_get(state)], []
+    for batch in batches:
+        state, row = step(state, batch)
+        states.append(jax.device_get(state))
+        metrics.append(jax.device_get(row))
+    return states, metrics
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(4, 2), (1, 8)])
+def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
+    wide = dataclasses.replace(small_config.model, hidden_size=64)  # some kernels get sharded
+    config = replace(small_config, model=wide)
+    _, expected = run_steps(replace(config, mesh=MeshConfig(data=8, fsdp=1)), 20)
+    _, actual = run_steps(replace(config, mesh=MeshConfig(data=data, fsdp=fsdp)), 20)
+    expected, actual = ([m["loss"] for m in rows] for rows in (expected, actual))
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_accumulated_micro_batches_equal_one_batch(small_config):
+    whole, metrics = run_steps(small_config, 2)
+    train = replace(small_config.train, accumulate_steps=2)
+    parts, metrics_parts = run_steps(replace(small_config, train=train), 2)
+    for a, b in zip(metrics, metrics_parts, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["bin_counts"], b["bin_counts"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole[-1].ema, parts[-1].ema
+    )
+
+
+def test_ema_averages_the_updated_parameters(small_config):
+    states, _ = run_steps(small_config, 3)
+    expected = states[0].params["embed"]["kernel"].astype(np.float64)
+    for step, state in enumerate(states[1:]):
+        decay = min(small_config.train.ema_decay, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * state.params["embed"]["kernel"]
+    np.testing.assert_allclose(states[-1].ema["embed"]["kernel"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
+    exploding = replace(
+        small_config.optimizer, peak_learning_rate=1e38, warmup_steps=0, clip_norm=1.0
+    )
+    states, metrics = run_steps(replace(small_config, optimizer=exploding), 3)
+    assert np.isfinite(metrics[0]["loss"]) and not np.isfinite(metrics[1]["loss"])
+    for name in ("params", "ema", "opt_state"):
+        before, after = getattr(states[1], name), getattr(states[3], name)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert [int(s.nonfinite_in_row) for s in states] == [0, 0, 1, 2]
+    assert [int(s.step) for s in states] == [0, 1, 2, 3]
+
+
+def test_noise_and_loss_follow_the_index_not_the_place(small_config):
+    networks = Networks(small_config.model, 24, 1)
+    params = networks.init(0)
+    read = episode_input.training_examples(small_config.data, 0)
+    batch = jax.tree.map(lambda *rows: np.stack(rows), *[read(i) for i in range(8)])
+    order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
+    shuffled = jax.tree.map(lambda a: a[order], batch)
+
+    def losses(b):
+        return example_losses(networks, small_config, params, b, "train", 5, dropout=0.5)
+
+    expected, times = jax.jit(losses)(batch)
+    actual, shuffled_times = jax.jit(losses)(shuffled)
+    np.testing.assert_array_equal(shuffled_times, times[order])
+    np.testing.assert_allclose(actual, expected[order], rtol=1e-5)
+
+
+def test_time_bins_sum_losses_by_tenths():
+    losses, t = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.05, 0.01, 0.95, 0.999])
+    sums, counts = time_bins(losses, t, jnp.array([1.0, 1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(sums, [3, 0, 0, 0, 0, 0, 0, 0, 0, 4])
+    np.testing.assert_allclose(counts, [2, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+
+
+def test_learning_rate_warms_up_and_decays(small_config):
+    config = replace(
+        small_config.optimizer,
+        peak_learning_rate=1e-4,
+        final_learning_rate=1e-6,
+        warmup_steps=5_000,
+    )
+    rate = optimizer.learning_rate(config, 200_000)
+    middle = 1e-6 + (1e-4 - 1e-6) / 2
+    steps = (0, 2_500, 5_000, 102_500, 200_000)
+    np.testing.assert_allclose(
+        [rate(s) for s in steps], [0, 5e-5, 1e-4, middle, 1e-6], rtol=1e-4, atol=1e-12
+    )
+    short = [float(optimizer.learning_rate(config, 100)(s)) for s in range(101)]
+    assert max(short) == pytest.approx(1e-4) and np.argmax(short) == 10
+    assert short[-1] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_update_equals_adamw_with_clipping(small_config):
+    config = replace(small_config.optimizer, weight_decay=0.1, clip_norm=1.0)
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=(4,))}
+    tx = optimizer.transformation(config)
+    state = tx.init(jax.tree.map(jnp.asarray, params))
+    mean, square = ({k: np.zeros_like(v) for k, v in params.items()} for _ in range(2))
+    for t in range(1, 4):
+        grads = {k: rng.normal(size=v.shape) * 3 for k, v in params.items()}
+        updates, state = tx.update(grads, state, params)
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        for k, g in grads.items():
+            clipped = g / max(norm, 1.0)
+            mean[k] = config.b1 * mean[k] + (1 - config.b1) * clipped
+            square[k] = config.b2 * square[k] + (1 - config.b2) * clipped**2
+            step = mean[k] / (1 - config.b1**t)
+            step = step / (np.sqrt(square[k] / (1 - config.b2**t)) + config.eps)
+            decay = config.weight_decay * params[k] if k == "kernel" else 0.0
+            np.testing.assert_allclose(updates[k], step + decay, rtol=2e-4, atol=1e-6)
+
+
+def test_weight_decay_acts_on_matrices_only(small_config):
+    params = Networks(small_config.model, 24, 1).abstract_params()
+    mask = optimizer.matrices(params)
+    assert mask["blocks"]["mlp"]["up"] == {"bias": False, "kernel": True}
+    assert mask["conditioner"]["null"] is False and mask["conditioner"]["latents"] is False
+
+
+def test_state_is_born_with_its_shardings(small_config):
+    config = replace(
+        small_config,
+        model=replace(small_config.model, hidden_size=64),
+        mesh=MeshConfig(data=2, fsdp=4),
+    )
+    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    template = train_state.abstract(networks, tx, meshes.make_mesh(config))
+    state = train_state.init(networks, tx, 0, template)
+    jax.tree.map(lambda leaf, t: _assert_same_sharding(leaf, t), state, template)
+    kernel = state.ema["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+
+
+def _assert_same_sharding(leaf, template):
+    assert leaf.sharding == template.sharding
