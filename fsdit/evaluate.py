@@ -1,0 +1,47 @@
+"""Few-shot evaluation of a run's EMA weights.
+
+    python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/test
+
+Writes drawings.png, results.json and report.html to the output directory.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from fsdit import program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
+_OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
+_EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes to draw, one image each.")
+_SEED = flags.DEFINE_integer("seed", 0, "Decides the noise of the drawings.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from fsdit.evaluation import protocol as protocols
+    from fsdit.evaluation import report
+    from fsdit.training import checkpoint
+
+    workdir = Path(_WORKDIR.value)
+    run = checkpoint.load_run(workdir)
+    protocol = protocols.make_protocol(run.config, _SPLIT.value, _EPISODES.value, _SEED.value)
+    arguments = (run.networks, run.config, protocol, run.ema, run.mesh)
+    drawings = protocols.draw_episodes(*arguments)
+    scores = protocols.retrieval(run.config, protocol, drawings)
+    picture = protocols.draw_variations(*arguments, rows=12, columns=5)
+    output = Path(_OUTPUT.value)
+    report.write(output, run.config.name, run.step, protocol, scores, picture)
+
+    print(f"step {run.step}: {protocol.episodes} drawings of {protocol.split} classes")
+    print(f"  top-1 retrieval of the drawings   {scores['drawings']:.3f}")
+    print(f"  of a copied support               {scores['copied_support']:.3f}")
+    print(f"  of the real target image          {scores['real_target']:.3f}")
+    print(f"  by chance                         {scores['chance']:.4f}")
+    for label, name in (("picture", "drawings.png"), ("report", "report.html")):
+        print(f"{label}: {output / name}")
+
+
+if __name__ == "__main__":
+    program.run(main)

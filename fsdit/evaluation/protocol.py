@@ -1,0 +1,153 @@
+"""The evaluation protocol as data, and its run: draw for episodes, then judge."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int, UInt8
+from tqdm import tqdm
+
+from fsdit.config import Config, replace
+from fsdit.data import input as episode_input
+from fsdit.data.pictures import episode_grid
+from fsdit.data.records import ImageReader, read_dataset_info
+from fsdit.errors import ConfigError
+from fsdit.evaluation import metrics
+from fsdit.models.drawing import make_draw
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Which drawings are judged. Two results compare when their protocols are equal."""
+
+    split: str
+    shots: int
+    episodes: int
+    seed: int
+    solver: str
+    num_steps: int
+    guidance_scale: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """The drawings of N episodes with what they were drawn from."""
+
+    class_id: Int[np.ndarray, "N"]
+    supports: UInt8[np.ndarray, "N K H W C"]
+    target: UInt8[np.ndarray, "N H W C"]
+    drawn: UInt8[np.ndarray, "N H W C"]
+
+
+def make_protocol(config: Config, split: str, episodes: int, seed: int) -> Protocol:
+    """The first `episodes` episodes of the split, sampled as the run's configuration says."""
+    if episodes < 1:
+        raise ConfigError(f"--episodes={episodes} must be at least 1")
+    available = read_dataset_info(config.data.dataset_dir).split(split).episodes
+    sampling = config.sampling
+    return Protocol(
+        split=split,
+        shots=config.data.shots,
+        episodes=min(episodes, available),
+        seed=seed,
+        solver=sampling.solver,
+        num_steps=sampling.num_steps,
+        guidance_scale=sampling.guidance_scale,
+    )
+
+
+def draw_episodes(
+    networks: Networks, config: Config, protocol: Protocol, params: dict, mesh: Mesh
+) -> Drawings:
+    """Draws one image an episode."""
+    sampling = replace(
+        config.sampling,
+        solver=protocol.solver,
+        num_steps=protocol.num_steps,
+        guidance_scale=protocol.guidance_scale,
+    )
+    draw = make_draw(networks, sampling, protocol.seed, mesh)
+    rows = []
+    for batch in _batches(config, protocol, mesh):
+        drawn = draw(params, batch["supports"], batch["index"])
+        parts = (batch["class_id"], batch["supports"], batch["target"], drawn)
+        rows.append(meshes.to_host(parts))
+    columns = [np.concatenate(c)[: protocol.episodes] for c in zip(*rows, strict=True)]
+    return Drawings(*columns)
+
+
+def draw_variations(
+    networks: Networks,
+    config: Config,
+    protocol: Protocol,
+    params: dict,
+    mesh: Mesh,
+    rows: int,
+    columns: int,
+) -> UInt8[np.ndarray, "Y X C"]:
+    """A picture: `rows` episodes, supports on the left, `columns` drawings on the right."""
+    examples, size = episode_input.evaluation_examples(config.data, protocol.split, config.seed)
+    rows = min(rows, size)
+    supports = np.stack([examples(i)["supports"] for i in range(rows)])
+    total = -(-rows * columns // mesh.size) * mesh.size  # filled up to divide over the mesh
+    repeated = np.resize(np.repeat(supports, columns, axis=0), (total, *supports.shape[1:]))
+    draw = make_draw(networks, config.sampling, protocol.seed, mesh)
+    place = meshes.global_batch(mesh, total)
+    mine = meshes.host_rows(mesh, total)
+    index = np.arange(total, dtype=np.uint32)
+    drawn = meshes.to_host(draw(params, *place((repeated[mine], index[mine]))))
+    drawn = drawn[: rows * columns].reshape(rows, columns, *drawn.shape[1:])
+    return episode_grid(supports, [drawn[:, i] for i in range(columns)])
+
+
+def _batches(config: Config, protocol: Protocol, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+    examples, _ = episode_input.evaluation_examples(config.data, protocol.split, config.seed)
+    size = -(-min(config.data.batch_size, protocol.episodes) // mesh.size) * mesh.size
+    count = -(-protocol.episodes // size)
+    batches = episode_input.host_batches(
+        examples,
+        meshes.host_rows(mesh, size),
+        size,
+        start=0,
+        num_batches=count,
+        config=replace(config.data, workers=0),
+        place=meshes.global_batch(mesh, size),
+    )
+    return iter(tqdm(batches, total=count, desc="drawing", unit="batch"))
+
+
+def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[str, float]:
+    """Top-1 retrieval in pixel space among all real images of the split.
+
+    The episode's own supports are left out of the pool. Beside the drawings: a
+    support copied at random, and the real target (itself left out too), which say
+    what the score of a perfect copyist and of a real image is; and chance.
+    """
+    info = read_dataset_info(config.data.dataset_dir)
+    split = info.split(protocol.split)
+    directory = Path(config.data.dataset_dir) / protocol.split
+    images = ImageReader(directory, info.image_size, info.channels)
+    pool = np.stack([images[i] for i in range(len(images))])
+    pool_classes = np.repeat(np.arange(len(split.classes)), split.images_per_class)
+
+    count, shots = drawings.supports.shape[:2]
+    chosen = np.random.default_rng(protocol.seed).integers(shots, size=count)
+    copies = drawings.supports[np.arange(count), chosen]
+    with_target = np.concatenate([drawings.supports, drawings.target[:, None]], axis=1)
+
+    def score(queries: np.ndarray, left_out: np.ndarray) -> float:
+        right = metrics.nearest_is_right(queries, drawings.class_id, pool, pool_classes, left_out)
+        return float(right.mean())
+
+    sizes = np.array(split.images_per_class)[drawings.class_id] - shots
+    return {
+        "drawings": score(drawings.drawn, drawings.supports),
+        "copied_support": score(copies, drawings.supports),
+        "real_target": score(drawings.target, with_target),
+        "chance": float((sizes / (len(pool) - shots)).mean()),
+    }

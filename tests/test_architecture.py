@@ -1,0 +1,155 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, environment
+
+# Each room may import itself and the rooms before it. A program is a module at fsdit/*.py
+# that is not one of the foundation, and nothing imports it.
+ROOMS = (
+    "errors",
+    "config",
+    "randomness",
+    "program",
+    "parallel",
+    "data",
+    "flow",
+    "models",
+    "training",
+    "evaluation",
+)
+FOR_DATA_PREP = ("fsdit.data", "fsdit.models.pretrained", "fsdit.errors", "fsdit.program")
+SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def imports(source: str, module: str = "fsdit.here", package: bool = False) -> set[str]:
+    """Full names of what a module imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                drop = node.level - package
+                above = ".".join(module.split(".")[: -drop or None])
+                base = f"{above}.{base}".rstrip(".")
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else base for name in names}
+            found |= names if base.split(".")[0] not in ("fsdit", "data_prep") else set()
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    return imports(path.read_text(), module_name(path), path.name == "__init__.py")
+
+
+def under(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def rank(module: str) -> int:
+    """Place of a module's room; programs come last, the bare package first."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return -1
+    return ROOMS.index(parts[1]) if parts[1] in ROOMS else len(ROOMS)
+
+
+def pointing_back(module: str, imported: set[str]) -> list[str]:
+    """Imports that a module of fsdit may not have."""
+    own = rank(module)
+    return sorted(
+        name
+        for name in imported
+        if under(name, "data_prep")
+        or under(name, "experiments")
+        or under(name, "tests")
+        or (under(name, "fsdit") and (rank(name) > own or rank(name) == len(ROOMS)))
+    )
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "fsdit")], ids=str)
+def test_no_import_points_back(path):
+    assert pointing_back(module_name(path), imports_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("fsdit.flow.path", "from fsdit.training import step"),
+        ("fsdit.data.input", "def f():\n    from fsdit.models.dit import FewShotDiT"),
+        ("fsdit.parallel.mesh", "from ..data import records"),
+        ("fsdit.config", "import fsdit.program"),
+        ("fsdit.training.loop", "from fsdit import main"),
+        ("fsdit.models.dit", "import data_prep.glyphs"),
+    ],
+)
+def test_an_import_that_points_back_is_found(module, source):
+    assert pointing_back(module, imports(source, module))
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.is_relative_to(ROOT / "data_prep")], ids=str
+)
+def test_data_prep_uses_of_fsdit_only_what_it_may(path):
+    ours = {name for name in imports_of(path) if under(name, "fsdit") and name != "fsdit"}
+    assert {n for n in ours if not any(under(n, allowed) for allowed in FOR_DATA_PREP)} == set()
+
+
+def test_every_folder_of_fsdit_is_a_known_room():
+    folders = {p.name for p in (ROOT / "fsdit").iterdir() if p.is_dir() and p.name[0] != "_"}
+    assert folders <= set(ROOMS)
+    assert {"data", "flow", "models", "parallel", "training"} <= folders
+
+
+def test_input_workers_need_no_jax():
+    # Grain itself imports JAX where it is installed, so JAX is hidden here: what a worker
+    # loads of ours has to come up without it.
+    code = (
+        "import sys; sys.modules['jax'] = sys.modules['jaxlib'] = None\n"
+        "import fsdit.data.input\n"
+        "print(*(name for name, module in sys.modules.items() if module))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"grain", "fsdit.data.input"} <= loaded
+    assert not {"flax", "optax", "tensorflow", "torch"} & loaded
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_nothing_uses_torch_pickle_or_pmap(path):
+    tree = ast.parse(path.read_text())
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"torch", "pickle", "cloudpickle", "dill", "joblib"}
+    words = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    words |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    words |= {name.rsplit(".")[-1] for name in imports_of(path)}
+    assert "pmap" not in words
+
+
+def test_tensorflow_is_reached_in_one_place_only():
+    reaching = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if any(
+            under(name, package)
+            for name in imports_of(path)
+            for package in ("tensorflow", "clu.metric_writers", "tensorboard")
+        )
+    }
+    assert reaching == {"fsdit/training/telemetry.py"}
