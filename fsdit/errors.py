@@ -24,5 +24,9 @@ class CheckpointError(FsditError):
     """A checkpoint could not be written, or cannot be continued."""
 
 
+class OutputError(FsditError):
+    """A log or a picture could not be written."""
+
+
 class NonFiniteError(FsditError):
     """Too many updates in a row had a non-finite loss or gradient."""

@@ -21,7 +21,7 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
 from fsdit.training.step import Batch, example_losses, noised, time_bins
-from fsdit.training.telemetry import Telemetry, bin_means
+from fsdit.training.telemetry import Telemetry, bin_means, writing
 
 SEEN, UNSEEN = "train", "val"  # splits
 
@@ -151,8 +151,9 @@ class Diagnostics:
         )
         if runtime.is_main_process():
             path = self._workdir / "samples" / f"{step}.png"
-            path.parent.mkdir(exist_ok=True)
-            save_picture(path, np.concatenate([blocks[SEEN], blocks[UNSEEN]]))
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                save_picture(path, np.concatenate([blocks[SEEN], blocks[UNSEEN]]))
 
 
 def _make_losses(networks: Networks, config: Config) -> Callable:

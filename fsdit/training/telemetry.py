@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from fsdit.config import Config, flatten, to_dict
-from fsdit.errors import NonFiniteError
+from fsdit.errors import NonFiniteError, OutputError
 from fsdit.parallel import runtime
 from fsdit.training.step import TIME_BINS
 
@@ -29,6 +29,18 @@ def bin_means(prefix: str, losses: np.ndarray, counts: np.ndarray) -> dict[str, 
     return {
         f"{prefix}/loss_t{i}": float(losses[i] / counts[i]) for i in range(TIME_BINS) if counts[i]
     }
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns whatever a writer raises, on a full disk say, into an OutputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        raise OutputError(
+            f"cannot write {path}: {reason}; make room and start the same command again"
+        ) from error
 
 
 class Telemetry:
@@ -45,10 +57,13 @@ class Telemetry:
         }
         self._timings: dict[str, float] = {}
         self._interval_start, self._interval_steps = time.perf_counter(), 0
+        self._events, self._lines = workdir / "tensorboard", workdir / "metrics.jsonl"
         self._writer, self._log = None, None
         if runtime.is_main_process():
-            self._log = _continue_log(workdir / "metrics.jsonl", start)
-            self._writer = _tensorboard_writer(workdir / "tensorboard", config)
+            with writing(self._lines):
+                self._log = _continue_log(self._lines, start)
+            with writing(self._events):
+                self._writer = _tensorboard_writer(self._events, config)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -118,9 +133,11 @@ class Telemetry:
             return
         # JSON has no NaN: a line with one would be unreadable elsewhere.
         values = {k: v if math.isfinite(v) else None for k, v in row.items()}
-        self._log.write(json.dumps({"step": step, **values}) + "\n")
-        self._log.flush()
-        self._writer.write_scalars(step, {k: v for k, v in row.items() if math.isfinite(v)})
+        with writing(self._lines):
+            self._log.write(json.dumps({"step": step, **values}) + "\n")
+            self._log.flush()
+        with writing(self._events):
+            self._writer.write_scalars(step, {k: v for k, v in row.items() if math.isfinite(v)})
         left = (self._last - step) * speed["timing/step_seconds"]
         print(
             f"step {step}/{self._last}  loss {average:.4f}  "
@@ -146,18 +163,22 @@ class Telemetry:
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         if self._writer is not None:
-            self._writer.write_histograms(step, values)
+            with writing(self._events):
+                self._writer.write_histograms(step, values)
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Pictures (1, H, W, C) in [0, 255]."""
         if self._writer is not None:
-            self._writer.write_images(step, values)
+            with writing(self._events):
+                self._writer.write_images(step, values)
 
     def close(self) -> None:
         self.read()
         if self._writer is not None:
-            self._writer.close()
-            self._log.close()
+            with writing(self._events):
+                self._writer.close()
+            with writing(self._lines):
+                self._log.close()
 
 
 def _continue_log(path: Path, step: int):
