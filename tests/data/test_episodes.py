@@ -100,7 +100,9 @@ def test_the_order_of_classes_follows_the_seed(make):
 )
 def test_a_class_too_small_for_k_is_named(refused):
     check_class_sizes(SPLIT, 3)
-    with pytest.raises(DataError, match=r"class 'a' has 4 images, shots=4 needs 5 .*config.data.shots"):
+    with pytest.raises(
+        DataError, match=r"class 'a' has 4 images, shots=4 needs 5 .*config.data.shots"
+    ):
         refused()
 
 
