@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -60,6 +61,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted")
 
+    # Savers and writers raise a failure of their threads again in the main one, which
+    # says it in one line; the thread's own traceback would run into it.
+    threading.excepthook = lambda args: logging.info("%s: %r", args.thread, args.exc_value)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorBoard's writer
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     app.run(guarded, flags_parser=parse)

@@ -255,8 +255,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     process = start(experiment, workdir, "--config.checkpoint.keep_last=100")
     status, output = finish(process)
     assert status == 1, output
-    last = output.splitlines()[-1]
-    assert last.startswith("error: ") and str(workdir) in last
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and str(workdir) in errors[0], output
     saved = _saved(workdir)
     assert saved
 
