@@ -297,12 +297,17 @@ class RecordReader:
                 f"{self.directory}: {self.kind} record {index} does not exist, "
                 f"there are {len(self)}"
             )
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        record = index - (int(self._ends[shard - 1]) if shard else 0)
+        shard, record = self._locate(index)
         try:
             return self._open(shard).read([record])[0]
         except Exception as error:
-            raise DataError(self._where(shard, record, error)) from None
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise DataError(f"{self.describe(index)}: damaged: {reason}") from None
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """(file, record in it) of a global index."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
     def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
         if shard not in self._readers:
@@ -311,14 +316,9 @@ class RecordReader:
             )
         return self._readers[shard]
 
-    def _where(self, shard: int, record: int, error: Exception) -> str:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        return f"{self.directory / self._names[shard]}, record {record}: damaged: {reason}"
-
     def describe(self, index: int) -> str:
         """File and record of a global index, for messages."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        record = index - (int(self._ends[shard - 1]) if shard else 0)
+        shard, record = self._locate(index)
         return f"{self.directory / self._names[shard]}, record {record}"
 
 
