@@ -152,7 +152,7 @@ def test_the_defaults_with_a_dataset_are_valid():
 )
 def test_validate_names_the_field(section, message):
     with pytest.raises(ConfigError, match=message):
-        configs.validate(configs.replace(VALID, **section))
+        configs.validate(dataclasses.replace(VALID, **section))
 
 
 def test_overrides_are_taken_out_of_a_command_line():

@@ -81,9 +81,13 @@ class FixedEpisodes:
         return self.episodes[index % self.size]
 
 
+# Reader and number of the fixed examples of a split.
+FixedExamples = tuple[ReadExample, int]
+
+
 def evaluation_examples(
     config: DataConfig, split: str, seed: int, limit: int | None = None
-) -> tuple[ReadExample, int]:
+) -> FixedExamples:
     """Fixed examples of a split and their number: its episode files, unshuffled.
 
     Where the files hold episodes of another K, as many are drawn by seed instead,
