@@ -31,7 +31,8 @@ Batch = dict[str, Any]
 class ReadExample:
     """global index -> one example, read and decoded.
 
-    index () uint32, class_id () int32, target (H, W, C) uint8, supports (K, H, W, C) uint8.
+    index () uint32, class_id () int32, target (H, W, C) uint8, supports (K, H, W, C) uint8;
+    with K = 0 one support, the target as it is stored.
     """
 
     episodes: EpisodeStream

@@ -46,7 +46,10 @@ class ImageRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One target and K supports of the same class, as indices into the split's images."""
+    """One target and its supports, of the same class, as indices into the split's images.
+
+    K distinct supports; for K = 0 the target is its own single support.
+    """
 
     class_id: int
     target: int
@@ -88,6 +91,11 @@ class DatasetInfo:
         if name not in self.splits:
             raise DataError(f"no split {name!r} in the dataset; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+
+def num_supports(shots: int) -> int:
+    """Supports of an episode of K = `shots`: for K = 0 one, the target itself."""
+    return max(shots, 1)
 
 
 def encode_image(record: ImageRecord) -> bytes:
@@ -367,21 +375,34 @@ class EpisodeReader:
         except DataError as error:
             raise DataError(_located(error, self._records, index)) from None
         where = self._records.describe(index)
-        if len(episode.supports) != self._shots:
+        if len(episode.supports) != num_supports(self._shots):
             raise DataError(
                 f"{where}: {len(episode.supports)} supports, config.data.shots is {self._shots}; "
                 "set config.data.shots, or config.data.source=sampled"
             )
-        if not 0 <= episode.class_id < len(self._split.classes):
-            raise DataError(f"{where}: class {episode.class_id} does not exist in this split")
-        members = self._split.class_range(episode.class_id)
-        for image in (episode.target, *episode.supports):
-            if image not in members:
-                raise DataError(
-                    f"{where}: image {image} is not of class {episode.class_id} "
-                    f"(its images are {members.start} to {members.stop - 1})"
-                )
+        try:
+            check_episode(episode, self._split, self._shots)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
         return episode
+
+
+def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
+    """Raises DataError for an episode that cannot be one of K = `shots` of the split."""
+    if len(episode.supports) != num_supports(shots):
+        raise DataError(f"{len(episode.supports)} supports, not {num_supports(shots)}")
+    if not 0 <= episode.class_id < len(split.classes):
+        raise DataError(f"class {episode.class_id} does not exist in this split")
+    members = split.class_range(episode.class_id)
+    images = (episode.target, *episode.supports)
+    for image in images:
+        if image not in members:
+            raise DataError(
+                f"image {image} is not of class {episode.class_id} "
+                f"(its images are {members.start} to {members.stop - 1})"
+            )
+    if len(set(images)) != shots + 1:
+        raise DataError(f"target and supports {images} are not {shots + 1} distinct images")
 
 
 def _located(error: DataError, records: RecordReader, index: int) -> str:

@@ -174,6 +174,7 @@ def test_episodes_of_another_k_name_the_setting(split):
         (Episode(1, 3, (4, 2)), "image 2 is not of class 1 .*3 to 6"),
         (Episode(2, 0, (1, 2)), "class 2 does not exist"),
         (Episode(1, 3, (4, 7)), "image 7 is not of class 1"),
+        (Episode(1, 3, (4, 3)), r"target and supports \(3, 4, 3\) are not 3 distinct images"),
     ],
 )
 def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, episode, message):
