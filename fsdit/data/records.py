@@ -253,6 +253,11 @@ def read_dataset_info(directory: str | Path) -> DatasetInfo:
             f"{path}: away while the episode files were rebuilt; "
             f"run `python -m data_prep.episodes --dataset_dir={directory} ...` again"
         )
+    return read_description(path)
+
+
+def read_description(path: Path) -> DatasetInfo:
+    """Reads a description under any name. Raises DataError."""
     values = _read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
     version = values.pop("version", None)
     if version != FORMAT_VERSION:
@@ -269,7 +274,10 @@ def read_dataset_info(directory: str | Path) -> DatasetInfo:
     for name, split in info.splits.items():
         if len(split.classes) != len(split.images_per_class):
             raise DataError(f"{path}: splits.{name}: classes and images_per_class differ in length")
-    return info
+    order = sorted(
+        info.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else 9, name)
+    )
+    return dataclasses.replace(info, splits={name: info.splits[name] for name in order})
 
 
 def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
