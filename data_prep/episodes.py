@@ -106,9 +106,10 @@ def _remove_leftovers(directory: Path, info: records.DatasetInfo) -> None:
 
 def _leftovers(directory: Path, info: records.DatasetInfo) -> Iterator[Path]:
     """Files of an earlier start that did not come to its end."""
+    yield from directory.glob("dataset.json*.partial")
     for split in info.splits:
-        for suffix in (_NEXT, ".partial"):
-            yield from (directory / split).glob(f"episodes-*{suffix}")
+        for pattern in (f"episodes-*{_NEXT}", "episodes-*.partial", "manifest.json*.partial"):
+            yield from (directory / split).glob(pattern)
 
 
 def main(argv: list[str]) -> None:

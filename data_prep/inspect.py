@@ -61,7 +61,7 @@ def picture(directory: Path, info: records.DatasetInfo, name: str, rows: int) ->
     """(Y, X, C) uint8: the first episodes of a split. Raises DataError."""
     split = info.split(name)
     episodes = records.EpisodeReader(directory / name, split, split.shots)
-    images = records.ImageReader(directory / name, info.image_size, info.channels)
+    images = records.ImageReader(directory / name, info.image_size, info.channels, split.num_images)
     chosen = [episodes[i] for i in range(min(rows, len(episodes)))]
     supports = np.stack([np.stack([images[i] for i in e.supports]) for e in chosen])
     targets = np.stack([images[e.target] for e in chosen])

@@ -64,7 +64,7 @@ def training_examples(config: DataConfig, seed: int) -> ReadExample:
     else:
         reader = EpisodeReader(directory, split, config.shots)
         episodes = FileEpisodes(reader, seed, len(split.classes), config.stratified)
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, split.num_images)
     return ReadExample(episodes, images, seed, config.flip)
 
 
@@ -99,7 +99,7 @@ def evaluation_examples(
     else:
         episodes = SampledEpisodes(description, config.shots, seed, stratified=True)
     size = description.episodes if limit is None else min(limit, description.episodes)
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, description.num_images)
     return ReadExample(FixedEpisodes(episodes, size), images, seed, flip=False), size
 
 

@@ -413,10 +413,21 @@ class RecordReader:
 
 
 class ImageReader:
-    """Decoded images of a split by index."""
+    """Decoded images of a split by index.
 
-    def __init__(self, directory: str | Path, image_size: int, channels: int):
+    count: how many `dataset.json` promises. A manifest that lists another number would
+    shift the indices of all files after the one it is wrong about. Raises DataError.
+    """
+
+    def __init__(
+        self, directory: str | Path, image_size: int, channels: int, count: int | None = None
+    ):
         self._records = RecordReader(directory, "images")
+        if count not in (None, len(self._records)):
+            raise DataError(
+                f"{directory}: the manifest lists {len(self._records)} images, dataset.json "
+                f"makes it {count}: copy or convert it again"
+            )
         self._shape = (image_size, image_size, channels)
 
     def __len__(self) -> int:

@@ -257,6 +257,15 @@ def test_a_shard_with_another_number_of_records_than_the_manifest_says_is_named(
         RecordReader(split, "images")[4]
 
 
+def test_a_manifest_that_would_shift_the_images_of_later_files_is_refused(split):
+    assert len(ImageReader(split, 4, 1, count=7)) == 7
+    manifest = records.read_manifest(split)
+    name = "images-00000-of-00002.array_record"
+    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 2}})
+    with pytest.raises(DataError, match=r"lists 6 images, dataset.json makes it 7"):
+        ImageReader(split, 4, 1, count=7)
+
+
 def test_a_shard_whose_index_is_damaged_is_named(split):
     shard = split / "images-00000-of-00002.array_record"
     shard.write_bytes(shard.read_bytes()[: -(2**16)] + bytes(2**16))  # its last block
