@@ -11,6 +11,7 @@ are in two splits; a file whose sum is wrong is read in full to name its records
 import collections
 import dataclasses
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -179,6 +180,7 @@ def damage_lines(damages: Iterable[Damage], most: int) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     del argv
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     directory = Path(_DATASET_DIR.value)
     report = verify(directory, _FAST.value, _WORKERS.value)
     print(table(report))

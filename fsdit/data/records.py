@@ -293,8 +293,10 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
 def _is_file_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or entry.keys() != {"records", "bytes", "sha256"}:
         return False
-    count, size = entry["records"], entry["bytes"]
-    return type(count) is int and type(size) is int and 0 <= count <= size < 2**63
+    count, size, digest = entry["records"], entry["bytes"], entry["sha256"]
+    if not (type(count) is type(size) is int and isinstance(digest, str)):
+        return False
+    return 0 <= count <= size < 2**63
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:

@@ -240,7 +240,9 @@ def test_a_field_of_a_description_that_is_wrong_is_named(described, change, name
         records.read_dataset_info(described.parent)
 
 
-@pytest.mark.parametrize("change", [{"records": "3"}, {"bytes": -1}, {"records": 10**30}, {"x": 1}])
+@pytest.mark.parametrize(
+    "change", [{"records": "3"}, {"bytes": -1}, {"records": 10**30}, {"sha256": [0]}, {"x": 1}]
+)
 def test_a_manifest_entry_that_is_wrong_is_named(split, change):
     manifest = records.read_manifest(split)
     name = "images-00001-of-00002.array_record"

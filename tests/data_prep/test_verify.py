@@ -282,6 +282,13 @@ def test_a_dataset_that_is_not_there_is_one_line(tmp_path):
     assert line.startswith(f"error: {tmp_path}/dataset.json: no such file")
 
 
+def test_a_file_whose_name_is_no_text_is_named_too(dataset):
+    (dataset / "val" / os.fsdecode(b"\xff.jpg")).write_text("x")
+    done = run_module("data_prep.verify", f"--dataset_dir={dataset}", "--workers=0")
+    assert done.returncode == 1
+    assert "\\udcff.jpg: not in the manifest" in done.stdout
+
+
 def test_processes_find_what_one_process_finds(dataset):
     same_picture_in_test(dataset)
     flip(shard(dataset, "val"), 700)
