@@ -33,7 +33,7 @@ class DataConfig:
 
     dataset_dir: str = ""
     batch_size: int = 128
-    shots: int = 5
+    shots: int = 5  # K; 0: the target is its own single support
     # "file": the episodes of the training split's files; "sampled": drawn on the fly.
     source: Literal["file", "sampled"] = "file"
     # Every run of n_classes consecutive episodes holds each class once.
@@ -281,7 +281,7 @@ def validate(config: Config) -> None:
     model, encoder, data, train = config.model, config.model.encoder, config.data, config.train
     rates = config.optimizer
     positive = (
-        "data.batch_size data.shots data.read_threads data.prefetch model.hidden_size "
+        "data.batch_size data.read_threads data.prefetch model.hidden_size "
         "model.depth model.num_heads model.patch_size "
         "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
@@ -293,7 +293,7 @@ def validate(config: Config) -> None:
         f"config.{p} must be at least 1, got {flat[p]}" for p in positive.split() if flat[p] < 1
     ]
     not_negative = (
-        "seed data.workers model.num_latents train.overfit_batches train.eval_batches "
+        "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
         "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every"
     )
     problems += [

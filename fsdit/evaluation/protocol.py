@@ -132,7 +132,7 @@ def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[st
     info = read_dataset_info(config.data.dataset_dir)
     split = info.split(protocol.split)
     directory = Path(config.data.dataset_dir) / protocol.split
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, split.num_images)
     pool = np.stack([images[i] for i in range(len(images))])
     pool_classes = np.repeat(np.arange(len(split.classes)), split.images_per_class)
     supports = drawings.supports
