@@ -114,6 +114,31 @@ def draw_episodes(split: SplitInfo, shots: int, per_class: int, seed: int) -> li
     return [stream[i] for i in range(per_class * len(split.classes))]
 
 
+def rotating_episodes(
+    split: SplitInfo, shots: int, sets_per_class: int, seed: int
+) -> list[Episode]:
+    """Sets of shots + 1 distinct images, each image of a set once the target of the others.
+
+    So sets_per_class * (shots + 1) episodes a class, interleaved by class. shots = 0:
+    the target is its own support.
+    """
+    check_class_sizes(split, shots)
+    order = class_order(len(split.classes), seed).tolist()
+    starts = np.cumsum([0, *split.images_per_class[:-1]])
+    drawn = []
+    for number in range(sets_per_class):
+        sets = {}
+        for c in order:
+            rng = _generator(seed, "rotating", number * len(order) + c)
+            members = rng.choice(split.images_per_class[c], shots + 1, replace=False)
+            sets[c] = (members + starts[c]).tolist()
+        for turn in range(shots + 1):
+            for c in order:
+                others = [image for i, image in enumerate(sets[c]) if i != turn]
+                drawn.append(Episode(c, sets[c][turn], tuple(others or sets[c])))
+    return drawn
+
+
 def _generator(seed: int, stream: str, index: int) -> np.random.Generator:
     """Counter-based: cheap to make at any index, equal in every process."""
     key = np.array([seed, int.from_bytes(stream.encode()[:8], "little")], np.uint64)
