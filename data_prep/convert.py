@@ -8,6 +8,7 @@ images beside CSV lists of `filename,label`. Stopped at any moment, the same com
 on. The same input and flags give the same bytes, however many workers there are.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -187,7 +188,10 @@ def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertSha
         done = runners.run_pool(task, planned.shards, _WORKERS.value)
     allowed = _MAX_BAD.value * planned.num_images
     skipped, first = 0, ""
-    with tqdm(total=planned.num_images, unit="image", disable=None) as bar:
+    with (
+        contextlib.closing(done),
+        tqdm(total=planned.num_images, unit="image", disable=None) as bar,
+    ):
         for summary in done:
             bar.update(summary.images + summary.skipped)
             skipped += summary.skipped

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 # Formats of photographs. Pillow knows more, among them EPS, which starts a program.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _STORED = ("JPEG", "PNG", "WEBP")
 _MAX_PIXELS = 2**26  # 64 million: 200 MB in RGB; a small file can unpack to much more
 _MODES = {1: "L", 3: "RGB"}

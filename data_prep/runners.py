@@ -9,7 +9,7 @@ import shlex
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from data_prep.plan import Shard
@@ -21,7 +21,7 @@ Task = Callable[[Shard], Summary]
 _AHEAD = 2  # tasks a worker that are handed out: a bound on what waits in queues
 
 
-def run_pool(task: Task, shards: Sequence[Shard], workers: int) -> Iterator[Summary]:
+def run_pool(task: Task, shards: Sequence[Shard], workers: int) -> Generator[Summary, None, None]:
     """Summaries as tasks end, in any order. Raises what a task raises, at once."""
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
@@ -38,9 +38,12 @@ def run_pool(task: Task, shards: Sequence[Shard], workers: int) -> Iterator[Summ
             "a worker process was killed, perhaps for want of memory: fewer --workers need less; "
             "the same command goes on"
         ) from None
+    except BaseException:  # what workers are at is of no use any more
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
     finally:
-        # Not waited for: after an error, workers leave with this process.
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:
@@ -56,7 +59,7 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def run_beam(task: Task, shards: Sequence[Shard], arguments: str) -> Iterator[Summary]:
+def run_beam(task: Task, shards: Sequence[Shard], arguments: str) -> Generator[Summary, None, None]:
     """The same, as a Beam pipeline; `arguments` are Beam's own flags in one string.
 
     The working folder must be one that all of its workers see.
@@ -72,4 +75,4 @@ def run_beam(task: Task, shards: Sequence[Shard], arguments: str) -> Iterator[Su
     except Exception as error:
         # A runner wraps what a task raised in its own errors; the last line is the cause.
         raise DataError(f"--runner=beam: {str(error).strip().splitlines()[-1]}") from None
-    return map(task, shards)  # whole already: reads the results
+    yield from map(task, shards)  # whole already: reads the results

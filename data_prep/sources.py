@@ -125,13 +125,13 @@ def _parquet_files(path: Path) -> list[Path]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _File:
+class File:
     path: str
     size: int
     place: Any
 
 
-def classify(files: Iterable[_File], class_depth: int | None = None) -> list[Entry]:
+def classify(files: Iterable[File], class_depth: int | None = None) -> list[Entry]:
     """Class and split of each file from its path, sorted by name.
 
     Folders that all files share say nothing. Where the next ones are all called train, val
@@ -164,10 +164,10 @@ def _hidden(path: str) -> bool:
 
 def printable(name: str) -> str:
     """Names that are no UTF-8 keep their odd bytes as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _folder_files(root: Path) -> Iterator[_File]:
+def _folder_files(root: Path) -> Iterator[File]:
     """All regular files below; links to folders are followed, but never in circles."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -179,10 +179,10 @@ def _folder_files(root: Path) -> Iterator[_File]:
             path = Path(folder, name)
             place = path.relative_to(root).as_posix()
             size = path.stat().st_size if path.exists() else 0  # a dangling link is a bad file
-            yield _File(place, size, place)
+            yield File(place, size, place)
 
 
-def _zip_files(path: Path) -> list[_File]:
+def _zip_files(path: Path) -> list[File]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
@@ -192,15 +192,16 @@ def _zip_files(path: Path) -> list[_File]:
         _check_member(path, member.orig_filename)
         if member.flag_bits & 1:
             raise DataError(f"--input={path}: member {member.filename!r} is encrypted")
-    return [_File(name, m.file_size, name) for name, m in members.items()]
+    return [File(_plain(name), m.file_size, name) for name, m in members.items()]
 
 
-def _tar_files(path: Path, spool: epath.Path) -> tuple[list[_File], RangeReader]:
+def _tar_files(path: Path, spool: epath.Path) -> tuple[list[File], RangeReader]:
     """Places in the tar itself, or in a copy of its members if it is compressed."""
     try:
         with tarfile.open(path, "r:") as archive:
             files = [
-                _File(m.name, m.size, (m.offset_data, m.size)) for m in _members(path, archive)
+                File(_plain(m.name), m.size, (m.offset_data, m.size))
+                for m in _members(path, archive)
             ]
         return _last_of_each(files), RangeReader(str(path))
     except tarfile.ReadError:
@@ -210,7 +211,7 @@ def _tar_files(path: Path, spool: epath.Path) -> tuple[list[_File], RangeReader]
         try:
             with tarfile.open(path, "r|*") as archive:
                 for member in _members(path, archive):
-                    files.append(_File(member.name, member.size, (out.tell(), member.size)))
+                    files.append(File(_plain(member.name), member.size, (out.tell(), member.size)))
                     shutil.copyfileobj(archive.extractfile(member), out, _COPY_BYTES)
                     archive.members = []  # it keeps every member that it met
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -225,9 +226,14 @@ def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             yield member
 
 
-def _last_of_each(files: list[_File]) -> list[_File]:
+def _last_of_each(files: list[File]) -> list[File]:
     """An archive may hold several members of one name: the last is the file."""
     return list({file.path: file for file in files}.values())
+
+
+def _plain(name: str) -> str:
+    """Without `./`, with which many tars begin their names."""
+    return PurePosixPath(name).as_posix()
 
 
 def _check_member(path: Path, name: str) -> None:
