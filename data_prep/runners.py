@@ -9,19 +9,19 @@ import shlex
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from data_prep.plan import Shard
-from data_prep.shards import Summary
+from data_prep.shards import ConvertShard, Summary
 from fsdit.errors import ConfigError, DataError
-
-Task = Callable[[Shard], Summary]
 
 _AHEAD = 2  # tasks a worker that are handed out: a bound on what waits in queues
 
 
-def run_pool(task: Task, shards: Sequence[Shard], workers: int) -> Generator[Summary, None, None]:
+def run_pool(
+    task: ConvertShard, shards: Sequence[Shard], workers: int
+) -> Generator[Summary, None, None]:
     """Summaries as tasks end, in any order. Raises what a task raises, at once."""
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
@@ -59,7 +59,9 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def run_beam(task: Task, shards: Sequence[Shard], arguments: str) -> Generator[Summary, None, None]:
+def run_beam(
+    task: ConvertShard, shards: Sequence[Shard], arguments: str
+) -> Generator[Summary, None, None]:
     """The same, as a Beam pipeline; `arguments` are Beam's own flags in one string.
 
     The working folder must be one that all of its workers see.
@@ -75,4 +77,11 @@ def run_beam(task: Task, shards: Sequence[Shard], arguments: str) -> Generator[S
     except Exception as error:
         # A runner wraps what a task raised in its own errors; the last line is the cause.
         raise DataError(f"--runner=beam: {str(error).strip().splitlines()[-1]}") from None
-    yield from map(task, shards)  # whole already: reads the results
+    for shard in shards:
+        done = task.finished(shard)
+        if done is None:
+            raise DataError(
+                f"--runner=beam: the pipeline ended without {shard.file}: --output_dir must be a "
+                "folder that all of its workers see, and the runner one that waits"
+            )
+        yield done

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.images import ImageOptions, UnusableImageError, normalise
+from data_prep.images import ImageOptions, NormalisedImage, UnusableImageError, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Entry, Reader
 from fsdit.data import records
@@ -42,9 +42,9 @@ class ConvertShard:
 
     def __call__(self, shard: Shard) -> Summary:
         """Raises DataError for images that cannot form a dataset, OutputError."""
+        if done := self.finished(shard):
+            return done
         folder = WorkingFolder(epath.Path(self.folder))
-        if folder.result(shard.stem).exists():
-            return summary(read_result(folder, shard))
         images: list[tuple[str, int, str]] = []
         skipped: list[tuple[str, str, str]] = []
         sizes: set[int] = set()
@@ -74,9 +74,16 @@ class ConvertShard:
         size = min(sizes, default=None)
         result = {"entry": entry, "images": images, "skipped": skipped, "image_size": size}
         records.write_json(folder.result(shard.stem), result)
-        return summary(result)
+        return _summary(result)
 
-    def _normalised(self, entry: Entry):
+    def finished(self, shard: Shard) -> Summary | None:
+        """What became of a task that is done."""
+        folder = WorkingFolder(epath.Path(self.folder))
+        if not folder.result(shard.stem).exists():
+            return None
+        return _summary(read_result(folder, shard))
+
+    def _normalised(self, entry: Entry) -> NormalisedImage:
         if entry.size > _MAX_SOURCE_BYTES:
             raise UnusableImageError(f"a file of {entry.size} bytes")
         try:
@@ -101,7 +108,7 @@ def read_result(folder: WorkingFolder, shard: Shard) -> dict[str, Any]:
     return json.loads(folder.result(shard.stem).read_text())
 
 
-def summary(result: dict[str, Any]) -> Summary:
+def _summary(result: dict[str, Any]) -> Summary:
     skipped = result["skipped"]
     first = f"{skipped[0][1]}: {skipped[0][2]}" if skipped else ""
     return Summary(len(result["images"]), len(skipped), first, result["image_size"])

@@ -19,7 +19,7 @@ from tests.data_prep.test_convert import convert, fail, succeed
 FLAGS = (
     "--num_classes=3,1,2",
     "--image_size=32",
-    "--shard_mb=0.01",
+    "--shard_mb=0.004",
     "--max_bad_fraction=0.2",
     "--drop_small_classes",
     "--shots=4",
