@@ -99,6 +99,8 @@ def main(argv: list[str]) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
     if not (folder.root / "dataset.json").exists():
+        if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
+            raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
         _convert(folder, options)
     _publish(folder, output)
 

@@ -12,7 +12,7 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 
 # Formats of photographs. Pillow knows more, among them EPS, which starts a program.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -82,16 +82,17 @@ def _stored(data: bytes, image: Image.Image, options: ImageOptions) -> Normalise
         image.draft(image.mode, (2 * size, 2 * size))
     source_mode, source_size = image.mode, image.size
     kept &= not image.has_transparency_data
-    upright = ImageOps.exif_transpose(image)
-    kept &= upright.getexif().get(0x0112, 1) == image.getexif().get(0x0112, 1)
-    pixels = _flat(upright, options)
+    kept &= image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    ImageOps.exif_transpose(image, in_place=True)
+    pixels = _flat(image, options)
     kept &= source_mode in ("L", pixels.mode)
     if size:
         pixels = _resized(pixels, size, options.resize)
         kept &= pixels.size == source_size
-    digest = hashlib.blake2b(repr(pixels.size).encode() + pixels.tobytes(), digest_size=16)
+    digest = hashlib.sha256(pixels.tobytes())
+    digest.update(repr(pixels.size).encode())
     stored = data if kept else _encode(pixels, options)
-    return NormalisedImage(stored, pixels.height, pixels.width, digest.hexdigest())
+    return NormalisedImage(stored, pixels.height, pixels.width, digest.hexdigest()[:32])
 
 
 def _flat(image: Image.Image, options: ImageOptions) -> Image.Image:

@@ -175,11 +175,17 @@ def _folder_files(root: Path) -> Iterator[File]:
             folders.clear()
             continue
         seen.add(real)
+        base = Path(folder).relative_to(root).as_posix()
         for name in names:
-            path = Path(folder, name)
-            place = path.relative_to(root).as_posix()
-            size = path.stat().st_size if path.exists() else 0  # a dangling link is a bad file
-            yield File(place, size, place)
+            place = name if base == "." else f"{base}/{name}"
+            yield File(place, _size(Path(folder, name)), place)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # such as a link to nowhere: a bad file, which reading it will tell
 
 
 def _zip_files(path: Path) -> list[File]:

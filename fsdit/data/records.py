@@ -97,7 +97,7 @@ class DatasetInfo:
 
 
 def encode_image(record: ImageRecord) -> bytes:
-    return msgpack.packb({"v": FORMAT_VERSION, **dataclasses.asdict(record)})
+    return msgpack.packb({"v": FORMAT_VERSION, **vars(record)})
 
 
 def decode_image(payload: bytes) -> ImageRecord:
@@ -106,7 +106,7 @@ def decode_image(payload: bytes) -> ImageRecord:
 
 
 def encode_episode(episode: Episode) -> bytes:
-    return msgpack.packb({"v": FORMAT_VERSION, **dataclasses.asdict(episode)})
+    return msgpack.packb({"v": FORMAT_VERSION, **vars(episode)})
 
 
 def decode_episode(payload: bytes) -> Episode:

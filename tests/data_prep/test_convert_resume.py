@@ -196,3 +196,10 @@ def test_a_dataset_that_was_whole_but_not_yet_in_place_is_put_there(folder, undi
     assert "e.partial" in line
     assert files(tmp_path / "e.partial") == files(undisturbed)
     assert json.loads((tmp_path / "e.partial" / "dataset.json").read_text())["seed"] == 0
+
+
+def test_a_folder_of_somebody_else_is_not_gone_on_with(folder, tmp_path):
+    (tmp_path / "d.partial").mkdir()
+    (tmp_path / "d.partial" / "mine.txt").write_text("precious")
+    assert "d.partial" in fail(folder, tmp_path / "d", *FLAGS)
+    assert files(tmp_path / "d.partial") == {"mine.txt": b"precious"}

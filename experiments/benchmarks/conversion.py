@@ -1,0 +1,131 @@
+"""What a conversion costs over the bare work of its images, and the memory it needs.
+
+    python -m experiments.benchmarks.conversion --num_images=50000
+
+Both sides read the same JPEG photos of 500 x 375, crop and resize them to 256 x 256 and
+encode them: as many bare processes as the conversion has workers, on `--bare_images` of
+the files; and the program from its start to its end. Memory is the largest sum, over the
+program and its workers, of their private memory and their share of what they share.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from absl import app, flags
+from PIL import Image
+
+_IMAGES = flags.DEFINE_integer("num_images", 10_000, "Files to convert.")
+_BARE = flags.DEFINE_integer("bare_images", 4_000, "Files of the bare side, before and after.")
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes of each side.")
+_CLASSES = 100
+_DISTINCT = 400  # pictures; the files are links to them
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "photos"
+        files = make_photos(source, _IMAGES.value)
+        before = bare(files[: _BARE.value])
+        seconds, memory = convert(source, Path(folder) / "dataset")
+        after = bare(files[: _BARE.value])
+    rate = len(files) / seconds
+    baseline = 2 / (1 / before + 1 / after)
+    print(f"bare: {before:.1f} and {after:.1f} images/s in {_WORKERS.value} processes")
+    print(f"conversion: {rate:.1f} images/s, {rate / baseline:.3f} of bare, start-up included")
+    print(f"peak memory: {memory / 1e6:.0f} MB for {len(files)} images")
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def make_photos(root: Path, count: int) -> list[Path]:
+    """As large as ImageNet's, with about as many bytes: 500 x 375, 100 KB."""
+    originals = root.parent / "originals"
+    originals.mkdir()
+    for i in range(_DISTINCT):
+        rng = np.random.default_rng(i)
+        image = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        smooth = np.asarray(image.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = smooth + rng.integers(-16, 17, smooth.shape, np.int16)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+            originals / f"{i}.jpg", quality=88
+        )
+    files = []
+    for i in range(count):
+        path = root / f"n{i % _CLASSES:08d}" / f"{i:08d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(originals / f"{i % _DISTINCT}.jpg")
+        files.append(path)
+    return files
+
+
+def bare(files: list[Path]) -> float:
+    """Images a second of processes that do nothing else; their start is not counted."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(_WORKERS.value + 1)
+    processes = [
+        context.Process(target=decode_resize_encode, args=(files[i :: _WORKERS.value], barrier))
+        for i in range(_WORKERS.value)
+    ]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    start = time.perf_counter()
+    for process in processes:
+        process.join()
+    return len(files) / (time.perf_counter() - start)
+
+
+def decode_resize_encode(files: list[Path], barrier) -> None:
+    import io
+
+    barrier.wait()
+    for path in files:
+        with Image.open(path) as image:
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+            small = image.convert("RGB").resize((256, 256), Image.Resampling.LANCZOS, box=box)
+        small.save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
+
+
+def convert(source: Path, output: Path) -> tuple[float, int]:
+    """(seconds, peak bytes of memory)"""
+    command = [
+        *(sys.executable, "-m", "data_prep.convert", f"--input={source}"),
+        *(f"--output_dir={output}", "--num_classes=64,16,20", "--image_size=256"),
+        *(f"--workers={_WORKERS.value}", "--duplicates=keep", "--drop_small_classes"),
+    ]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = [0]
+    watcher = threading.Thread(target=watch, args=(psutil.Process(process.pid), peak))
+    watcher.start()
+    if process.wait():
+        raise SystemExit("the conversion failed")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    return seconds, peak[0]
+
+
+def watch(program: psutil.Process, peak: list[int]) -> None:
+    while program.is_running() and program.status() != psutil.STATUS_ZOMBIE:
+        total = 0
+        try:
+            for process in (program, *program.children(recursive=True)):
+                total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        peak[0] = max(peak[0], total)
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    app.run(main)
