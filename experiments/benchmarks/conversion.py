@@ -8,6 +8,7 @@ the files; and the program from its start to its end. Memory is the largest sum,
 program and its workers, of their private memory and their share of what they share.
 """
 
+import io
 import multiprocessing
 import os
 import subprocess
@@ -17,16 +18,15 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 from absl import app, flags
 from PIL import Image
 
+from experiments.benchmarks.photos import make_photos
+
 _IMAGES = flags.DEFINE_integer("num_images", 10_000, "Files to convert.")
 _BARE = flags.DEFINE_integer("bare_images", 4_000, "Files of the bare side, before and after.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes of each side.")
-_CLASSES = 100
-_DISTINCT = 400  # pictures; the files are links to them
 
 
 def main(argv: list[str]) -> None:
@@ -43,27 +43,6 @@ def main(argv: list[str]) -> None:
     print(f"conversion: {rate:.1f} images/s, {rate / baseline:.3f} of bare, start-up included")
     print(f"peak memory: {memory / 1e6:.0f} MB for {len(files)} images")
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-
-
-def make_photos(root: Path, count: int) -> list[Path]:
-    """As large as ImageNet's, with about as many bytes: 500 x 375, 100 KB."""
-    originals = root.parent / "originals"
-    originals.mkdir()
-    for i in range(_DISTINCT):
-        rng = np.random.default_rng(i)
-        image = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-        smooth = np.asarray(image.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
-        noisy = smooth + rng.integers(-16, 17, smooth.shape, np.int16)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-            originals / f"{i}.jpg", quality=88
-        )
-    files = []
-    for i in range(count):
-        path = root / f"n{i % _CLASSES:08d}" / f"{i:08d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.hardlink_to(originals / f"{i % _DISTINCT}.jpg")
-        files.append(path)
-    return files
 
 
 def bare(files: list[Path]) -> float:
@@ -84,8 +63,6 @@ def bare(files: list[Path]) -> float:
 
 
 def decode_resize_encode(files: list[Path], barrier) -> None:
-    import io
-
     barrier.wait()
     for path in files:
         with Image.open(path) as image:
