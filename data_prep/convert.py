@@ -1,7 +1,6 @@
 """Any class-labelled image collection -> a dataset to train on.
 
-    python -m data_prep.convert --input=miniimagenet --output_dir=datasets/mini \
-        --num_classes=60,16,20 --image_size=256
+    python -m data_prep.convert --input=miniimagenet --output_dir=datasets/mini --image_size=256
 
 Reads a folder of class folders, split folders, a zip or tar of either, Parquet files, or
 images beside CSV lists of `filename,label`. Stopped at any moment, the same command goes
@@ -25,7 +24,7 @@ from data_prep import finish, plan, runners, shards, sources, splits
 from data_prep.images import ImageOptions
 from fsdit import program
 from fsdit.data import records
-from fsdit.errors import ConfigError, DataError
+from fsdit.errors import ConfigError, DataError, OutputError
 
 _INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
@@ -101,7 +100,12 @@ def main(argv: list[str]) -> None:
     if not (folder.root / "dataset.json").exists():
         if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
             raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
-        _convert(folder, options)
+        try:
+            _convert(folder, options)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OutputError(f"{folder.root}: {error.strerror or error}") from None
     _publish(folder, output)
 
 
@@ -124,7 +128,7 @@ def _image_options() -> ImageOptions:
 
 def _convert(folder: plan.WorkingFolder, options: ImageOptions) -> None:
     settings = {name: flags.FLAGS[name].value for name in _DECIDING}
-    settings["Pillow version"] = PIL.__version__  # another one may encode otherwise
+    settings["pillow"] = PIL.__version__  # another version may encode otherwise
     if folder.plan.exists():
         plan.check_same(folder, settings)
         print(f"going on with {folder.root}", flush=True)

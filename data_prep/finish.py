@@ -62,28 +62,24 @@ def finish(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> Finishe
     repeated, across = _duplicates(plan, images, options.drop_duplicates)
     kept = np.ones(len(images.shard), bool)
     kept[repeated] = False
-    names = _Names(folder, plan, images)
+    names = _names(folder, plan, images, {*repeated, *(i for pair in across for i in pair)})
     skipped += [(*names[i], "the same pixels as another image of its class") for i in repeated]
+    counts = {}
+    for split in plan.classes:  # all of them before anything is written
+        counts[split], left_out = _class_sizes(plan, images, kept, split, options)
+        skipped += left_out
+    entries = _settle_all(folder, plan, images, kept, counts)
     splits = {}
     for split in plan.classes:
-        counts, left_out = _class_sizes(plan, images, kept, split, options)
-        skipped += left_out
-        new_ids = {old: new for new, old in enumerate(counts)}
-        entries = {}
-        for i, shard in enumerate(plan.shards):
-            if shard.split == split:
-                entry = _settle(folder, shard, kept[images.shard == i], new_ids)
-                entries[shard.file.split("/")[1]] = entry
-        info = _split_info(plan, split, counts, options)
+        info = _split_info(plan, split, counts[split], options)
         drawn = options.draw_episodes(info)
         splits[split] = dataclasses.replace(info, episodes=len(drawn))
-        records.finish_split(folder.root / split, entries, drawn)
+        records.finish_split(folder.root / split, entries[split], drawn)
     duplicates = [(*names[i], "/".join(names[first])) for first, i in across]
-    finished = Finished(splits, sizes.pop(), skipped, duplicates)
     _remove_leftovers(folder, plan)
-    write_table(folder.root / "skipped.csv", "reason", skipped)
-    write_table(folder.root / "duplicates.csv", "same_pixels_as", duplicates)
-    return finished
+    _write_table(folder.root / "skipped.csv", "reason", skipped)
+    _write_table(folder.root / "duplicates.csv", "same_pixels_as", duplicates)
+    return Finished(splits, sizes.pop(), skipped, duplicates)
 
 
 def _collect(folder: WorkingFolder, plan: Plan) -> tuple[_Images, set[int], list[Row]]:
@@ -133,20 +129,21 @@ def _duplicates(plan: Plan, images: _Images, drop: bool) -> tuple[list[int], lis
     return sorted(repeated), across
 
 
-class _Names:
-    """(split, class, file) of images, read again from the results: few are ever asked for."""
-
-    def __init__(self, folder: WorkingFolder, plan: Plan, images: _Images):
-        self._folder, self._plan, self._images = folder, plan, images
-        self._loaded: tuple[int, list[Any]] = (-1, [])
-
-    def __getitem__(self, i: int) -> tuple[str, str, str]:
-        number = int(self._images.shard[i])
-        shard = self._plan.shards[number]
-        if self._loaded[0] != number:
-            self._loaded = (number, read_result(self._folder, shard)["images"])
-        name, class_id, _ = self._loaded[1][self._images.position[i]]
-        return shard.split, self._plan.classes[shard.split][class_id], name
+def _names(
+    folder: WorkingFolder, plan: Plan, images: _Images, wanted: set[int]
+) -> dict[int, tuple[str, str, str]]:
+    """(split, class, file) of the images wanted, read again from the results."""
+    found = {}
+    of_shard: dict[int, list[int]] = {}
+    for i in sorted(wanted):
+        of_shard.setdefault(int(images.shard[i]), []).append(i)
+    for number, members in of_shard.items():
+        shard = plan.shards[number]
+        rows = read_result(folder, shard)["images"]
+        for i in members:
+            name, class_id, _ = rows[images.position[i]]
+            found[i] = (shard.split, plan.classes[shard.split][class_id], name)
+    return found
 
 
 def _class_sizes(
@@ -168,6 +165,23 @@ def _class_sizes(
     if not counts:
         raise DataError(f"no class of {split} has enough usable images for --shots={options.shots}")
     return counts, left_out
+
+
+def _settle_all(
+    folder: WorkingFolder,
+    plan: Plan,
+    images: _Images,
+    kept: np.ndarray,
+    counts: Mapping[str, Mapping[int, int]],
+) -> dict[str, dict[str, Any]]:
+    """split -> file name -> manifest entry"""
+    bounds = np.searchsorted(images.shard, np.arange(len(plan.shards) + 1))
+    entries: dict[str, dict[str, Any]] = {split: {} for split in plan.classes}
+    for shard, start, end in zip(plan.shards, bounds[:-1], bounds[1:], strict=True):
+        new_ids = {old: new for new, old in enumerate(counts[shard.split])}
+        name = shard.file.split("/")[1]
+        entries[shard.split][name] = _settle(folder, shard, kept[start:end], new_ids)
+    return entries
 
 
 def _settle(
@@ -210,7 +224,7 @@ def _remove_leftovers(folder: WorkingFolder, plan: Plan) -> None:
             path.unlink()
 
 
-def write_table(path: epath.Path, last_column: str, rows: Sequence[Row]) -> None:
+def _write_table(path: epath.Path, last_column: str, rows: Sequence[Row]) -> None:
     """A CSV of (split, class, file, last_column)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -22,7 +22,7 @@ from fsdit.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One task: images `start` to `stop` of a split make file `index` of `count`."""
+    """One task: consecutive images of a split make its file `index` of `count`."""
 
     split: str
     index: int
@@ -89,8 +89,13 @@ def make(
     """
     listing = _listing_sum(assignment.splits)
     if folder.plan.exists():
-        check_same(folder, {**settings, "input files": listing})
-        return _read(folder)
+        check_same(folder, settings)
+        plan = _read(folder)
+        if plan.listing != listing:
+            raise ConfigError(
+                f"{folder.root} was begun when --input had other files: delete it to begin again"
+            )
+        return plan
     cuts = {name: _cut(c, options, shard_bytes) for name, c in assignment.splits.items()}
     shards = []
     for split, parts in cuts.items():
@@ -107,10 +112,7 @@ def make(
         num_images=sum(len(part) for parts in cuts.values() for part in parts),
         listing=listing,
     )
-    write_json(
-        folder.plan,
-        {"settings": {**settings, "input files": listing}, "plan": dataclasses.asdict(plan)},
-    )
+    write_json(folder.plan, {"settings": dict(settings), "plan": dataclasses.asdict(plan)})
     return plan
 
 
@@ -119,10 +121,9 @@ def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
     begun = json.loads(folder.plan.read_text())["settings"]
     for name, value in json.loads(json.dumps(settings)).items():
         if begun.get(name) != value:
-            what = f"--{name}={value}" if name.isidentifier() else f"{name} {value}"
             raise ConfigError(
-                f"{folder.root} was begun with {begun.get(name)} where this is {what}: "
-                "go on with the same input and flags, or delete it"
+                f"{folder.root} was begun with {name}={begun.get(name)}, this is --{name}={value}: "
+                "go on with the same flags, or delete it"
             )
 
 

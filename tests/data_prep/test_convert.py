@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from fsdit.data.records import EpisodeReader, decode_pixels, read_dataset_info, read_manifest
 from tests.conftest import ROOT, environment, run_module
@@ -144,6 +146,35 @@ def test_a_compressed_tar_gives_the_images_of_its_folder(folder, converted, tmp_
     for split in ("train", "val", "test"):
         mine = {r.key: r.data for r in stored(tmp_path / "d", split)}
         assert mine == {r.key: r.data for r in stored(converted, split)}
+
+
+@pytest.mark.parametrize("split", ["presplit", "fewshot"])
+def test_parquet_files_of_a_hub_keep_their_splits_or_are_dealt_by_seed(folder, tmp_path, split):
+    """Rows in any order, labels as numbers with names in the features, images as structs."""
+    names = [f"class{c:02d}" for c in range(6)]
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
+    (tmp_path / "in" / "data").mkdir(parents=True)
+    for part, classes in {"train": (0, 1, 2), "validation": (3,), "test": (4, 5)}.items():
+        rows = [(c, f"{i:03d}.jpg") for i in range(8) for c in classes]
+        images = [{"bytes": (folder / names[c] / f).read_bytes(), "path": f} for c, f in rows]
+        table = pa.table({"image": images, "label": [c for c, _ in rows]})
+        path = tmp_path / "in" / "data" / f"{part}-00000-of-00001.parquet"
+        parquet.write_table(table.replace_schema_metadata(note), path, row_group_size=5)
+    succeed(tmp_path / "in", tmp_path / "d", *SMALL, f"--split={split}")
+    info = read_dataset_info(tmp_path / "d")
+    if split == "presplit":
+        assert {name: s.classes for name, s in info.splits.items()} == {
+            "train": tuple(names[:3]),
+            "val": tuple(names[3:4]),
+            "test": tuple(names[4:]),
+        }
+    originals = {data: name.split("/")[0] for name, data in files(folder).items()}
+    found = {}
+    for name, s in info.splits.items():
+        keys_by_class(tmp_path / "d", name)
+        found |= {r.data: s.classes[r.class_id] for r in stored(tmp_path / "d", name)}
+    assert found == originals
 
 
 def write_lists(folder: Path, assigned: dict[str, list[int]]) -> None:
@@ -405,6 +436,28 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, converted,
     assert not (tmp_path / "d").exists()
     assert "going on with" in succeed(folder, tmp_path / "d", *SMALL)
     assert files(tmp_path / "d") == files(converted)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_disk_without_room_is_one_line_that_names_the_output(folder, small_disk, tmp_path, kind):
+    source = folder
+    if kind == "tar":  # its copy in the working folder is what finds no room
+        source = Path(shutil.make_archive(str(tmp_path / "in"), "gztar", folder))
+        (small_disk / "filler").write_bytes(bytes(150_000))
+    line = fail(source, small_disk / "d", *SMALL)
+    assert str(small_disk / "d.partial") in line and "o space left" in line
 
 
 def test_without_beam_its_runner_says_how_to_get_it(folder, tmp_path):

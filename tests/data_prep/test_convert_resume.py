@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, environment
@@ -141,6 +142,26 @@ def test_an_error_on_beam_ends_in_one_line_that_says_it(folder, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(folder, undisturbed, tmp_path):
+    process = start(folder, tmp_path / "d", "--workers=2")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("d.partial/work/*.result.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    workers[0].kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = output.splitlines()
+    assert line.startswith("error: a worker process was killed") and "--workers" in line
+    succeed(folder, tmp_path / "d", *FLAGS)
+    assert files(tmp_path / "d") == files(undisturbed)
+
+
 def test_a_compressed_tar_goes_on_too(folder, tmp_path):
     with tarfile.open(tmp_path / "in.tgz", "w:gz") as archive:
         archive.add(folder, "photos")
@@ -176,7 +197,7 @@ def test_another_input_does_not_go_on_with_it(begun, tmp_path):
     line = fail(
         begun, tmp_path / "d", "--num_classes=3,1,2", "--sets_per_class=2", "--shard_mb=0.01"
     )
-    assert "input files" in line
+    assert "other files" in line and "d.partial" in line
 
 
 def test_how_much_may_be_bad_can_change_on_the_way(begun, tmp_path):
