@@ -110,10 +110,11 @@ def _flat(image: Image.Image, options: ImageOptions) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.size and not 0 <= values.min() <= values.max() <= 65535:
         raise UnusableImageError("32-bit pixels have no stated range")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = (values.astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _resized(image: Image.Image, size: int, how: str) -> Image.Image:
