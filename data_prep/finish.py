@@ -230,4 +230,4 @@ def _write_table(path: epath.Path, last_column: str, rows: Sequence[Row]) -> Non
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("split", "class", "file", last_column))
     writer.writerows(rows)
-    path.write_text(text.getvalue())
+    path.write_bytes(text.getvalue().encode())

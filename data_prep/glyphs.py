@@ -26,7 +26,7 @@ from fsdit.errors import ConfigError
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
 _IMAGE_SIZE = flags.DEFINE_enum("image_size", "24", ["24", "32"], "Height and width in pixels.")
 _SHOTS = flags.DEFINE_integer(
-    "shots", 5, "Supports of each episode in the episode files.", lower_bound=1
+    "shots", 5, "Supports of each episode in the files; 0: the target itself.", lower_bound=0
 )
 _EPISODES = flags.DEFINE_integer(
     "episodes_per_class", 8, "Episodes of each class in the files.", lower_bound=1

@@ -4,7 +4,6 @@ The defaults are those of the miniImageNet experiment; an experiment file change
 what it needs. pydantic's dataclasses check types and parse the text of flags.
 """
 
-import dataclasses
 import difflib
 import importlib.util
 import json
@@ -34,7 +33,7 @@ class DataConfig:
 
     dataset_dir: str = ""
     batch_size: int = 128
-    shots: int = 5
+    shots: int = 5  # K; 0: the target is its own single support
     # "file": the episodes of the training split's files; "sampled": drawn on the fly.
     source: Literal["file", "sampled"] = "file"
     # Every run of n_classes consecutive episodes holds each class once.
@@ -68,7 +67,8 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     use_support_tokens: bool = True  # False: pooled condition only, whatever cross_attention says
     cross_attention: Literal["patches", "cls", "none"] = "patches"
-    num_latents: int = 64  # of the Perceiver that turns support tokens into the context
+    # Of the Perceiver that turns support tokens into the context; 0: the tokens themselves.
+    num_latents: int = 64
     encoder: EncoderConfig = EncoderConfig()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matmuls; parameters are float32
     scan_layers: bool = True
@@ -281,8 +281,8 @@ def validate(config: Config) -> None:
     model, encoder, data, train = config.model, config.model.encoder, config.data, config.train
     rates = config.optimizer
     positive = (
-        "data.batch_size data.shots data.read_threads data.prefetch model.hidden_size "
-        "model.depth model.num_heads model.patch_size model.num_latents "
+        "data.batch_size data.read_threads data.prefetch model.hidden_size "
+        "model.depth model.num_heads model.patch_size "
         "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
         "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
@@ -293,8 +293,8 @@ def validate(config: Config) -> None:
         f"config.{p} must be at least 1, got {flat[p]}" for p in positive.split() if flat[p] < 1
     ]
     not_negative = (
-        "seed data.workers train.overfit_batches train.eval_batches optimizer.warmup_steps "
-        "optimizer.weight_decay checkpoint.keep_every"
+        "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
+        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every"
     )
     problems += [
         f"config.{p} must not be negative, got {flat[p]}"
@@ -363,6 +363,3 @@ def validate(config: Config) -> None:
     for wrong, message in checks:
         if wrong:
             raise ConfigError(message)
-
-
-replace = dataclasses.replace

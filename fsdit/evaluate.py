@@ -35,10 +35,9 @@ def main(argv: list[str]) -> None:
     report.write(output, run.config.name, run.step, protocol, scores, picture)
 
     print(f"step {run.step}: {protocol.episodes} drawings of {protocol.split} classes")
-    print(f"  top-1 retrieval of the drawings   {scores['drawings']:.3f}")
-    print(f"  of a copied support               {scores['copied_support']:.3f}")
-    print(f"  of the real target image          {scores['real_target']:.3f}")
-    print(f"  by chance                         {scores['chance']:.4f}")
+    print("top-1 retrieval              look-alikes right   very class")
+    for name, value in scores["top1"].items():
+        print(f"  {name:<26} {value:17.3f} {scores['top1_exact'][name]:12.3f}")
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")
 

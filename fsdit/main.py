@@ -27,9 +27,9 @@ def main(argv: list[str]) -> int:
     from fsdit.training import loop
 
     workdir = Path(_WORKDIR.value)
-    loop.check(config, workdir)
+    inputs = loop.open_inputs(config, workdir)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    status = loop.train(config, workdir)
+    status = loop.train(config, workdir, inputs)
     runtime.stop()
     return status
 

@@ -138,7 +138,7 @@ def test_the_defaults_with_a_dataset_are_valid():
     [
         ({"seed": -1}, "config.seed must not be negative"),
         ({"data": DataConfig()}, "config.data.dataset_dir is empty"),
-        ({"data": DataConfig(dataset_dir="d", shots=0)}, "config.data.shots must be at least 1"),
+        ({"data": DataConfig(dataset_dir="d", shots=-1)}, "config.data.shots must not be negative"),
         ({"model": ModelConfig(num_heads=5)}, "config.model.num_heads=5"),
         ({"model": ModelConfig(hidden_size=6, num_heads=3)}, "config.model.hidden_size=6"),
         ({"model": ModelConfig(encoder=EncoderConfig(num_heads=5))}, "encoder.num_heads=5"),
@@ -152,7 +152,7 @@ def test_the_defaults_with_a_dataset_are_valid():
 )
 def test_validate_names_the_field(section, message):
     with pytest.raises(ConfigError, match=message):
-        configs.validate(configs.replace(VALID, **section))
+        configs.validate(dataclasses.replace(VALID, **section))
 
 
 def test_overrides_are_taken_out_of_a_command_line():

@@ -16,8 +16,15 @@ def test_evaluation_writes_scores_picture_and_one_page(tmp_path, small_config):
     results = json.loads((output / "results.json").read_text())
     assert results["protocol"]["episodes"] == 20 and results["protocol"]["split"] == "val"
     assert results["step"] == 5
-    scores = results["top1_retrieval"]
-    assert scores.keys() == {"drawings", "copied_support", "real_target", "chance"}
+    scores, exact = results["retrieval"]["top1"], results["retrieval"]["top1_exact"]
+    assert all(exact[name] <= scores[name] for name in scores)
+    assert scores.keys() == {
+        "drawings",
+        "copied_support",
+        "mean_of_supports",
+        "real_target",
+        "chance",
+    }
     assert 0 < scores["chance"] < 0.02 < scores["copied_support"] <= 1
     with Image.open(output / "drawings.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 3

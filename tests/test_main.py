@@ -1,5 +1,6 @@
 """The training program as users and schedulers meet it: processes, signals, exit statuses."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from fsdit.config import from_dict, replace, to_dict
+from fsdit.config import from_dict, to_dict
 from tests.conftest import ROOT, environment, experiment_file, run_module
 
 STEPS = 60
@@ -27,10 +28,10 @@ STEPS = 60
 @pytest.fixture
 def experiment(tmp_path, small_config):
     """60 steps, logged at each, saved every 7th, evaluated at the end."""
-    config = replace(
+    config = dataclasses.replace(
         small_config,
-        train=replace(small_config.train, num_steps=STEPS, eval_interval=1000),
-        checkpoint=replace(small_config.checkpoint, interval=7),
+        train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),
+        checkpoint=dataclasses.replace(small_config.checkpoint, interval=7),
     )
     return experiment_file(tmp_path / "experiment.py", config)
 
@@ -319,6 +320,21 @@ def test_a_dataset_without_episodes_is_named(tmp_path, experiment, glyphs):
     flags = (f"--config.data.dataset_dir={copy}", "--config.data.source=file")
     result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={tmp_path}/w", *flags)
     one_line_error(result, str(copy / "train"), "episodes")
+
+
+def test_a_dataset_without_validation_classes_trains_and_says_so(tmp_path, experiment, glyphs):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(glyphs, dataset)
+    shutil.rmtree(dataset / "val")
+    description = json.loads((dataset / "dataset.json").read_text())
+    del description["splits"]["val"], description["sha256"]
+    (dataset / "dataset.json").write_text(json.dumps(description))
+    flags = [f"--config.data.dataset_dir={dataset}", "--config.train.num_steps=2"]
+    status, output = finish(start(experiment, tmp_path / "run", *flags))
+    assert status == 0, output
+    assert "no val split" in output
+    assert rows(tmp_path / "run")[-1]["train_ema/loss"] > 0
+    assert not any(tag.startswith("val/") for row in rows(tmp_path / "run") for tag in row)
 
 
 def test_a_damaged_shard_stops_the_run_and_names_the_record(tmp_path, experiment, glyphs):

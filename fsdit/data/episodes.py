@@ -5,6 +5,9 @@ episodes drawn on the fly. Both are endless sequences `stream[i] -> Episode`.
 """
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import grain
@@ -32,7 +35,10 @@ def class_order(num_classes: int, seed: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class SampledEpisodes:
-    """Class, target and K distinct supports drawn from (seed, index)."""
+    """Class, target and K distinct supports drawn from (seed, index).
+
+    K = 0: the target is its own single support.
+    """
 
     split: SplitInfo
     shots: int
@@ -55,7 +61,12 @@ class SampledEpisodes:
             self.split.images_per_class[class_id], self.shots + 1, replace=False
         ) + int(self._starts[class_id])
         target, *supports = members.tolist()
-        return Episode(class_id, target, tuple(supports))
+        return _episode(class_id, target, supports)
+
+
+def _episode(class_id: int, target: int, supports: Sequence[int]) -> Episode:
+    """With K = 0, so without supports, the target is its own."""
+    return Episode(class_id, target, tuple(supports) or (target,))
 
 
 class FileEpisodes:
@@ -117,26 +128,43 @@ def draw_episodes(split: SplitInfo, shots: int, per_class: int, seed: int) -> li
 def rotating_episodes(
     split: SplitInfo, shots: int, sets_per_class: int, seed: int
 ) -> list[Episode]:
-    """Sets of shots + 1 distinct images, each image of a set once the target of the others.
+    """Sets of K + 1 images in which each image is the target once, for episode files.
 
-    So sets_per_class * (shots + 1) episodes a class, interleaved by class. shots = 0:
-    the target is its own support.
+    sets_per_class * (K + 1) episodes of every class, interleaved: any run of
+    num_classes episodes holds each class once. The sets of a class differ for as
+    long as it has unused ones. Raises DataError for a class of fewer than K + 1 images.
     """
     check_class_sizes(split, shots)
+
+    def rotations(class_id: int) -> Iterator[Episode]:
+        members = split.class_range(class_id)
+        rng = _generator(seed, "rotating", class_id)
+        for chosen in _distinct_sets(len(members), shots + 1, sets_per_class, rng):
+            images = [members[i] for i in chosen]
+            for turn, target in enumerate(images):
+                yield _episode(class_id, target, images[turn + 1 :] + images[:turn])
+
     order = class_order(len(split.classes), seed).tolist()
-    starts = np.cumsum([0, *split.images_per_class[:-1]])
-    drawn = []
-    for number in range(sets_per_class):
-        sets = {}
-        for c in order:
-            rng = _generator(seed, "rotating", number * len(order) + c)
-            members = rng.choice(split.images_per_class[c], shots + 1, replace=False)
-            sets[c] = (members + starts[c]).tolist()
-        for turn in range(shots + 1):
-            for c in order:
-                others = [image for i, image in enumerate(sets[c]) if i != turn]
-                drawn.append(Episode(c, sets[c][turn], tuple(others or sets[c])))
-    return drawn
+    return [e for turn in zip(*map(rotations, order), strict=True) for e in turn]
+
+
+def _distinct_sets(
+    population: int, size: int, count: int, rng: np.random.Generator
+) -> Iterator[tuple[int, ...]]:
+    """`count` sets of `size` numbers below `population`; none comes again before all came."""
+    total = math.comb(population, size)
+    if total <= 2 * count:  # few enough to list; drawing would hit the same ones again
+        every = list(itertools.combinations(range(population), size))
+        for start in range(0, count, total):
+            for i in rng.permutation(total)[: count - start]:
+                yield tuple(rng.permutation(every[i]).tolist())
+        return
+    seen: set[tuple[int, ...]] = set()
+    while len(seen) < count:
+        drawn = tuple(rng.choice(population, size, replace=False).tolist())
+        if (members := tuple(sorted(drawn))) not in seen:
+            seen.add(members)
+            yield drawn
 
 
 def _generator(seed: int, stream: str, index: int) -> np.random.Generator:

@@ -31,7 +31,8 @@ Batch = dict[str, Any]
 class ReadExample:
     """global index -> one example, read and decoded.
 
-    index () uint32, class_id () int32, target (H, W, C) uint8, supports (K, H, W, C) uint8.
+    index () uint32, class_id () int32, target (H, W, C) uint8, supports (K, H, W, C) uint8;
+    with K = 0 one support, the target as it is stored.
     """
 
     episodes: EpisodeStream
@@ -63,7 +64,7 @@ def training_examples(config: DataConfig, seed: int) -> ReadExample:
     else:
         reader = EpisodeReader(directory, split, config.shots)
         episodes = FileEpisodes(reader, seed, len(split.classes), config.stratified)
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, split.num_images)
     return ReadExample(episodes, images, seed, config.flip)
 
 
@@ -81,9 +82,13 @@ class FixedEpisodes:
         return self.episodes[index % self.size]
 
 
+# Reader and number of the fixed examples of a split.
+FixedExamples = tuple[ReadExample, int]
+
+
 def evaluation_examples(
     config: DataConfig, split: str, seed: int, limit: int | None = None
-) -> tuple[ReadExample, int]:
+) -> FixedExamples:
     """Fixed examples of a split and their number: its episode files, unshuffled.
 
     Where the files hold episodes of another K, as many are drawn by seed instead,
@@ -98,7 +103,7 @@ def evaluation_examples(
     else:
         episodes = SampledEpisodes(description, config.shots, seed, stratified=True)
     size = description.episodes if limit is None else min(limit, description.episodes)
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, description.num_images)
     return ReadExample(FixedEpisodes(episodes, size), images, seed, flip=False), size
 
 

@@ -17,22 +17,29 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
+import pydantic
 from array_record.python import array_record_module
 from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
+from pydantic import NonNegativeInt, PositiveInt
 
 from fsdit.errors import DataError, OutputError
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
+# `dataset.json` is under this name while data_prep.episodes exchanges files.
+REBUILDING = "dataset.json.rebuilding"
 
 # One record a group makes random access cheap; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+
+# Of `dataset.json` as it is read: no text for a number, no unknown field.
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,10 @@ class ImageRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One target and K supports of the same class, as indices into the split's images."""
+    """One target and its supports, of the same class, as indices into the split's images.
+
+    K distinct supports; for K = 0 the target is its own single support.
+    """
 
     class_id: int
     target: int
@@ -59,10 +69,12 @@ class Episode:
 class SplitInfo:
     """One split as `dataset.json` describes it."""
 
+    __pydantic_config__ = _STRICT
+
     classes: tuple[str, ...]
-    images_per_class: tuple[int, ...]
-    episodes: int
-    shots: int
+    images_per_class: tuple[PositiveInt, ...]
+    episodes: NonNegativeInt
+    shots: NonNegativeInt
 
     @property
     def num_images(self) -> int:
@@ -81,8 +93,10 @@ class DatasetInfo:
     shared_classes: the splits are meant to have classes in common (and no image).
     """
 
-    image_size: int
-    channels: int
+    __pydantic_config__ = _STRICT
+
+    image_size: PositiveInt
+    channels: Literal[1, 3]
     splits: Mapping[str, SplitInfo]
     command: str
     seed: int
@@ -94,6 +108,11 @@ class DatasetInfo:
         if name not in self.splits:
             raise DataError(f"no split {name!r} in the dataset; it has {', '.join(self.splits)}")
         return self.splits[name]
+
+
+def num_supports(shots: int) -> int:
+    """Supports of an episode of K = `shots`: for K = 0 one, the target itself."""
+    return max(shots, 1)
 
 
 def encode_image(record: ImageRecord) -> bytes:
@@ -115,6 +134,12 @@ def decode_episode(payload: bytes) -> Episode:
     return Episode(fields["class_id"], fields["target"], tuple(fields["supports"]))
 
 
+_FIELD_TYPES = {
+    "key": str, "class_id": int, "data": bytes, "height": int, "width": int,
+    "target": int, "supports": list,
+}  # fmt: skip
+
+
 def _fields(payload: bytes, kind: type) -> dict[str, Any]:
     try:
         values = msgpack.unpackb(payload)
@@ -127,7 +152,12 @@ def _fields(payload: bytes, kind: type) -> dict[str, Any]:
         )
     names = {f.name for f in dataclasses.fields(kind)}
     if values.keys() != names:
-        raise DataError(f"{kind.__name__} has fields {sorted(values)}, expected {sorted(names)}")
+        raise DataError(
+            f"{kind.__name__} has fields {sorted(map(str, values))}, expected {sorted(names)}"
+        )
+    for name, value in values.items():
+        if type(value) is not _FIELD_TYPES[name]:
+            raise DataError(f"{kind.__name__}: {name} is {value!r:.40}")
     return values
 
 
@@ -238,16 +268,25 @@ def finish_split(
 
 
 def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
-    """Writes `dataset.json`: the last file, its presence says that the dataset is whole."""
+    """Writes `dataset.json`: the last file, its presence says that the dataset is whole.
+
+    It carries a sum of its own content, as the manifests do of the other files.
+    """
     values = {"version": FORMAT_VERSION, **dataclasses.asdict(info)}
-    write_json(epath.Path(directory) / "dataset.json", values)
+    write_json(epath.Path(directory) / "dataset.json", {**values, "sha256": _content_sum(values)})
+
+
+def _content_sum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Atomic: the old file or the new one, never half of one."""
     path = epath.Path(path)
     partial = path.with_name(f"{path.name}.{_attempt()}.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    partial.write_bytes(text.encode())
     partial.replace(path)
 
 
@@ -262,38 +301,63 @@ def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
 def read_dataset_info(directory: str | Path) -> DatasetInfo:
     """Reads `dataset.json`. Raises DataError naming what is missing or wrong."""
     path = Path(directory) / "dataset.json"
+    if not path.exists() and path.with_name(REBUILDING).exists():
+        raise DataError(
+            f"{path}: away while the episode files were rebuilt; "
+            f"run `python -m data_prep.episodes --dataset_dir={directory} ...` again"
+        )
+    return read_description(path)
+
+
+def read_description(path: Path) -> DatasetInfo:
+    """Reads a description under any name. Raises DataError."""
     values = _read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
     version = values.pop("version", None)
     if version != FORMAT_VERSION:
         raise DataError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+    expected = values.pop("sha256", None)  # absent in files older than the sum
+    if expected not in (None, _content_sum({"version": version, **values})):
+        raise DataError(f"{path}: damaged or edited: its sha256 is not that of its content")
     try:
-        splits = {
-            name: SplitInfo(
-                tuple(s["classes"]), tuple(s["images_per_class"]), s["episodes"], s["shots"]
-            )
-            for name, s in values.pop("splits").items()
-        }
-        return DatasetInfo(
-            splits=splits,
-            encoders=tuple(values.pop("encoders")),
-            vaes=tuple(values.pop("vaes")),
-            **values,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a dataset description: {error}") from None
+        info = pydantic.TypeAdapter(DatasetInfo).validate_json(json.dumps(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a dataset description: {field}: {first['msg']}") from None
+    for name, split in info.splits.items():
+        if len(split.classes) != len(split.images_per_class):
+            raise DataError(f"{path}: splits.{name}: classes and images_per_class differ in length")
+    order = sorted(
+        info.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else 9, name)
+    )
+    return dataclasses.replace(info, splits={name: info.splits[name] for name in order})
 
 
 def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     """The manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
-    return _read_json(directory / "manifest.json", "the conversion did not finish; run it again")
+    path = directory / "manifest.json"
+    manifest = _read_json(path, "the conversion did not finish; run it again")
+    for name, entry in manifest.items():
+        if not _is_file_entry(entry):
+            raise DataError(f"{path}: not a manifest: {name!r} needs records, bytes and sha256")
+    return manifest
+
+
+def _is_file_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"records", "bytes", "sha256"}:
+        return False
+    count, size, digest = entry["records"], entry["bytes"], entry["sha256"]
+    if not (type(count) is type(size) is int and isinstance(digest, str)):
+        return False
+    return 0 <= count <= size < 2**63
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {advice}")
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     if not isinstance(values, dict):
         raise DataError(f"{path}: not a JSON object")
@@ -307,6 +371,37 @@ def dataset_fingerprint(directory: str | Path) -> str:
         for name, entry in sorted(read_manifest(Path(directory) / split).items()):
             digest.update(f"{split}/{name} {entry['sha256']}\n".encode())
     return digest.hexdigest()
+
+
+def open_shard(path: Path, count: int) -> array_record_module.ArrayRecordReader:
+    """Opens a file of `count` records. Raises DataError.
+
+    The library opens whatever it is given: a file whose index is damaged has no records.
+    """
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        if not reader.ok():
+            reader.read([0])  # raises what ails it
+        found = reader.num_records()
+    except Exception as error:
+        raise DataError(
+            f"{path}: cannot be opened, no record can be read: {_reason(error)}"
+        ) from None
+    if found != count:
+        raise DataError(f"{path}: has {found} records, the manifest says {count}")
+    return reader
+
+
+def read_record(reader: array_record_module.ArrayRecordReader, path: Path, index: int) -> bytes:
+    """One record of an open file. Raises DataError naming file and record."""
+    try:
+        return reader.read([index])[0]
+    except Exception as error:
+        raise DataError(f"{path}, record {index}: damaged: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0].strip()
 
 
 class RecordReader:
@@ -323,11 +418,9 @@ class RecordReader:
         self._names = sorted(name for name in manifest if name.startswith(f"{kind}-"))
         if not self._names:
             raise DataError(f"{self.directory}: the manifest lists no {kind} files")
-        try:
-            sizes = [int(manifest[name]["bytes"]) for name in self._names]
-            self._ends = np.cumsum([int(manifest[name]["records"]) for name in self._names])
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{self.directory / 'manifest.json'}: not a manifest") from None
+        sizes = [manifest[name]["bytes"] for name in self._names]
+        self._counts = [manifest[name]["records"] for name in self._names]
+        self._ends = np.cumsum(self._counts)
         for name, size in zip(self._names, sizes, strict=True):
             self._check_size(self.directory / name, size)
         self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
@@ -355,11 +448,7 @@ class RecordReader:
                 f"there are {len(self)}"
             )
         shard, record = self._locate(index)
-        try:
-            return self._open(shard).read([record])[0]
-        except Exception as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise DataError(f"{self.describe(index)}: damaged: {reason}") from None
+        return read_record(self._open(shard), self.directory / self._names[shard], record)
 
     def _locate(self, index: int) -> tuple[int, int]:
         """(file, record in it) of a global index."""
@@ -368,9 +457,8 @@ class RecordReader:
 
     def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
         if shard not in self._readers:
-            self._readers[shard] = array_record_module.ArrayRecordReader(
-                str(self.directory / self._names[shard]), "readahead_buffer_size:0"
-            )
+            path = self.directory / self._names[shard]
+            self._readers[shard] = open_shard(path, self._counts[shard])
         return self._readers[shard]
 
     def describe(self, index: int) -> str:
@@ -380,10 +468,21 @@ class RecordReader:
 
 
 class ImageReader:
-    """Decoded images of a split by index."""
+    """Decoded images of a split by index.
 
-    def __init__(self, directory: str | Path, image_size: int, channels: int):
+    count: how many `dataset.json` promises. A manifest that lists another number would
+    shift the indices of all files after the one it is wrong about. Raises DataError.
+    """
+
+    def __init__(
+        self, directory: str | Path, image_size: int, channels: int, count: int | None = None
+    ):
         self._records = RecordReader(directory, "images")
+        if count not in (None, len(self._records)):
+            raise DataError(
+                f"{directory}: the manifest lists {len(self._records)} images, dataset.json "
+                f"makes it {count}: copy or convert it again"
+            )
         self._shape = (image_size, image_size, channels)
 
     def __len__(self) -> int:
@@ -424,21 +523,34 @@ class EpisodeReader:
         except DataError as error:
             raise DataError(_located(error, self._records, index)) from None
         where = self._records.describe(index)
-        if len(episode.supports) != self._shots:
+        if len(episode.supports) != num_supports(self._shots):
             raise DataError(
                 f"{where}: {len(episode.supports)} supports, config.data.shots is {self._shots}; "
                 "set config.data.shots, or config.data.source=sampled"
             )
-        if not 0 <= episode.class_id < len(self._split.classes):
-            raise DataError(f"{where}: class {episode.class_id} does not exist in this split")
-        members = self._split.class_range(episode.class_id)
-        for image in (episode.target, *episode.supports):
-            if image not in members:
-                raise DataError(
-                    f"{where}: image {image} is not of class {episode.class_id} "
-                    f"(its images are {members.start} to {members.stop - 1})"
-                )
+        try:
+            check_episode(episode, self._split, self._shots)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
         return episode
+
+
+def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
+    """Raises DataError for an episode that cannot be one of K = `shots` of the split."""
+    if len(episode.supports) != num_supports(shots):
+        raise DataError(f"{len(episode.supports)} supports, not {num_supports(shots)}")
+    if not 0 <= episode.class_id < len(split.classes):
+        raise DataError(f"class {episode.class_id} does not exist in this split")
+    members = split.class_range(episode.class_id)
+    images = (episode.target, *episode.supports)
+    for image in images:
+        if image not in members:
+            raise DataError(
+                f"image {image} is not of class {episode.class_id} "
+                f"(its images are {members.start} to {members.stop - 1})"
+            )
+    if len(set(images)) != shots + 1:
+        raise DataError(f"target and supports {images} are not {shots + 1} distinct images")
 
 
 def _located(error: DataError, records: RecordReader, index: int) -> str:

@@ -15,21 +15,33 @@ def squared_distances(
     return np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
 
 
+def lookalikes(
+    images: UInt8[np.ndarray, "M *D"], classes: Int[np.ndarray, "M"], num_classes: int
+) -> Bool[np.ndarray, "C C"]:
+    """Which classes share a pixel-identical image, such as Latin and Greek A, or are equal."""
+    alike = np.eye(num_classes, dtype=bool)
+    _, group = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
+    holders = np.zeros((group.max() + 1, num_classes), dtype=bool)
+    holders[group.ravel(), classes] = True
+    for members in holders[holders.sum(1) > 1]:
+        alike |= members[:, None] & members[None]
+    return alike
+
+
 def nearest_is_right(
     queries: UInt8[np.ndarray, "N *D"],
-    query_classes: Int[np.ndarray, "N"],
     pool: UInt8[np.ndarray, "M *D"],
-    pool_classes: Int[np.ndarray, "M"],
+    right: Bool[np.ndarray, "N M"],
     left_out: UInt8[np.ndarray, "N K *D"],
 ) -> Bool[np.ndarray, "N"]:
-    """Top-1 retrieval: whether the nearest pool image is of the query's class.
+    """Top-1 retrieval: whether the nearest pool image is one that is right for the query.
 
     All images are uint8. left_out: images that a query must not find, its episode's
     supports; pool images equal to one of them are left out too. Where several pool
-    images are equally near, one of the right class is enough: some characters look alike.
+    images are equally near, a right one among them is enough.
     """
     distances = squared_distances(queries, pool)
     for row, supports in zip(distances, left_out, strict=True):
         row[(squared_distances(supports, pool) == 0).any(0)] = np.inf
     nearest = np.isfinite(distances) & (distances == distances.min(1, keepdims=True))
-    return (nearest & (pool_classes[None] == query_classes[:, None])).any(1)
+    return (nearest & right).any(1)

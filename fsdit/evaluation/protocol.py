@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
-from fsdit.config import Config, replace
+from fsdit.config import Config
 from fsdit.data import input as episode_input
 from fsdit.data.pictures import episode_grid
 from fsdit.data.records import ImageReader, read_dataset_info
@@ -65,7 +65,7 @@ def draw_episodes(
     networks: Networks, config: Config, protocol: Protocol, params: dict, mesh: Mesh
 ) -> Drawings:
     """Draws one image an episode."""
-    sampling = replace(
+    sampling = dataclasses.replace(
         config.sampling,
         solver=protocol.solver,
         num_steps=protocol.num_steps,
@@ -115,39 +115,47 @@ def _batches(config: Config, protocol: Protocol, mesh: Mesh) -> Iterator[dict[st
         size,
         start=0,
         num_batches=count,
-        config=replace(config.data, workers=0),
+        config=dataclasses.replace(config.data, workers=0),
         place=meshes.global_batch(mesh, size),
     )
     return iter(tqdm(batches, total=count, desc="drawing", unit="batch"))
 
 
-def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[str, float]:
+def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[str, dict]:
     """Top-1 retrieval in pixel space among all real images of the split.
 
-    The episode's own supports are left out of the pool. Beside the drawings: a
-    support copied at random, and the real target (itself left out too), which say
-    what the score of a perfect copyist and of a real image is; and chance.
+    The episode's own supports are left out of the pool. Beside the drawings, what a
+    copyist scores (a support at random), what the pixelwise mean of the supports
+    scores, and a real image (the target, itself left out too); and chance. Each twice:
+    "top1" counts a look-alike class as right, "top1_exact" the very class only.
     """
     info = read_dataset_info(config.data.dataset_dir)
     split = info.split(protocol.split)
     directory = Path(config.data.dataset_dir) / protocol.split
-    images = ImageReader(directory, info.image_size, info.channels)
+    images = ImageReader(directory, info.image_size, info.channels, split.num_images)
     pool = np.stack([images[i] for i in range(len(images))])
     pool_classes = np.repeat(np.arange(len(split.classes)), split.images_per_class)
+    supports = drawings.supports
 
-    count, shots = drawings.supports.shape[:2]
+    count, shots = supports.shape[:2]
     chosen = np.random.default_rng(protocol.seed).integers(shots, size=count)
-    copies = drawings.supports[np.arange(count), chosen]
-    with_target = np.concatenate([drawings.supports, drawings.target[:, None]], axis=1)
+    with_target = np.concatenate([supports, drawings.target[:, None]], axis=1)
+    judged = {
+        "drawings": (drawings.drawn, supports),
+        "copied_support": (supports[np.arange(count), chosen], supports),
+        "mean_of_supports": (np.round(supports.mean(1)).astype(np.uint8), supports),
+        "real_target": (drawings.target, with_target),
+    }
 
-    def score(queries: np.ndarray, left_out: np.ndarray) -> float:
-        right = metrics.nearest_is_right(queries, drawings.class_id, pool, pool_classes, left_out)
-        return float(right.mean())
+    def scores(alike: np.ndarray) -> dict[str, float]:
+        right = alike[drawings.class_id][:, pool_classes]
+        row = {
+            name: float(metrics.nearest_is_right(queries, pool, right, left_out).mean())
+            for name, (queries, left_out) in judged.items()
+        }
+        return {**row, "chance": float(((right.sum(1) - shots) / (len(pool) - shots)).mean())}
 
-    sizes = np.array(split.images_per_class)[drawings.class_id] - shots
     return {
-        "drawings": score(drawings.drawn, drawings.supports),
-        "copied_support": score(copies, drawings.supports),
-        "real_target": score(drawings.target, with_target),
-        "chance": float((sizes / (len(pool) - shots)).mean()),
+        "top1": scores(metrics.lookalikes(pool, pool_classes, len(split.classes))),
+        "top1_exact": scores(np.eye(len(split.classes), dtype=bool)),
     }

@@ -23,7 +23,8 @@ img {{ max-width: 100% }}
 <h1>{title}</h1>
 <h2>Top-1 retrieval</h2>
 <p>The share of images whose nearest real image of the split, in pixels and without the
-episode's own supports, is of the right class.</p>
+episode's own supports, is right: of the class or of one that shares a pixel-identical
+image with it, as some characters of different scripts do; then, of the very class.</p>
 <table>{scores}</table>
 <h2>Drawings</h2>
 <p>Each row is an episode: its supports, then drawings from them.</p>
@@ -39,7 +40,7 @@ def write(
     name: str,
     step: int,
     protocol: Protocol,
-    scores: dict[str, float],
+    scores: dict[str, dict[str, float]],
     picture: UInt8[np.ndarray, "Y X C"],
 ) -> None:
     """Writes drawings.png, results.json and report.html, each whole or not at all."""
@@ -48,11 +49,13 @@ def write(
     facts = {"step": step, **dataclasses.asdict(protocol)}
     write_json(
         directory / "results.json",
-        {"name": name, "step": step, "protocol": facts, "top1_retrieval": scores},
+        {"name": name, "step": step, "protocol": facts, "retrieval": scores},
     )
     page = _PAGE.format(
         title=html.escape(f"{name}: {protocol.shots}-shot drawings of {protocol.split} classes"),
-        scores=_rows({k: f"{v:.3f}" for k, v in scores.items()}),
+        scores=_rows(
+            {k: f"{v:.3f} / {scores['top1_exact'][k]:.3f}" for k, v in scores["top1"].items()}
+        ),
         picture=base64.b64encode((directory / "drawings.png").read_bytes()).decode(),
         protocol=_rows(facts),
     )

@@ -4,7 +4,8 @@
     tokens (B, K, T, D_e) -> one-layer Perceiver, M latents  -> context (B, M, D)
 
 Both are invariant to the order of the supports and defined for any K. The Perceiver
-(Jaegle et al., arXiv 2103.03206) keeps the context short whatever K and T.
+(Jaegle et al., arXiv 2103.03206) keeps the context short whatever K and T; with no
+latents the tokens themselves are the context, M = K T.
 
 Unconditional means one learned null, applied to vector and context together by one
 mask. Training's dropout and sampling's guidance both call `apply_null`.
@@ -28,35 +29,54 @@ class Condition:
 
 
 class SupportConditioner(nnx.Module):
-    def __init__(self, config: ModelConfig, encoder_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    """encoder_grid: rows and columns of patches that the encoder's T tokens stand for."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encoder_dim: int,
+        encoder_grid: tuple[int, int],
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         dim = config.hidden_size
+        self.grid = encoder_grid
+        self.num_latents = config.num_latents
         self.use_context = config.use_support_tokens and config.cross_attention != "none"
         self.vector_in = layers.Linear(encoder_dim, dim, rngs=rngs)
         self.vector_out = layers.Linear(dim, dim, rngs=rngs)
-        num_latents = config.num_latents if self.use_context else 0
         normal = nnx.initializers.normal(0.02)
-        # Row 0 stands for the vector, the others for the context.
-        self.null = nnx.Param(normal(rngs.params(), (1 + num_latents, dim)))
-        if self.use_context:
-            self.latents = nnx.Param(normal(rngs.params(), (num_latents, dim)))
-            self.token_in = layers.Linear(encoder_dim, dim, dtype=dtype, rngs=rngs)
+        # Row 0 stands for the vector, the others for the context: one for each latent,
+        # or one for every token.
+        rows = 1 + max(1, config.num_latents) if self.use_context else 1
+        self.null = nnx.Param(normal(rngs.params(), (rows, dim)))
+        if not self.use_context:
+            return
+        self.dtype = dtype
+        self.token_in = layers.Linear(encoder_dim, dim, dtype=dtype, rngs=rngs)
+        if config.num_latents:
+            self.latents = nnx.Param(normal(rngs.params(), (config.num_latents, dim)))
             self.attention = layers.Attention(
                 dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True
             )
             self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
-            self.dtype = dtype
 
     def __call__(self, pooled: Float[Array, "B K E"], tokens: Float[Array, "B K T E"]) -> Condition:
         hidden = nnx.silu(self.vector_in(pooled.astype(jnp.float32).mean(1)))
-        context = self._resample(tokens) if self.use_context else None
+        context = self._context(tokens) if self.use_context else None
         return Condition(self.vector_out(hidden), context)
 
-    def _resample(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
-        b, _, _, e = tokens.shape
-        inputs = self.token_in(tokens.reshape(b, -1, e).astype(self.dtype))
-        inputs = layers.layer_norm(inputs).astype(self.dtype)
-        x = jnp.broadcast_to(self.latents[...], (b, *self.latents.shape)).astype(self.dtype)
-        x = x + self.attention(layers.layer_norm(x).astype(self.dtype), inputs)
+    def _context(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
+        x = layers.layer_norm(self.token_in(tokens.astype(self.dtype)))
+        x = x + layers.position_table(*self.grid, x.shape[-1])
+        x = layers.layer_norm(x.reshape(x.shape[0], -1, x.shape[-1])).astype(self.dtype)
+        return self._resample(x) if self.num_latents else x
+
+    def _resample(self, tokens: Float[Array, "B S D"]) -> Float[Array, "B M D"]:
+        shape = (tokens.shape[0], *self.latents.shape)
+        x = jnp.broadcast_to(self.latents[...], shape).astype(self.dtype)
+        x = x + self.attention(layers.layer_norm(x).astype(self.dtype), tokens)
         x = x + self.mlp(layers.layer_norm(x).astype(self.dtype))
         return layers.layer_norm(x).astype(self.dtype)
 

@@ -104,7 +104,9 @@ class FewShotDiT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.conditioner = SupportConditioner(config, self.encoder.dim, dtype=dtype, rngs=rngs)
+        self.conditioner = SupportConditioner(
+            config, self.encoder.dim, self.encoder.grid, dtype=dtype, rngs=rngs
+        )
         cross = self.conditioner.use_context
         self.embed = layers.Linear(patch_dim, dim, dtype=dtype, rngs=rngs)
         self.time_in = layers.Linear(_TIME_FEATURES, dim, rngs=rngs)

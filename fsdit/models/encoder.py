@@ -18,9 +18,10 @@ from fsdit.models.codec import scale_pixels
 
 @runtime_checkable
 class SupportEncoder(Protocol):
-    """Images -> (pooled, tokens), both of width `dim`."""
+    """Images -> (pooled, tokens), both of width `dim`; tokens are a grid, row by row."""
 
     dim: int
+    grid: tuple[int, int]
 
     def __call__(
         self, supports: UInt8[Array, "B K H W C"]

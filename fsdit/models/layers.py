@@ -36,15 +36,19 @@ ZeroLinear = functools.partial(Linear, kernel_init=nnx.initializers.zeros_init()
 def position_table(height: int, width: int, dim: int) -> Float[np.ndarray, "N D"]:
     """2-D sine-cosine positions of a grid, row by row: half for y, half for x.
 
-    MAE, He et al., arXiv 2111.06377, as DiT uses it. A constant, not a parameter.
+    A constant, not a parameter, as in DiT. Positions are fractions of the image, so that
+    the patches of a support and of the target have equal positions where they lie at the
+    same place, whatever their sizes; wavelengths go from four images to an eighth of one.
+    The usual 10,000 as base leaves most of the width constant on grids this small.
     """
-    frequencies = 1.0 / 10_000 ** (np.arange(dim // 4) / (dim / 4))
+    frequencies = np.geomspace(np.pi / 2, 16 * np.pi, dim // 4)
 
     def encode(position: np.ndarray) -> np.ndarray:
         angles = position[:, None] * frequencies
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     y, x = np.divmod(np.arange(height * width), width)
+    y, x = (y + 0.5) / height, (x + 0.5) / width
     return np.concatenate([encode(y), encode(x)], axis=1).astype(np.float32)
 
 
@@ -81,7 +85,11 @@ def unpatchify(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `x` over `context` (over itself by default)."""
+    """Multi-head attention of `x` over `context` (over itself by default).
+
+    Across, queries and keys start equal, so that attention starts as likeness of place
+    and content instead of having to find it (Trockman and Kolter, arXiv 2305.09828).
+    """
 
     def __init__(
         self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype, cross: bool = False
@@ -90,7 +98,9 @@ class Attention(nnx.Module):
         self.cross = cross
         if cross:
             self.query = Linear(dim, dim, dtype=dtype, rngs=rngs)
-            self.key_value = Linear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+            self.key = Linear(dim, dim, dtype=dtype, rngs=rngs)
+            self.value = Linear(dim, dim, dtype=dtype, rngs=rngs)
+            self.key.kernel[...] = self.query.kernel[...]
         else:
             self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
         self.out = Linear(dim, dim, dtype=dtype, rngs=rngs)
@@ -100,7 +110,7 @@ class Attention(nnx.Module):
     ) -> list[Float[Array, "B _ heads d"]]:
         """Queries, keys and values, split into heads."""
         if self.cross:
-            parts = [self.query(x), *jnp.split(self.key_value(context), 2, axis=-1)]
+            parts = [self.query(x), self.key(context), self.value(context)]
         else:
             parts = jnp.split(self.qkv(x), 3, axis=-1)
         return [p.reshape(*p.shape[:2], self.num_heads, -1) for p in parts]

@@ -91,11 +91,14 @@ def check_resumable(workdir: str | Path, config: Config, dataset: str) -> None:
         )
 
 
-def restore(workdir: str | Path, template: PyTree[jax.ShapeDtypeStruct]) -> Restored | None:
+def restore(
+    workdir: str | Path, template: PyTree[jax.ShapeDtypeStruct], *, set_aside: bool
+) -> Restored | None:
     """The newest sound checkpoint, laid out as `template` says, or None.
 
-    Damaged steps are renamed to STEP.damaged on the way. All processes must call it;
-    they use the same step.
+    set_aside: rename damaged steps to STEP.damaged, as the run that goes on writing
+    there must; a mere reader changes nothing. All processes must call it; they use
+    the same step.
     """
     for step in steps(workdir):
         folder = directory(workdir) / str(step)
@@ -107,7 +110,8 @@ def restore(workdir: str | Path, template: PyTree[jax.ShapeDtypeStruct]) -> Rest
             reason = "its content does not match its fingerprint"
         if runtime.is_main_process():
             print(f"warning: {folder} is damaged ({reason}); trying an older step", flush=True)
-            folder.rename(_free_name(folder))
+            if set_aside:
+                folder.rename(_free_name(folder))
         runtime.wait_for_all(f"set_aside_{step}")
     return None
 
@@ -160,7 +164,7 @@ def load_run(workdir: str | Path) -> Run:
     networks = Networks(config.model, info.image_size, info.channels)
     mesh = meshes.make_mesh(config)
     template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
-    restored = restore(workdir, template)
+    restored = restore(workdir, template, set_aside=False)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
     return Run(config, networks, mesh, restored.state.ema, restored.step)

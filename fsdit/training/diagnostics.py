@@ -4,7 +4,8 @@ Noise and times are fixed, so one evaluation compares with the next. Nothing her
 costs anything on the steps between.
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from fsdit.config import Config, replace
+from fsdit.config import Config
 from fsdit.data import input as episode_input
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.models.drawing import make_draw
@@ -23,7 +24,7 @@ from fsdit.parallel import runtime
 from fsdit.training.step import Batch, example_losses, noised, time_bins
 from fsdit.training.telemetry import Telemetry, bin_means, writing
 
-SEEN, UNSEEN = "train", "val"  # splits
+SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 
 
 def condition_statistics(
@@ -71,23 +72,27 @@ def layer_scalars(stats: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 class Diagnostics:
-    """Compiled once, run at every evaluation."""
+    """Compiled once, run at every evaluation. examples: of each split that is watched."""
 
-    def __init__(self, networks: Networks, config: Config, mesh: Mesh, workdir: Path):
+    def __init__(
+        self,
+        networks: Networks,
+        config: Config,
+        mesh: Mesh,
+        workdir: Path,
+        examples: Mapping[str, episode_input.FixedExamples],
+    ):
         self._config, self._mesh, self._workdir = config, mesh, workdir
-        self._examples = {
-            split: episode_input.evaluation_examples(config.data, split, config.seed)
-            for split in (SEEN, UNSEEN)
-        }
+        self._examples = examples
+        self._judged = UNSEEN if UNSEEN in examples else SEEN
         out = meshes.replicated(mesh)
         self._losses = jax.jit(_make_losses(networks, config), out_shardings=out)
         self._statistics = jax.jit(_make_statistics(networks, config), out_shardings=out)
-        self._draw = {
-            scale: make_draw(
-                networks, replace(config.sampling, guidance_scale=scale), config.seed, mesh
-            )
-            for scale in (1.0, config.sampling.guidance_scale)
-        }
+        plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
+        self._draw = [
+            make_draw(networks, sampling, config.seed, mesh)
+            for sampling in (plain, config.sampling)
+        ]
 
     def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         """Scalars of the step; pictures and histograms go out on the way."""
@@ -96,7 +101,7 @@ class Diagnostics:
 
     def _run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         row = self._evaluate(ema)
-        batch = next(self._batches(UNSEEN, 1))
+        batch = next(self._batches(self._judged, 1))
         stats, pooled = self._statistics(ema, batch)
         stats = jax.device_get(stats)
         row |= {k: float(stats.pop(k)) for k in list(stats) if k.startswith("condition/")}
@@ -114,46 +119,45 @@ class Diagnostics:
             size,
             start=0,
             num_batches=count,
-            config=replace(self._config.data, workers=0),
+            config=dataclasses.replace(self._config.data, workers=0),
             place=meshes.global_batch(self._mesh, size),
         )
 
     def _evaluate(self, ema: dict) -> dict[str, float]:
         """Validation loss, its time bins, and the gap to as many training episodes."""
         size = self._config.data.batch_size
-        limit = self._config.train.eval_batches or -(-self._examples[UNSEEN][1] // size)
-        row = {}
-        for split in (UNSEEN, SEEN):
-            episodes = min(self._examples[split][1], limit * size)
-            total = sum(
+        limit = self._config.train.eval_batches or -(-self._examples[self._judged][1] // size)
+        sums = {}
+        for split, (_, available) in self._examples.items():
+            episodes = min(available, limit * size)
+            sums[split] = sum(
                 np.stack(jax.device_get(self._losses(ema, batch, np.uint32(episodes))))
                 for batch in self._batches(split, -(-episodes // size))
             )
-            losses, counts = total
-            row[f"{split}_ema/loss"] = float(losses.sum() / counts.sum())
-            if split == UNSEEN:
-                row |= bin_means("val", losses, counts)
-        loss, seen = row.pop("val_ema/loss"), row["train_ema/loss"]
-        return {"val/loss": loss, "val/gap": loss - seen, **row}
+        loss = {split: float(values.sum() / n.sum()) for split, (values, n) in sums.items()}
+        row = {"train_ema/loss": loss[SEEN]}
+        if UNSEEN in loss:
+            row |= {"val/loss": loss[UNSEEN], "val/gap": loss[UNSEEN] - loss[SEEN]}
+            row |= bin_means("val", *sums[UNSEEN])
+        return row
 
     def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
         """Supports | target | drawing without guidance | with, seen classes above unseen."""
         devices = self._mesh.size
         rows = -(-self._config.train.grid_episodes // devices) * devices
         blocks = {}
-        for split in (SEEN, UNSEEN):
+        for split in self._examples:
             batch = next(self._batches(split, 1, rows))
-            drawn = [draw(ema, batch["supports"], batch["index"]) for draw in self._draw.values()]
+            drawn = [draw(ema, batch["supports"], batch["index"]) for draw in self._draw]
             columns = meshes.to_host((batch["supports"], batch["target"], drawn))
             blocks[split] = episode_grid(columns[0], [columns[1], *columns[2]])
-        telemetry.images(
-            step, {"samples/seen": blocks[SEEN][None], "samples/unseen": blocks[UNSEEN][None]}
-        )
+        tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
+        telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
         if runtime.is_main_process():
             path = self._workdir / "samples" / f"{step}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
-                save_picture(path, np.concatenate([blocks[SEEN], blocks[UNSEEN]]))
+                save_picture(path, np.concatenate(list(blocks.values())))
 
 
 def _make_losses(networks: Networks, config: Config) -> Callable:

@@ -1,5 +1,6 @@
 """The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,46 +25,63 @@ from fsdit.training.step import Batch, make_train_step
 from fsdit.training.telemetry import Telemetry
 
 
-def check(config: Config, workdir: Path) -> None:
-    """Everything that can be wrong with the input, before any device work.
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run is made of and reads, opened and checked.
+
+    evaluation: the fixed episodes of the splits that are watched. dataset: fingerprint.
+    """
+
+    networks: Networks
+    training: episode_input.ReadExample
+    evaluation: dict[str, episode_input.FixedExamples]
+    dataset: str
+
+
+def open_inputs(config: Config, workdir: Path) -> Inputs:
+    """Finds everything that can be wrong with the input, before any device work.
 
     Raises ConfigError, DataError or CheckpointError.
     """
     info = read_dataset_info(config.data.dataset_dir)
-    Networks(config.model, info.image_size, info.channels)
-    episode_input.training_examples(config.data, config.seed)(0)
-    for split in (SEEN, UNSEEN):
-        episode_input.evaluation_examples(config.data, split, config.seed)
-    checkpoint.check_resumable(workdir, config, dataset_fingerprint(config.data.dataset_dir))
+    networks = Networks(config.model, info.image_size, info.channels)
+    training = episode_input.training_examples(config.data, config.seed)
+    training(0)
+    watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
+    evaluation = {
+        split: episode_input.evaluation_examples(config.data, split, config.seed)
+        for split in watched
+    }
+    dataset = dataset_fingerprint(config.data.dataset_dir)
+    checkpoint.check_resumable(workdir, config, dataset)
+    return Inputs(networks, training, evaluation, dataset)
 
 
-def train(config: Config, workdir: Path) -> int:
+def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
-    runtime must be up and the input checked. Raises FsditError.
+    runtime must be up. Raises FsditError.
     """
-    info = read_dataset_info(config.data.dataset_dir)
-    networks = Networks(config.model, info.image_size, info.channels)
+    networks = inputs.networks
     mesh = meshes.make_mesh(config)
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
-    restored = checkpoint.restore(workdir, template)
+    restored = checkpoint.restore(workdir, template, set_aside=True)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
         restored = Restored(step=0, state=state, next_index=0, running={}, fingerprint={})
-    _announce(config, workdir, mesh, restored)
+    _announce(config, workdir, mesh, restored, inputs)
     if restored.step >= config.train.num_steps:
         return 0
 
     workdir.mkdir(parents=True, exist_ok=True)
     if runtime.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
-    dataset = dataset_fingerprint(config.data.dataset_dir)
     telemetry = Telemetry(workdir, config, restored.step, restored.running)
-    checkpoints = Checkpoints(workdir, config, dataset, mesh, restored.step)
-    diagnostics = Diagnostics(networks, config, mesh, workdir)
-    batches = _batches(config, mesh, restored)
+    checkpoints = Checkpoints(workdir, config, inputs.dataset, mesh, restored.step)
+    diagnostics = Diagnostics(networks, config, mesh, workdir, inputs.evaluation)
+    batches = _batches(inputs.training, config, mesh, restored)
     step_fn = _compiled_step(networks, config, tx, mesh, template)
     try:
         with jax.transfer_guard("disallow"):
@@ -113,10 +131,12 @@ def _run(
     return True
 
 
-def _batches(config: Config, mesh: Mesh, restored: Restored) -> Iterator[Batch]:
+def _batches(
+    read: episode_input.ReadExample, config: Config, mesh: Mesh, restored: Restored
+) -> Iterator[Batch]:
     size = config.data.batch_size
     return episode_input.host_batches(
-        episode_input.training_examples(config.data, config.seed),
+        read,
         meshes.host_rows(mesh, size),
         size,
         start=restored.next_index,
@@ -143,7 +163,9 @@ def _compiled_step(
     )
 
 
-def _announce(config: Config, workdir: Path, mesh: Mesh, restored: Restored) -> None:
+def _announce(
+    config: Config, workdir: Path, mesh: Mesh, restored: Restored, inputs: Inputs
+) -> None:
     if not runtime.is_main_process():
         return
     print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
@@ -151,6 +173,8 @@ def _announce(config: Config, workdir: Path, mesh: Mesh, restored: Restored) -> 
         f"{jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(mesh.shape)}, "
         f"{jax.process_count()} processes; global batch {config.data.batch_size}"
     )
+    if UNSEEN not in inputs.evaluation:
+        print(f"the dataset has no {UNSEEN} split: no validation on unseen classes")
     if restored.step >= config.train.num_steps:
         print(f"{workdir} is finished: step {restored.step} of {config.train.num_steps}")
     elif restored.step:

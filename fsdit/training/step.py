@@ -60,7 +60,6 @@ def time_bins(
     """(sum of losses, number of examples) in TIME_BINS equal bins of t."""
     member = jnp.floor(t * TIME_BINS).clip(0, TIME_BINS - 1).astype(jnp.int32)
     weight = jax.nn.one_hot(member, TIME_BINS) * jnp.broadcast_to(weights, t.shape)[:, None]
-    # Elementwise, not a dot product: weights of 0 and 1 must not be rounded by matmul units.
     return (losses[:, None] * weight).sum(0), weight.sum(0)
 
 

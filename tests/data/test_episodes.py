@@ -1,6 +1,17 @@
-import pytest
+import collections
+import math
 
-from fsdit.data.episodes import FileEpisodes, SampledEpisodes, check_class_sizes, draw_episodes
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsdit.data.episodes import (
+    FileEpisodes,
+    SampledEpisodes,
+    check_class_sizes,
+    draw_episodes,
+    rotating_episodes,
+)
 from fsdit.data.records import EpisodeReader, SplitInfo, write_split
 from fsdit.errors import DataError
 
@@ -96,6 +107,7 @@ def test_the_order_of_classes_follows_the_seed(make):
         lambda: check_class_sizes(SPLIT, 4),
         lambda: SampledEpisodes(SPLIT, 4, seed=0),
         lambda: draw_episodes(SPLIT, 4, per_class=1, seed=0),
+        lambda: rotating_episodes(SPLIT, 4, sets_per_class=1, seed=0),
     ],
 )
 def test_a_class_too_small_for_k_is_named(refused):
@@ -117,3 +129,66 @@ def test_drawn_episodes_hold_each_class_as_often():
     drawn = draw_episodes(SPLIT, SHOTS, per_class=5, seed=2)
     assert sorted(e.class_id for e in drawn) == [c for c in range(4) for _ in range(5)]
     assert len(set(drawn)) > 4 * 3
+
+
+def test_with_k_0_the_target_is_its_own_single_support(tmp_path):
+    stream = SampledEpisodes(SPLIT, shots=0, seed=0)
+    drawn = take(stream, 0, 200)
+    assert all(e.supports == (e.target,) for e in drawn)
+    assert {e.target for e in drawn} == set(range(SPLIT.num_images))
+    write_split(tmp_path, [], drawn)
+    assert take(EpisodeReader(tmp_path, SPLIT, shots=0), 0, 200) == drawn
+    with pytest.raises(DataError, match=r"record 0: .* not 2 distinct images"):
+        EpisodeReader(tmp_path, SPLIT, shots=1)[0]
+
+
+def sets_of(episodes, shots):
+    """The sets of a class's episodes in order: each is `shots + 1` episodes long."""
+    return [episodes[i : i + shots + 1] for i in range(0, len(episodes), shots + 1)]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(6, 40), min_size=1, max_size=7),
+    st.integers(0, 5),
+    st.integers(1, 12),
+    st.integers(0, 9),
+)
+def test_each_image_of_a_rotating_set_is_the_target_once(sizes, shots, sets_per_class, seed):
+    split = SplitInfo(tuple(map(str, range(len(sizes)))), tuple(sizes), 0, 0)
+    drawn = rotating_episodes(split, shots, sets_per_class, seed)
+    assert len(drawn) == len(split.classes) * sets_per_class * (shots + 1)
+    for class_id in range(len(split.classes)):
+        mine = [e for e in drawn if e.class_id == class_id]
+        assert len(mine) == sets_per_class * (shots + 1)
+        members = set(split.class_range(class_id))
+        sets = sets_of(mine, shots)
+        for episodes in sets:
+            images = {e.target for e in episodes}
+            assert len(images) == shots + 1 and images <= members
+            for e in episodes:
+                assert set(e.supports) == (images - {e.target} or images)
+                assert len(e.supports) == max(shots, 1)
+        times = collections.Counter(frozenset(e.target for e in episodes) for episodes in sets)
+        possible = math.comb(len(members), shots + 1)
+        assert len(times) == min(possible, sets_per_class)
+        assert max(times.values()) - min(times.values()) <= 1
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_rotating_episodes_are_interleaved_by_class(shots):
+    classes = [e.class_id for e in rotating_episodes(SPLIT, shots, 5, seed=3)]
+    for start in range(len(classes) - 3):
+        assert sorted(classes[start : start + 4]) == [0, 1, 2, 3]
+
+
+def test_rotating_episodes_follow_the_seed():
+    first = rotating_episodes(SPLIT, SHOTS, 5, seed=0)
+    assert rotating_episodes(SPLIT, SHOTS, 5, seed=0) == first
+    assert rotating_episodes(SPLIT, SHOTS, 5, seed=1) != first
+
+
+def test_the_published_setting_is_36000_distinct_episodes():
+    split = SplitInfo(tuple(map(str, range(60))), (600,) * 60, 36_000, 5)
+    drawn = rotating_episodes(split, shots=5, sets_per_class=100, seed=0)
+    assert len(drawn) == len(set(drawn)) == split.episodes

@@ -74,6 +74,15 @@ def test_resuming_goes_on_with_the_next_batch_on_any_number_of_hosts(config, hos
     assert_same(assembled(config, hosts, start=2 * BATCH), straight[2:])
 
 
+def test_with_k_0_the_support_is_the_target_before_its_flip(config):
+    config = DataConfig(**{**vars(config), "shots": 0, "source": "sampled"})
+    plain = training_examples(DataConfig(**{**vars(config), "flip": False}), seed=0)
+    for batch in batches(config):
+        assert batch["supports"].shape == (BATCH, 1, 24, 24, 1)
+        for index, support in zip(batch["index"], batch["supports"], strict=True):
+            np.testing.assert_array_equal(support[0], plain(int(index))["target"])
+
+
 def test_another_seed_reads_other_examples(config):
     first, second = (training_examples(config, seed)(0) for seed in (0, 1))
     assert not np.array_equal(first["supports"], second["supports"])
@@ -130,7 +139,7 @@ def test_evaluation_reads_the_episode_files_in_order(config, glyphs):
         np.testing.assert_array_equal(read(i)["target"], read.images[stored[i].target])
 
 
-@pytest.mark.parametrize("shots", [5, 3])
+@pytest.mark.parametrize("shots", [5, 3, 0])
 def test_evaluation_examples_are_fixed_and_wrap_round(config, shots):
     config = DataConfig(**{**vars(config), "shots": shots})
     read, size = evaluation_examples(config, "val", seed=0, limit=6)
@@ -141,7 +150,7 @@ def test_evaluation_examples_are_fixed_and_wrap_round(config, shots):
             np.testing.assert_array_equal(read(i)[name], read(j)[name])
             np.testing.assert_array_equal(read(i)[name], again(i)[name])
         assert read(j)["index"] == j
-    assert read(0)["supports"].shape[0] == shots
+    assert read(0)["supports"].shape[0] == max(shots, 1)
     assert len({read(i)["target"].tobytes() for i in range(6)}) > 3
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 
 import msgpack
@@ -174,6 +175,7 @@ def test_episodes_of_another_k_name_the_setting(split):
         (Episode(1, 3, (4, 2)), "image 2 is not of class 1 .*3 to 6"),
         (Episode(2, 0, (1, 2)), "class 2 does not exist"),
         (Episode(1, 3, (4, 7)), "image 7 is not of class 1"),
+        (Episode(1, 3, (4, 3)), r"target and supports \(3, 4, 3\) are not 3 distinct images"),
     ],
 )
 def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, episode, message):
@@ -189,7 +191,95 @@ def test_a_dataset_description_survives_and_its_version_is_checked(tmp_path):
     assert records.read_dataset_info(tmp_path) == info
     with pytest.raises(DataError, match="no split 'dev' in the dataset; it has train"):
         info.split("dev")
-    file = tmp_path / "dataset.json"
-    file.write_text(file.read_text().replace('"version": 1', '"version": 9'))
+    change_json(tmp_path / "dataset.json", version=9)
     with pytest.raises(DataError, match=r"dataset.json: format version 9"):
         records.read_dataset_info(tmp_path)
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def described(tmp_path):
+    info = records.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3)
+    records.write_dataset_json(tmp_path, info)
+    return tmp_path / "dataset.json"
+
+
+def test_a_changed_description_is_noticed_by_its_sum(described):
+    change_json(described, command="another")
+    with pytest.raises(DataError, match=r"dataset.json: damaged or edited"):
+        records.read_dataset_info(described.parent)
+
+
+def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
+    values = json.loads(described.read_text())
+    del values["sha256"], values["shared_classes"]
+    described.write_text(json.dumps(values))
+    assert records.read_dataset_info(described.parent).command == "command"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"channels": "1"}, "channels"),
+        ({"image_size": 0}, "image_size"),
+        ({"splits": {"train": {"classes": ["a"]}}}, "splits.train.images_per_class"),
+        ({"splits": [1]}, "splits"),
+        ({"colour": 1}, "colour"),
+        (
+            {"splits": {"train": dataclasses.asdict(SPLIT) | {"classes": ["a"]}}},
+            "classes and images_per_class differ in length",
+        ),
+    ],
+)
+def test_a_field_of_a_description_that_is_wrong_is_named(described, change, named):
+    change_json(described, sha256=None, **change)
+    with pytest.raises(DataError, match=rf"dataset.json: .*{named}"):
+        records.read_dataset_info(described.parent)
+
+
+@pytest.mark.parametrize(
+    "change", [{"records": "3"}, {"bytes": -1}, {"records": 10**30}, {"sha256": [0]}, {"x": 1}]
+)
+def test_a_manifest_entry_that_is_wrong_is_named(split, change):
+    manifest = records.read_manifest(split)
+    name = "images-00001-of-00002.array_record"
+    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | change})
+    with pytest.raises(DataError, match=rf"manifest.json: not a manifest: '{name}'"):
+        RecordReader(split, "images")
+
+
+def test_a_shard_with_another_number_of_records_than_the_manifest_says_is_named(split):
+    manifest = records.read_manifest(split)
+    name = "images-00001-of-00002.array_record"
+    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 3}})
+    with pytest.raises(DataError, match=rf"{name}: has 4 records, the manifest says 3"):
+        RecordReader(split, "images")[4]
+
+
+def test_a_manifest_that_would_shift_the_images_of_later_files_is_refused(split):
+    assert len(ImageReader(split, 4, 1, count=7)) == 7
+    manifest = records.read_manifest(split)
+    name = "images-00000-of-00002.array_record"
+    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 2}})
+    with pytest.raises(DataError, match=r"lists 6 images, dataset.json makes it 7"):
+        ImageReader(split, 4, 1, count=7)
+
+
+def test_a_shard_whose_index_is_damaged_is_named(split):
+    shard = split / "images-00000-of-00002.array_record"
+    shard.write_bytes(shard.read_bytes()[: -(2**16)] + bytes(2**16))  # its last block
+    with pytest.raises(DataError, match=rf"{shard.name}: cannot be opened, no record can be read"):
+        RecordReader(split, "images")[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"class_id": "0"}, {"target": None}, {"supports": 3}, {"target": True}]
+)
+def test_a_record_with_a_value_of_the_wrong_type_is_refused(change):
+    (name,) = change
+    fields = {"v": 1, **dataclasses.asdict(EPISODES[0])}
+    with pytest.raises(DataError, match=f"Episode: {name} is "):
+        records.decode_episode(msgpack.packb(fields | change))

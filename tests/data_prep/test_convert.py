@@ -33,6 +33,12 @@ def succeed(source: Path, output: Path, *flags: str) -> str:
     return done.stdout
 
 
+def check_sound(dataset: Path) -> None:
+    """What data_prep.verify says of it."""
+    done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def fail(source: Path, output: Path, *flags: str) -> str:
     """The one line of the error; nothing is left, and nothing that was there is changed."""
     before = {path: files(path) for path in (source, output) if path.is_dir()}
@@ -81,6 +87,10 @@ def test_a_folder_of_class_folders_becomes_a_few_shot_dataset(folder, converted)
     assert sorted(seen) == sorted(originals)
     assert len(list(converted.glob("train/images-*"))) > 1
     assert rows(converted / "skipped.csv") == rows(converted / "duplicates.csv") == []
+
+
+def test_a_converted_dataset_is_sound(converted):
+    check_sound(converted)
 
 
 def test_the_manifest_names_every_file_and_nothing_else_is_there(converted):
@@ -223,6 +233,7 @@ def test_a_vanilla_split_has_every_class_in_train_and_test(folder, tmp_path):
     for label, keys in train.items():
         assert len(keys) == 5 and len(test[label]) == 3
         assert len({*keys, *test[label]}) == 8
+    check_sound(tmp_path / "d")
 
 
 def test_split_folders_are_kept(folder, tmp_path):
@@ -307,6 +318,7 @@ def test_a_class_that_bad_files_make_small_is_named_or_left_out(flawed, tmp_path
         keys_by_class(tmp_path / "d", split)  # class ids follow the classes that are left
     left_out = [r for r in rows(tmp_path / "d" / "skipped.csv") if r["class"] and not r["file"]]
     assert [row["class"] for row in left_out] == ["class02"]
+    check_sound(tmp_path / "d")
 
 
 def test_images_of_different_sizes_need_a_size(folder, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from fsdit.evaluation.metrics import nearest_is_right, squared_distances
+from fsdit.evaluation.metrics import lookalikes, nearest_is_right, squared_distances
 
 
 def images(count, seed, levels=256):
@@ -51,10 +51,18 @@ def test_retrieval_equals_brute_force(levels):
     pool, queries = images(40, 0, levels)[:, :2, :2], images(60, 1, levels)[:, :2, :2]
     pool_classes, query_classes = rng.integers(0, 4, 40), rng.integers(0, 4, 60)
     left_out = pool[rng.integers(0, 40, (60, 3))]
-    arguments = queries, query_classes, pool, pool_classes, left_out
-    expected = brute_force(*arguments)
+    expected = brute_force(queries, query_classes, pool, pool_classes, left_out)
     assert 0 < sum(expected) < 60
-    assert nearest_is_right(*arguments).tolist() == expected
+    right = query_classes[:, None] == pool_classes[None]
+    assert nearest_is_right(queries, pool, right, left_out).tolist() == expected
+
+
+def test_lookalikes_are_classes_that_share_an_image():
+    pool, classes = flat(1, 2, 2, 3, 3, 4), np.array([0, 0, 1, 1, 2, 3])
+    alike = lookalikes(pool, classes, 4)
+    expected = np.eye(4, dtype=bool)
+    expected[[0, 1, 1, 2], [1, 0, 2, 1]] = True
+    np.testing.assert_array_equal(alike, expected)
 
 
 def flat(*values):
@@ -65,7 +73,7 @@ def flat(*values):
 def retrieve(query, pool, pool_classes, left_out):
     """Whether `query`, of class 0, finds its class."""
     (right,) = nearest_is_right(
-        flat(query), np.array([0]), flat(*pool), np.array(pool_classes), flat(*left_out)[None]
+        flat(query), flat(*pool), np.array(pool_classes)[None] == 0, flat(*left_out)[None]
     )
     return bool(right)
 
@@ -89,7 +97,9 @@ def test_a_twin_of_a_left_out_support_is_never_found_whatever_its_class(twin_cla
 
 def test_supports_are_left_out_of_their_own_query_only():
     pool, classes = flat(10, 20), np.array([0, 1])
-    right = nearest_is_right(flat(10, 10), np.array([0, 0]), pool, classes, flat(10, 20)[:, None])
+    right = nearest_is_right(
+        flat(10, 10), pool, classes[None].repeat(2, 0) == 0, flat(10, 20)[:, None]
+    )
     assert right.tolist() == [False, True]
 
 
@@ -102,6 +112,6 @@ def test_of_equally_near_images_one_of_the_right_class_is_enough(classes):
 def test_the_inputs_are_not_changed():
     pool, queries = images(5, 0), images(3, 1)
     before = pool.copy(), queries.copy()
-    nearest_is_right(queries, np.zeros(3, int), pool, np.zeros(5, int), pool[None, :2].repeat(3, 0))
+    nearest_is_right(queries, pool, np.ones((3, 5), bool), pool[None, :2].repeat(3, 0))
     np.testing.assert_array_equal(pool, before[0])
     np.testing.assert_array_equal(queries, before[1])

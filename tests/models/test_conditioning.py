@@ -63,6 +63,18 @@ def test_any_number_of_supports_gives_a_condition_of_the_same_shape(shots):
     assert condition.context.shape == (BATCH, 3, 16)
 
 
+@pytest.mark.parametrize("shots", [1, 2, 7])
+def test_without_latents_the_context_is_every_token_of_every_support(shots):
+    dit = model(num_latents=0)
+    condition = dit.condition(supports(shots))
+    assert condition.context.shape == (BATCH, shots * (SIZE // 6) ** 2, 16)
+    dropped = dit.conditioner.apply_null(condition, MASK)
+    null = dit.conditioner.apply_null(condition, jnp.ones(BATCH, bool))
+    assert_same(dropped, null, rows=np.array([0, 2]))
+    assert_same(dropped, condition, rows=np.array([1, 3]))
+    assert (null.context == null.context[:1, :1]).all()
+
+
 def test_an_example_does_not_see_the_supports_of_another():
     dit, images = model(), supports()
     changed = images.at[1].set(supports(seed=1)[1])

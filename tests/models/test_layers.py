@@ -42,14 +42,20 @@ def test_position_table_is_sine_and_cosine_of_row_then_column(height, width, dim
     expected = np.zeros((height * width, dim))
     for y in range(height):
         for x in range(width):
-            for place, position in ((0, y), (2 * quarter, x)):
+            for place, position in ((0, (y + 0.5) / height), (2 * quarter, (x + 0.5) / width)):
                 for i in range(quarter):
-                    angle = position / 10_000 ** (i / quarter)
+                    angle = position * np.pi / 2 * 32 ** (i / (quarter - 1))
                     expected[y * width + x, place + i] = np.sin(angle)
                     expected[y * width + x, place + quarter + i] = np.cos(angle)
     table = layers.position_table(height, width, dim)
     assert type(table) is np.ndarray  # a constant: nothing here can be trained
     np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_patches_of_any_size_at_the_same_place_have_the_same_position():
+    coarse, fine = (layers.position_table(n, n, 32) for n in (3, 9))
+    middles = np.arange(81).reshape(9, 9)[1::3, 1::3].ravel()
+    np.testing.assert_allclose(fine[middles], coarse, atol=1e-6)
 
 
 def test_time_features_are_sines_and_cosines_of_a_thousandfold_time():
@@ -104,7 +110,7 @@ def reference_attention(attention, x, context, heads):
         query, key, value = np.split(apply(attention.qkv, x), 3, axis=-1)
     else:
         query = apply(attention.query, x)
-        key, value = np.split(apply(attention.key_value, context), 2, axis=-1)
+        key, value = apply(attention.key, context), apply(attention.value, context)
     outputs, probabilities = [], []
     for h in range(heads):
         part = slice(h * d, (h + 1) * d)
@@ -175,3 +181,13 @@ def test_scan_and_remat_change_neither_values_nor_gradients(scan, remat):
     plain, other = evaluate(scan=True), evaluate(scan=scan, remat=remat)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain[1])) > 1e-3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
+
+
+def test_cross_attention_starts_at_the_same_place():
+    """Positions as queries and as keys: each finds itself, before any training."""
+    dim, heads, n = 64, 2, 36
+    attention = layers.Attention(dim, heads, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)
+    x = layers.layer_norm(jnp.asarray(layers.position_table(6, 6, dim)))[None]
+    query, key, _ = attention.project(x, x)
+    logits = np.einsum("bnhd,bmhd->bhnm", query, key)
+    assert (logits.argmax(-1) == np.arange(n)).mean() > 0.9

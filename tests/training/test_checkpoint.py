@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdit.config import MeshConfig, replace
+from fsdit.config import MeshConfig
 from fsdit.errors import CheckpointError
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
@@ -16,8 +17,9 @@ from fsdit.training import state as train_state
 
 @pytest.fixture
 def config(small_config):
-    wide = replace(small_config.model, hidden_size=64)  # so that fsdp shards some kernels
-    return replace(small_config, model=wide, mesh=MeshConfig(data=8, fsdp=1))
+    # Wide enough that fsdp shards some kernels.
+    wide = dataclasses.replace(small_config.model, hidden_size=64)
+    return dataclasses.replace(small_config, model=wide, mesh=MeshConfig(data=8, fsdp=1))
 
 
 def template_of(config):
@@ -46,8 +48,8 @@ def assert_equal(restored, expected):
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
 def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
     states = saved_run(tmp_path, config)
-    _, _, template = template_of(replace(config, mesh=MeshConfig(*shape)))
-    restored = checkpoint.restore(tmp_path, template)
+    _, _, template = template_of(dataclasses.replace(config, mesh=MeshConfig(*shape)))
+    restored = checkpoint.restore(tmp_path, template, set_aside=True)
     assert_equal(restored.state, states[10])
     assert (restored.step, restored.next_index) == (10, 160)
     assert restored.running == {"loss_average": 0.1}
@@ -98,7 +100,7 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, config
     states = saved_run(tmp_path, config)
     damage(tmp_path / "checkpoints" / "10")
     _, _, template = template_of(config)
-    restored = checkpoint.restore(tmp_path, template)
+    restored = checkpoint.restore(tmp_path, template, set_aside=True)
     assert restored.step == 5
     assert_equal(restored.state, states[5])
     assert "10 is damaged" in capsys.readouterr().out
@@ -109,28 +111,37 @@ def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     saved_run(tmp_path, config)
     _empty(tmp_path / "checkpoints" / "10")
     template = template_of(config)[2]
-    restored = checkpoint.restore(tmp_path, template)
+    restored = checkpoint.restore(tmp_path, template, set_aside=True)
     mesh = meshes.make_mesh(config)
     writer = checkpoint.Checkpoints(tmp_path, config, "dataset", mesh, restored.step)
     writer.save(restored.state, 10, 160, {})
     writer.finish()
-    assert checkpoint.restore(tmp_path, template).step == 10
+    assert checkpoint.restore(tmp_path, template, set_aside=True).step == 10
+
+
+def test_a_reader_leaves_a_damaged_step_where_it_is(tmp_path, config):
+    saved_run(tmp_path, config)
+    _empty(tmp_path / "checkpoints" / "10")
+    before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    restored = checkpoint.restore(tmp_path, template_of(config)[2], set_aside=False)
+    assert restored.step == 5
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
 
 
 def test_leftovers_of_an_interrupted_save_are_no_checkpoint(tmp_path, config):
     saved_run(tmp_path, config)
     source = tmp_path / "checkpoints" / "10"
     source.rename(source.with_name("15.orbax-checkpoint-tmp"))
-    assert checkpoint.restore(tmp_path, template_of(config)[2]).step == 5
+    assert checkpoint.restore(tmp_path, template_of(config)[2], set_aside=True).step == 5
 
 
 def test_an_empty_workdir_restores_nothing(tmp_path, config):
-    assert checkpoint.restore(tmp_path, template_of(config)[2]) is None
+    assert checkpoint.restore(tmp_path, template_of(config)[2], set_aside=True) is None
 
 
 def test_keeps_the_last_n_and_every_mth(tmp_path, config):
-    policy = replace(config.checkpoint, keep_last=2, keep_every=10)
-    saved_run(tmp_path, replace(config, checkpoint=policy), steps=(5, 10, 15, 20, 25))
+    policy = dataclasses.replace(config.checkpoint, keep_last=2, keep_every=10)
+    saved_run(tmp_path, dataclasses.replace(config, checkpoint=policy), steps=(5, 10, 15, 20, 25))
     assert checkpoint.steps(tmp_path) == [25, 20, 10]
 
 
@@ -138,7 +149,7 @@ def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
     networks, tx, template = template_of(config)
     state = train_state.init(networks, tx, 0, template)
     expected = checkpoint.fingerprint(state)
-    _, _, other = template_of(replace(config, mesh=MeshConfig(data=1, fsdp=8)))
+    _, _, other = template_of(dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8)))
     moved = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, other))
     assert checkpoint.fingerprint(moved) == expected
 
@@ -161,10 +172,10 @@ def _fingerprint_of_kernel(state, kernel):
 
 def test_another_configuration_is_refused_with_the_field(tmp_path, config):
     saved_run(tmp_path, config)
-    wider = replace(config, model=replace(config.model, hidden_size=128))
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=128))
     with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 128.* has 64"):
         checkpoint.check_resumable(tmp_path, wider, "dataset")
     with pytest.raises(CheckpointError, match="another dataset"):
         checkpoint.check_resumable(tmp_path, config, "another")
-    moved = replace(config, mesh=MeshConfig(data=1, fsdp=8))
+    moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
     checkpoint.check_resumable(tmp_path, moved, "dataset")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdit.config import MeshConfig, replace
+from fsdit.config import MeshConfig
 from fsdit.data import input as episode_input
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
@@ -48,9 +48,9 @@ def run_steps(config, steps, first=0):
 @pytest.mark.parametrize(("data", "fsdp"), [(4, 2), (1, 8)])
 def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
     wide = dataclasses.replace(small_config.model, hidden_size=64)  # some kernels get sharded
-    config = replace(small_config, model=wide)
-    _, expected = run_steps(replace(config, mesh=MeshConfig(data=8, fsdp=1)), 20)
-    _, actual = run_steps(replace(config, mesh=MeshConfig(data=data, fsdp=fsdp)), 20)
+    config = dataclasses.replace(small_config, model=wide)
+    _, expected = run_steps(dataclasses.replace(config, mesh=MeshConfig(data=8, fsdp=1)), 20)
+    _, actual = run_steps(dataclasses.replace(config, mesh=MeshConfig(data=data, fsdp=fsdp)), 20)
     expected, actual = ([m["loss"] for m in rows] for rows in (expected, actual))
     np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
@@ -58,8 +58,8 @@ def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
 
 def test_accumulated_micro_batches_equal_one_batch(small_config):
     whole, metrics = run_steps(small_config, 2)
-    train = replace(small_config.train, accumulate_steps=2)
-    parts, metrics_parts = run_steps(replace(small_config, train=train), 2)
+    train = dataclasses.replace(small_config.train, accumulate_steps=2)
+    parts, metrics_parts = run_steps(dataclasses.replace(small_config, train=train), 2)
     for a, b in zip(metrics, metrics_parts, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         np.testing.assert_allclose(a["bin_counts"], b["bin_counts"])
@@ -78,10 +78,10 @@ def test_ema_averages_the_updated_parameters(small_config):
 
 
 def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
-    exploding = replace(
+    exploding = dataclasses.replace(
         small_config.optimizer, peak_learning_rate=1e38, warmup_steps=0, clip_norm=1.0
     )
-    states, metrics = run_steps(replace(small_config, optimizer=exploding), 3)
+    states, metrics = run_steps(dataclasses.replace(small_config, optimizer=exploding), 3)
     assert np.isfinite(metrics[0]["loss"]) and not np.isfinite(metrics[1]["loss"])
     for name in ("params", "ema", "opt_state"):
         before, after = getattr(states[1], name), getattr(states[3], name)
@@ -115,7 +115,7 @@ def test_time_bins_sum_losses_by_tenths():
 
 
 def test_learning_rate_warms_up_and_decays(small_config):
-    config = replace(
+    config = dataclasses.replace(
         small_config.optimizer,
         peak_learning_rate=1e-4,
         final_learning_rate=1e-6,
@@ -133,7 +133,7 @@ def test_learning_rate_warms_up_and_decays(small_config):
 
 
 def test_update_equals_adamw_with_clipping(small_config):
-    config = replace(small_config.optimizer, weight_decay=0.1, clip_norm=1.0)
+    config = dataclasses.replace(small_config.optimizer, weight_decay=0.1, clip_norm=1.0)
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=(4,))}
     tx = optimizer.transformation(config)
@@ -161,9 +161,9 @@ def test_weight_decay_acts_on_matrices_only(small_config):
 
 
 def test_state_is_born_with_its_shardings(small_config):
-    config = replace(
+    config = dataclasses.replace(
         small_config,
-        model=replace(small_config.model, hidden_size=64),
+        model=dataclasses.replace(small_config.model, hidden_size=64),
         mesh=MeshConfig(data=2, fsdp=4),
     )
     networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)

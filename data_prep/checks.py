@@ -1,0 +1,249 @@
+"""What `data_prep.verify` checks: descriptions, files, records, leakage between splits.
+
+Everything here returns or yields damages as lines that name the file and the record.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from array_record.python import array_record_module
+
+from fsdit.data import records
+from fsdit.data.records import DatasetInfo
+from fsdit.errors import DataError
+
+_FILE_NAME = re.compile(
+    r"(images|episodes|(?:features|latents)-.+)-(\d{5})-of-(\d{5})\.array_record"
+)
+# One image as the search for leakage sees it: 128 bits of a hash of its pixels.
+FINGERPRINT = np.dtype([("high", "u8"), ("low", "u8"), ("index", "i8")])
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """One line for people, and the split and file that it counts for."""
+
+    split: str
+    path: Path
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file as the manifest lists it. `first`: index in the split of its first record."""
+
+    path: Path
+    split: str
+    kind: str
+    first: int
+    records: int
+    bytes: int
+    sha256: str
+
+    @property
+    def contents(self) -> str:
+        if not self.records:
+            return f"no {self.kind}"
+        return f"{self.kind} {self.first} to {self.first + self.records - 1} of {self.split}"
+
+
+def description_damages(info: DatasetInfo, path: Path) -> Iterator[Damage]:
+    """Class names that are in a split twice, or in two splits of disjoint classes."""
+    owner: dict[str, str] = {}
+    for name, split in info.splits.items():
+        seen = set()
+        for label in split.classes:
+            if label in seen:
+                yield Damage(name, path, f"{path}: {name} has class {label!r} twice")
+            elif label in owner and not info.shared_classes:
+                text = f"{path}: leakage: class {label!r} is in {owner[label]} and in {name}"
+                yield Damage(name, path, text)
+            seen.add(label)
+            owner.setdefault(label, name)
+
+
+def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Shard], list[Damage]]:
+    """The files of a split by its manifest, and what is wrong with the list."""
+    folder, path = directory / split, directory / split / "manifest.json"
+    try:
+        manifest = records.read_manifest(folder)
+    except DataError as error:
+        return [], [Damage(split, path, str(error))]
+    damages = [
+        Damage(split, path, f"{path}: {name!r} is no file name of this format")
+        for name in manifest
+        if not _FILE_NAME.fullmatch(name)
+    ]
+    shards, first = [], dict.fromkeys(_expected_records(info, split), 0)
+    for name in sorted(n for n in manifest if _FILE_NAME.fullmatch(n)):
+        kind = _FILE_NAME.fullmatch(name)[1]
+        shard = Shard(folder / name, split, kind, first.get(kind, 0), **manifest[name])
+        first[kind] = shard.first + shard.records
+        shards.append(shard)
+    damages += [
+        Damage(split, path, f"{path}: {t}") for t in _wrong_lists(shards, first, info, split)
+    ]
+    listed = {*manifest, "manifest.json"}
+    damages += [
+        Damage(split, extra, f"{extra}: not in the manifest: delete it, or convert again")
+        for extra in sorted(folder.iterdir())
+        if extra.name not in listed
+    ]
+    return shards, damages
+
+
+def _expected_records(info: DatasetInfo, split: str) -> dict[str, int]:
+    """Kind of file -> records that it must have in a split."""
+    images = info.splits[split].num_images
+    return {
+        "images": images,
+        "episodes": info.splits[split].episodes,
+        **{f"features-{name}": images for name in info.encoders},
+        **{f"latents-{name}": images for name in info.vaes},
+    }
+
+
+def _wrong_lists(
+    shards: list[Shard], found: Mapping[str, int], info: DatasetInfo, split: str
+) -> Iterator[str]:
+    expected = _expected_records(info, split)
+    for kind, count in found.items():
+        if kind not in expected:
+            yield f"lists {kind} files, dataset.json does not"
+            continue
+        numbers = [_FILE_NAME.fullmatch(s.path.name).group(2, 3) for s in shards if s.kind == kind]
+        total = int(numbers[0][1]) if numbers else 1
+        for i in range(total):
+            if (f"{i:05d}", f"{total:05d}") not in numbers:
+                yield f"{records.shard_name(kind, i, total)} is not listed"
+        if len(numbers) > total:
+            yield f"lists {len(numbers)} {kind} files, where {total} make the whole"
+        if count != expected[kind]:
+            yield f"lists {count} {kind} records, dataset.json makes it {expected[kind]}"
+
+
+def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
+    """Files and folders beside the splits that an interrupted program left, or of no split."""
+    for path in sorted(directory.iterdir()):
+        stray = path.suffix in (".partial", ".next", ".array_record")
+        folder = path.is_dir() and any(path.glob("*.array_record"))
+        if stray or path.name == records.REBUILDING or (folder and path.name not in info.splits):
+            yield Damage("", path, f"{path}: not part of the dataset: delete it")
+
+
+def file_damage(shard: Shard) -> str | None:
+    """What is wrong with a file as a whole: missing, unreadable, of another size or sum."""
+    path = shard.path
+    if not path.is_file():
+        return f"{path}: missing, though the manifest lists it: {shard.contents}"
+    if (size := path.stat().st_size) != shard.bytes:
+        how = "truncated" if size < shard.bytes else "too long"
+        return f"{path}: {how}: {size} bytes, the manifest says {shard.bytes}: {shard.contents}"
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}: {shard.contents}"
+    return None if found == shard.sha256 else f"{path}: its sha256 is not the manifest's"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What reading some records of a file gave: damages, and FINGERPRINT of sound images."""
+
+    damages: list[str]
+    fingerprints: np.ndarray
+
+
+def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
+    """Reads the chosen records of a file and checks each against the description."""
+    try:
+        reader = _open(shard)
+    except DataError as error:
+        return Checked([f"{error}: {shard.contents}"], np.empty(0, FINGERPRINT))
+    check = _record_check(shard, info)
+    damages, fingerprints = [], []
+    for i in chosen:
+        try:
+            fingerprint = check(records.read_record(reader, shard.path, i), shard.first + i)
+        except DataError as error:
+            where = f"{shard.path}, record {i}"
+            text = str(error)
+            damages.append(text if text.startswith(where) else f"{where}: {text}")
+        else:
+            if fingerprint is not None:
+                fingerprints.append((*fingerprint, shard.first + i))
+    return Checked(damages, np.array(fingerprints, FINGERPRINT))
+
+
+@functools.lru_cache(maxsize=2)
+def _open(shard: Shard) -> array_record_module.ArrayRecordReader:
+    return records.open_shard(shard.path, shard.records)
+
+
+def _record_check(
+    shard: Shard, info: DatasetInfo
+) -> Callable[[bytes, int], tuple[int, int] | None]:
+    """(payload, index in the split) -> fingerprint of an image. It raises DataError."""
+    split = info.splits[shard.split]
+    if shard.kind == "episodes":
+        return lambda payload, index: records.check_episode(
+            records.decode_episode(payload), split, split.shots
+        )
+    if shard.kind == "images":
+        ends = np.cumsum(split.images_per_class)
+        return lambda payload, index: _check_image(
+            records.decode_image(payload), int(np.searchsorted(ends, index, side="right")), info
+        )
+    return lambda payload, index: None  # features and latents: that they can be read
+
+
+def _check_image(record: records.ImageRecord, class_id: int, info: DatasetInfo) -> tuple[int, int]:
+    if record.class_id != class_id:
+        raise DataError(f"image of class {record.class_id} in the place of one of {class_id}")
+    pixels = records.decode_pixels(record.data, info.channels)
+    shape = (info.image_size, info.image_size, info.channels)
+    if pixels.shape != shape:
+        raise DataError(f"image of shape {pixels.shape}, the dataset says {shape}")
+    if (record.height, record.width) != pixels.shape[:2]:
+        raise DataError(
+            f"says {record.height} x {record.width}, its image is "
+            f"{pixels.shape[0]} x {pixels.shape[1]}"
+        )
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def shared_images(images: Mapping[str, np.ndarray]) -> Iterator[list[tuple[str, int]]]:
+    """Groups of pixel-identical images that are in several splits, as (split, index).
+
+    images: split -> FINGERPRINT of its images.
+    """
+    names = list(images)
+    every = np.concatenate([*images.values(), np.empty(0, FINGERPRINT)])
+    if not len(every):
+        return
+    owner = np.repeat(np.arange(len(names)), [len(part) for part in images.values()])
+    order = np.lexsort((every["index"], owner, every["low"], every["high"]))
+    every, owner = every[order], owner[order]
+    key = every[["high", "low"]]
+    starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    stops = np.append(starts[1:], len(every))
+    mixed = owner[starts] != owner[stops - 1]  # sorted by owner within a group
+    for start, stop in zip(starts[mixed], stops[mixed], strict=True):
+        yield [(names[owner[i]], int(every["index"][i])) for i in range(start, stop)]
+
+
+def locate(shards: list[Shard], split: str, index: int) -> str:
+    """File and record of an image, for messages."""
+    for shard in shards:
+        if shard.split == split and shard.kind == "images":
+            place = index - shard.first
+            if 0 <= place < shard.records:
+                return f"{shard.path}, record {place}"
+    return f"{split} image {index}"

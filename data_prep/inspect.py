@@ -1,0 +1,84 @@
+"""Shows a dataset to a person: a table, and a picture of what the model will see.
+
+    python -m data_prep.inspect --dataset_dir=datasets/mini --output=grid.png
+
+A row of the picture is an episode: its supports, a bar, its target.
+"""
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from fsdit import program
+from fsdit.data import pictures, records
+from fsdit.errors import ConfigError
+
+_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to show.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
+_SPLIT = flags.DEFINE_string("split", "train", "The split whose episodes are drawn.")
+_EPISODES = flags.DEFINE_integer("episodes", 8, "Rows of the picture.", lower_bound=1)
+
+_COLUMNS = (
+    "split",
+    "classes",
+    "images",
+    "per class",
+    "episodes",
+    "K",
+    "bytes",
+    "features, latents",
+)
+
+
+def table(directory: Path, info: records.DatasetInfo) -> str:
+    """One row a split; images per class as minimum / median / maximum."""
+    rows = [_COLUMNS, *(_row(directory, info, name) for name in info.splits)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join([f"{info.image_size} x {info.image_size} x {info.channels}", *lines])
+
+
+def _row(directory: Path, info: records.DatasetInfo, name: str) -> tuple[str, ...]:
+    split = info.splits[name]
+    manifest = records.read_manifest(directory / name)
+    sizes = split.images_per_class or (0,)
+    present = {file.rsplit("-", 3)[0] for file in manifest} - {"images", "episodes"}
+    return (
+        name,
+        str(len(split.classes)),
+        str(split.num_images),
+        f"{min(sizes)} / {statistics.median(sizes):g} / {max(sizes)}",
+        str(split.episodes),
+        str(split.shots),
+        f"{sum(entry['bytes'] for entry in manifest.values()):,}",
+        ", ".join(sorted(present)) or "none",
+    )
+
+
+def picture(directory: Path, info: records.DatasetInfo, name: str, rows: int) -> np.ndarray:
+    """(Y, X, C) uint8: the first episodes of a split. Raises DataError."""
+    split = info.split(name)
+    episodes = records.EpisodeReader(directory / name, split, split.shots)
+    images = records.ImageReader(directory / name, info.image_size, info.channels, split.num_images)
+    chosen = [episodes[i] for i in range(min(rows, len(episodes)))]
+    supports = np.stack([np.stack([images[i] for i in e.supports]) for e in chosen])
+    targets = np.stack([images[e.target] for e in chosen])
+    return pictures.episode_grid(supports, [targets])
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    directory, output = Path(_DATASET_DIR.value), Path(_OUTPUT.value)
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise ConfigError(f"--output={output} must be a file in a folder that exists")
+    info = records.read_dataset_info(directory)
+    print(table(directory, info))
+    pixels = picture(directory, info, _SPLIT.value, _EPISODES.value)
+    pictures.save_picture(output, pixels, zoom=max(1, 64 // info.image_size))
+    print(f"picture: {output}")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,199 @@
+"""Checks every file and record of a dataset; exit status 0: sound, 1: damaged.
+
+    python -m data_prep.verify --dataset_dir=datasets/mini
+
+Sizes and sha256 of all files, every record, every image decoded, episodes in range,
+no class and no pixel-identical image in two splits. One line for each damage.
+--fast reads a sample of the records of each file, and so cannot look for images that
+are in two splits; a file whose sum is wrong is read in full to name its records.
+"""
+
+import collections
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from data_prep import checks, pool
+from data_prep.checks import Checked, Damage, Shard
+from fsdit import program
+from fsdit.data.records import DatasetInfo, read_dataset_info
+from fsdit.errors import DataError
+
+_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to check.", required=True)
+_FAST = flags.DEFINE_bool("fast", False, "Read a sample of the records of each file.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", len(os.sched_getaffinity(0)), "Processes; 0: this one.", lower_bound=0
+)
+_MAX_LINES = flags.DEFINE_integer(
+    "max_lines", 20, "Damages of one file that are told one by one.", lower_bound=1
+)
+
+_CHUNK = 512  # records a task
+_SAMPLE = 100  # records of a file with --fast, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found; bytes and damages by split."""
+
+    info: DatasetInfo
+    shards: list[Shard]
+    damages: list[Damage]
+    fast: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """A task: some records of one file."""
+
+    shard: Shard
+    chosen: range
+    info: DatasetInfo
+
+
+def _read(task: _Reading) -> Checked:
+    return checks.check_records(task.shard, task.chosen, task.info)
+
+
+def verify(directory: Path, fast: bool, workers: int) -> Report:
+    """Checks a dataset. Raises DataError where there is no `dataset.json` to check against."""
+    info = read_dataset_info(directory)
+    damages = list(checks.description_damages(info, directory / "dataset.json"))
+    damages += checks.stray_damages(directory, info)
+    shards: list[Shard] = []
+    for split in info.splits:
+        listed, wrong = checks.list_shards(directory, split, info)
+        shards += listed
+        damages += wrong
+    with tqdm(total=2 * sum(s.bytes for s in shards), unit="B", unit_scale=True) as bar:
+        bad_files = _check_files(shards, workers, bar)
+        found, images = _check_contents(shards, bad_files, info, fast, workers, bar)
+    damages += _file_lines(bad_files, {damage.path for damage in found})
+    damages += found
+    if not fast:
+        damages += _leaks(shards, images)
+    return Report(info, shards, damages, fast)
+
+
+def _check_files(shards: list[Shard], workers: int, bar: tqdm) -> dict[Shard, str]:
+    bar.set_description("sums")
+    bad = {}
+    for shard, text in pool.results(checks.file_damage, shards, workers):
+        bar.update(shard.bytes)
+        if text:
+            bad[shard] = text
+    return bad
+
+
+def _check_contents(
+    shards: list[Shard],
+    bad_files: dict[Shard, str],
+    info: DatasetInfo,
+    fast: bool,
+    workers: int,
+    bar: tqdm,
+) -> tuple[list[Damage], dict[str, np.ndarray]]:
+    """Damages of records, and the fingerprints of each split's images."""
+    bar.set_description("records")
+    damages: list[Damage] = []
+    images = {name: [np.empty(0, checks.FINGERPRINT)] for name in info.splits}
+    present = [s for s in shards if s.path.is_file()]
+    tasks = (
+        _Reading(shard, chosen, info)
+        for shard in present
+        for chosen in _portions(shard.records, fast and shard not in bad_files)
+    )
+    for task, checked in pool.results(_read, tasks, workers):
+        shard, chosen = task.shard, task.chosen
+        bar.update(shard.bytes * (chosen.stop - chosen.start) // max(shard.records, 1))
+        if checked is None:
+            text = (
+                f"{shard.path}, records {chosen.start} to {chosen.stop - 1}: reading them crashes"
+            )
+            damages.append(Damage(shard.split, shard.path, text))
+            continue
+        images[shard.split].append(checked.fingerprints)
+        damages += [Damage(shard.split, shard.path, text) for text in checked.damages]
+    joined = {name: np.concatenate(parts) for name, parts in images.items()}
+    # A file that cannot be opened was told by each of its tasks.
+    return sorted(dict.fromkeys(damages), key=lambda d: d.path), joined
+
+
+def _portions(count: int, sampled: bool) -> Iterator[range]:
+    """The records of a file by task; an empty file is one task too, so that it is opened."""
+    if sampled:
+        yield range(0, count, max(1, count // _SAMPLE))
+    else:
+        yield from (range(i, min(i + _CHUNK, count)) for i in range(0, max(count, 1), _CHUNK))
+
+
+def _file_lines(bad_files: dict[Shard, str], explained: set[Path]) -> Iterator[Damage]:
+    for shard, text in bad_files.items():
+        if shard.path.is_file() and shard.path not in explained:
+            text += ", though each of its records is sound: a file of another dataset, or damaged "
+            text += "between its records"
+        yield Damage(shard.split, shard.path, text)
+
+
+def _leaks(shards: list[Shard], images: dict[str, np.ndarray]) -> Iterator[Damage]:
+    for group in checks.shared_images(images):
+        first, *others = group
+        for split, index in others:
+            if split != first[0]:
+                where, twin = checks.locate(shards, split, index), checks.locate(shards, *first)
+                path = Path(where.partition(", record")[0])
+                yield Damage(split, path, f"{where}: leakage: the same pixels as {twin}")
+
+
+def table(report: Report) -> str:
+    """Splits with their sizes and state."""
+    lines = [f"{'split':<8}{'classes':>9}{'images':>10}{'episodes':>10}{'bytes':>16}  state"]
+    bad = collections.Counter(damage.split for damage in report.damages)
+    for name, split in report.info.splits.items():
+        size = sum(shard.bytes for shard in report.shards if shard.split == name)
+        sound = "sound (sampled)" if report.fast else "sound"
+        state = f"damaged ({bad[name]})" if bad[name] else sound
+        lines.append(
+            f"{name:<8}{len(split.classes):>9}{split.num_images:>10}{split.episodes:>10}"
+            f"{size:>16,}  {state}"
+        )
+    return "\n".join(lines)
+
+
+def damage_lines(damages: Iterable[Damage], most: int) -> Iterator[str]:
+    """One line each; of a file with more than `most`, the number of the others."""
+    counts: collections.Counter[Path] = collections.Counter()
+    for damage in damages:
+        counts[damage.path] += 1
+        if counts[damage.path] <= most:
+            yield damage.text
+    for path, count in counts.items():
+        if count > most:
+            yield f"{path}: {count - most} more damages; --max_lines={count} tells them"
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    directory = Path(_DATASET_DIR.value)
+    report = verify(directory, _FAST.value, _WORKERS.value)
+    print(table(report))
+    for line in damage_lines(report.damages, _MAX_LINES.value):
+        print(line)
+    if report.damages:
+        raise DataError(
+            f"{directory}: damaged, {len(report.damages)} found, listed above: copy the named "
+            "files again, or convert again"
+        )
+    if report.fast:
+        print("sampled records only; images that are in two splits were not looked for")
+
+
+if __name__ == "__main__":
+    program.run(main)

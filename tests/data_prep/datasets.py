@@ -1,0 +1,66 @@
+"""A dataset of a few small images, made by the format's own writer, for tests to damage."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from fsdit.data import records
+from fsdit.data.episodes import draw_episodes
+from fsdit.data.records import ImageRecord
+
+SIZE = 6
+SHOTS = 2
+CLASSES = {"train": ("ant", "bee", "cat"), "val": ("dog", "eel"), "test": ("fox", "gnu")}
+IMAGES = (4, 3, 5)
+
+
+def pixels(split: str, index: int, seed: int = 0) -> np.ndarray:
+    key = [seed, *split.encode(), index]
+    return np.random.default_rng(key).integers(0, 256, (SIZE, SIZE, 1), np.uint8)
+
+
+def split_info(split: str, classes: tuple[str, ...] | None = None) -> records.SplitInfo:
+    classes = classes or CLASSES[split]
+    sizes = IMAGES[: len(classes)]
+    return records.SplitInfo(classes, sizes, episodes=3 * len(classes), shots=SHOTS)
+
+
+def images(split: str, info: records.SplitInfo, seed: int = 0) -> list[ImageRecord]:
+    classes = [c for c, count in enumerate(info.images_per_class) for _ in range(count)]
+    return [
+        ImageRecord(f"{split}/{i}", c, records.encode_pixels(pixels(split, i, seed)), SIZE, SIZE)
+        for i, c in enumerate(classes)
+    ]
+
+
+def write(directory: Path, seed: int = 0, **changes) -> Path:
+    """Two image files a split; `changes` go to the description."""
+    infos = {name: split_info(name) for name in CLASSES}
+    for name, info in infos.items():
+        drawn = draw_episodes(info, SHOTS, 3, seed)
+        records.write_split(directory / name, images(name, info, seed), drawn, shards=2)
+    info = records.DatasetInfo(SIZE, 1, infos, "command", seed)
+    records.write_dataset_json(directory, dataclasses.replace(info, **changes))
+    return directory
+
+
+def shard(directory: Path, split: str = "train", kind: str = "images", index: int = 1) -> Path:
+    count = 1 if kind == "episodes" else 2
+    return directory / split / records.shard_name(kind, min(index, count - 1), count)
+
+
+def rewrite(path: Path, change) -> None:
+    """Rewrites a file's records through `change`, with a manifest that agrees."""
+    manifest = records.read_manifest(path.parent)
+    reader = records.open_shard(path, manifest[path.name]["records"])
+    payloads = change([records.read_record(reader, path, i) for i in range(reader.num_records())])
+    reader.close()
+    manifest[path.name] = records.write_shard(path, payloads)
+    records.write_json(path.parent / "manifest.json", manifest)
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,96 @@
+"""Changes random bytes of a dataset, one at a time, and looks who notices.
+
+    python -m tests.data_prep.flip_bytes DATASET COUNT SEED
+
+Fails when neither verify nor a reader reports a change of content, or when a reader gives
+other content than the original's. Prints each change before it is tried, and at last how
+many were reported.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.verify import verify
+from fsdit.data import records
+from fsdit.errors import DataError
+
+
+def read_everything(directory: Path) -> dict:
+    """All that a program can get out of a dataset, without what gives an error."""
+    try:
+        info = records.read_dataset_info(directory)
+    except DataError:
+        return {}
+    content = {"info": info}
+    for name, split in info.splits.items():
+        folder = directory / name
+        images = (folder, info.image_size, info.channels, split.num_images)
+        content |= read_all(name, records.ImageReader, *images)
+        content |= read_all(name, records.EpisodeReader, folder, split, split.shots)
+    return content
+
+
+def read_all(split: str, kind: type, *arguments) -> dict:
+    try:
+        reader = kind(*arguments)
+    except DataError:
+        return {}
+    content = {}
+    for i in range(len(reader)):
+        try:
+            value = reader[i]
+        except DataError:
+            continue
+        content[split, kind, i] = value.tobytes() if isinstance(value, np.ndarray) else value
+    return content
+
+
+def content_of(path: Path) -> object:
+    """What a file says: JSON may change in its white space."""
+    data = path.read_bytes()
+    if path.suffix != ".json":
+        return data
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data
+
+
+def changed(data: bytes, rng: np.random.Generator) -> tuple[int, bytes]:
+    """One bit flipped or one byte replaced, mostly where there is something."""
+    content = np.frombuffer(data, np.uint8).copy()
+    used = np.flatnonzero(content)
+    position = int(rng.choice(used) if rng.random() < 0.8 else rng.integers(len(content)))
+    by_bit, other = 1 << int(rng.integers(8)), int(rng.integers(1, 256))
+    content[position] ^= by_bit if rng.random() < 0.5 else other
+    return position, content.tobytes()
+
+
+def main(directory: Path, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    original = read_everything(directory)
+    noticed = 0
+    for _ in range(count):
+        path = files[rng.integers(len(files))]
+        data, before = path.read_bytes(), content_of(path)
+        position, flipped = changed(data, rng)
+        print(f"{path.relative_to(directory)} {position}", flush=True)
+        path.write_bytes(flipped)
+        try:
+            reported = bool(verify(directory, fast=False, workers=0).damages)
+        except DataError:
+            reported = True
+        noticed += reported
+        assert reported or content_of(path) == before, "verify saw nothing"
+        for key, value in read_everything(directory).items():
+            assert value == original.get(key), f"a reader gave another {key}"
+        path.write_bytes(data)
+    print(noticed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,181 @@
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.verify import verify
+from fsdit.data import records
+from fsdit.data.records import EpisodeReader
+from fsdit.errors import DataError
+from tests.conftest import ROOT, environment, run_module
+from tests.data_prep import datasets
+
+FLAGS = ("--shots=1", "--sets_per_class=2", "--seed=5")
+
+# Starts the program again and again, each time on a fresh copy of the dataset, and kills it
+# before the n-th time that it creates, renames or removes a file, until it gets to its end.
+KILLS = """
+import os, shutil, signal, sys
+from pathlib import Path
+from data_prep import episodes
+from fsdit import program
+
+source, folder, flags = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+
+
+def killed(directory, at):
+    pid = os.fork()
+    if pid:
+        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    left = at
+
+    def count(event, arguments):
+        nonlocal left
+        written = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        if written or event in ("os.rename", "os.remove"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    sys.argv = ["episodes", f"--dataset_dir={directory}", *flags]
+    program.run(episodes.main)
+
+
+at = 0
+while killed(shutil.copytree(source, folder / str(at)), at):
+    at += 1
+"""
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    return datasets.write(tmp_path / "d")
+
+
+def rebuild(dataset, *flags):
+    return run_module("data_prep.episodes", f"--dataset_dir={dataset}", *flags)
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(("shots", "sets", "episodes"), [(1, 3, 6), (0, 3, 3), (2, 1, 3)])
+def test_the_episodes_are_new_and_the_images_are_not_touched(dataset, shots, sets, episodes):
+    before = files(dataset)
+    done = rebuild(dataset, f"--shots={shots}", f"--sets_per_class={sets}")
+    assert done.returncode == 0, done.stderr
+    after = files(dataset)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert not any("images" in name for name in changed)
+    assert verify(dataset, fast=False, workers=0).damages == []
+    for name, split in records.read_dataset_info(dataset).splits.items():
+        assert split.shots == shots
+        assert split.episodes == episodes * len(split.classes)
+        reader = EpisodeReader(dataset / name, split, shots)
+        assert len(reader) == split.episodes
+        stored = [reader[i] for i in range(len(reader))]
+        assert {e.class_id for e in stored[: len(split.classes)]} == set(range(len(split.classes)))
+        if shots == 0:
+            assert all(e.supports == (e.target,) for e in stored)
+
+
+def test_the_same_flags_give_the_same_bytes_whatever_was_there(dataset, tmp_path):
+    other = shutil.copytree(dataset, tmp_path / "other")
+    rebuild(other, "--shots=2", "--sets_per_class=1").check_returncode()
+    for directory in (dataset, other):
+        rebuild(directory, *FLAGS).check_returncode()
+    assert files(dataset) == files(other)
+    rebuild(other, *FLAGS[:2], "--seed=6").check_returncode()
+    name = "train/episodes-00000-of-00001.array_record"
+    assert files(dataset)[name] != files(other)[name]
+
+
+def test_several_files_of_episodes_become_one(dataset):
+    folder = dataset / "train"
+    manifest = records.read_manifest(folder)
+    payload = records.encode_episode(records.Episode(0, 0, (1, 2)))
+    del manifest["episodes-00000-of-00001.array_record"]
+    (folder / "episodes-00000-of-00001.array_record").unlink()
+    for i in range(2):
+        file = records.shard_name("episodes", i, 2)
+        manifest[file] = records.write_shard(folder / file, [payload])
+    records.write_json(folder / "manifest.json", manifest)
+    rebuild(dataset, *FLAGS).check_returncode()
+    assert [p.name for p in folder.glob("episodes*")] == ["episodes-00000-of-00001.array_record"]
+    assert verify(dataset, fast=False, workers=0).damages == []
+
+
+def test_what_a_killed_start_left_is_removed(dataset):
+    names = files(dataset).keys()
+    for leftover in (
+        "dataset.json.partial",
+        "val/manifest.json.partial",
+        "val/episodes-00000-of-00001.array_record.next",
+        "val/episodes-00000-of-00001.array_record.next.partial",
+    ):
+        (dataset / leftover).write_text("x")
+    rebuild(dataset, *FLAGS).check_returncode()
+    assert files(dataset).keys() == names
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--shots=3", "--sets_per_class=1"], "class 'bee' has 3 images, shots=3 needs 4"),
+        (["--shots=-1", "--sets_per_class=1"], "--shots"),
+        (["--shots=1"], "--sets_per_class"),
+    ],
+)
+def test_wrong_flags_change_nothing(dataset, flags, named):
+    before = files(dataset)
+    done = rebuild(dataset, *flags)
+    assert done.returncode == 1
+    assert named in done.stderr and "Traceback" not in done.stderr
+    assert files(dataset) == before
+
+
+def test_a_folder_without_a_dataset_is_one_line(tmp_path):
+    done = rebuild(tmp_path, *FLAGS)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/dataset.json: no such file")
+
+
+def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, tmp_path):
+    (tmp_path / "killed").mkdir()
+    arguments = [sys.executable, "-c", KILLS, dataset, tmp_path / "killed", *FLAGS]
+    subprocess.run(arguments, env=environment(), cwd=ROOT, check=True, timeout=120)
+    *killed, undisturbed = sorted((tmp_path / "killed").iterdir(), key=lambda p: int(p.name))
+    old, new = files(dataset), files(undisturbed)
+    states = [_state(directory, old, new) for directory in killed]
+    assert set(states) == {"old", "named", "new"}
+    assert states == sorted(states, key=["old", "named", "new"].index)
+    for place in (states.index("named") - 1, states.index("new") - 1):
+        rebuild(killed[place], *FLAGS).check_returncode()
+        assert files(killed[place]) == new
+
+
+def _state(directory: Path, old: dict[str, str], new: dict[str, str]) -> str:
+    """Which dataset a program finds there, every record of which is sound."""
+    try:
+        damages = verify(directory, fast=False, workers=0).damages
+    except DataError as error:
+        assert f"python -m data_prep.episodes --dataset_dir={directory}" in str(error)
+        return "named"
+    extra = files(directory).keys() - old.keys()
+    assert len(damages) == len(extra)
+    for damage in damages:
+        assert "delete it" in damage.text and str(damage.path.relative_to(directory)) in extra
+    kept = {name: digest for name, digest in files(directory).items() if name not in extra}
+    assert kept in (old, new)
+    return "old" if kept == old else "new"

@@ -1,0 +1,393 @@
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import pool
+from data_prep.verify import damage_lines, verify
+from fsdit.data import records
+from fsdit.data.records import Episode, ImageRecord
+from fsdit.errors import DataError
+from tests.conftest import ROOT, environment, run_module
+from tests.data_prep import datasets
+from tests.data_prep.datasets import flip, rewrite, shard
+
+TRAIN_1 = "train/images-00001-of-00002.array_record"
+EPISODES = "train/episodes-00000-of-00001.array_record"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    return datasets.write(tmp_path_factory.mktemp("sound") / "d")
+
+
+@pytest.fixture
+def dataset(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "d"))
+
+
+def lines(directory: Path, fast: bool = False, workers: int = 0) -> list[str]:
+    """The damages, with paths relative to the dataset."""
+    report = verify(directory, fast, workers)
+    return [damage.text.replace(f"{directory}/", "") for damage in report.damages]
+
+
+def change_image(directory: Path, place: int, **changes) -> None:
+    """Changes one image of the second file of train."""
+
+    def change(payloads):
+        record = dataclasses.replace(records.decode_image(payloads[place]), **changes)
+        payloads[place] = records.encode_image(record)
+        return payloads
+
+    rewrite(shard(directory), change)
+
+
+def change_episode(directory: Path, place: int, episode: Episode) -> None:
+    def change(payloads):
+        payloads[place] = records.encode_episode(episode)
+        return payloads
+
+    rewrite(shard(directory, kind="episodes"), change)
+
+
+def describe(directory: Path, **changes) -> None:
+    info = records.read_dataset_info(directory)
+    records.write_dataset_json(directory, dataclasses.replace(info, **changes))
+
+
+def flip_pixels(directory: Path) -> None:
+    content = shard(directory).read_bytes()
+    flip(shard(directory), content.index(records.encode_pixels(datasets.pixels("train", 8))) + 30)
+
+
+def truncate(directory: Path) -> None:
+    shard(directory).write_bytes(shard(directory).read_bytes()[:-70_000])
+
+
+def swap_shard(directory: Path) -> None:
+    other = datasets.write(directory.with_name("other"), seed=1)
+    shutil.copy(shard(other), shard(directory))
+
+
+def swap_splits(directory: Path) -> None:
+    shutil.copy(shard(directory, "val"), shard(directory))
+
+
+def same_picture_in_test(directory: Path) -> None:
+    change_image(directory, 2, data=records.encode_pixels(datasets.pixels("test", 0)))
+
+
+def forget_a_shard(directory: Path) -> None:
+    manifest = records.read_manifest(directory / "train")
+    del manifest[shard(directory).name]
+    records.write_json(directory / "train" / "manifest.json", manifest)
+
+
+def same_class_in_val(directory: Path) -> None:
+    splits = dict(records.read_dataset_info(directory).splits)
+    splits["val"] = dataclasses.replace(splits["val"], classes=("dog", "bee"))
+    describe(directory, splits=splits)
+
+
+def features(directory: Path, *names: str) -> None:
+    """Adds a feature file to each split; dataset.json names it if `names` do."""
+    for split, info in records.read_dataset_info(directory).splits.items():
+        manifest = records.read_manifest(directory / split)
+        file = records.shard_name("features-siglip2", 0, 1)
+        manifest[file] = records.write_shard(directory / split / file, [b"x"] * info.num_images)
+        records.write_json(directory / split / "manifest.json", manifest)
+    describe(directory, encoders=names)
+
+
+def one_feature_less(directory: Path) -> None:
+    features(directory, "siglip2")
+    file = directory / "val" / records.shard_name("features-siglip2", 0, 1)
+    rewrite(file, lambda payloads: payloads[1:])
+
+
+# Records 0 to 5 of the second image file of train are images 6 to 11.
+DAMAGES = {
+    "flipped bit": (
+        flip_pixels,
+        f"{TRAIN_1}: its sha256 is not the manifest's",
+        f"{TRAIN_1}, record 2: damaged: .*mismatch",
+    ),
+    "flipped bit between records": (
+        lambda d: flip(shard(d), -3),
+        f"{TRAIN_1}: its sha256 .* each of its records is sound",
+    ),
+    "truncated shard": (
+        truncate,
+        f"{TRAIN_1}: truncated: 61072 bytes, the manifest says 131072: images 6 to 11 of train",
+    ),
+    "missing shard": (
+        lambda d: shard(d).unlink(),
+        f"{TRAIN_1}: missing, though the manifest lists it: images 6 to 11 of train",
+    ),
+    "shard of another dataset": (
+        swap_shard,
+        f"{TRAIN_1}: its sha256 .* a file of another dataset",
+    ),
+    "shard of another split": (
+        swap_splits,
+        f"{TRAIN_1}: has 4 records, the manifest says 6: images 6 to 11 of train",
+    ),
+    "episode out of range": (
+        lambda d: change_episode(d, 4, Episode(0, 1, (99, 2))),
+        rf"{EPISODES}, record 4: image 99 is not of class 0 \(its images are 0 to 3\)",
+    ),
+    "episode of another class": (
+        lambda d: change_episode(d, 0, Episode(1, 4, (5, 3))),
+        f"{EPISODES}, record 0: image 3 is not of class 1",
+    ),
+    "episode of no class": (
+        lambda d: change_episode(d, 8, Episode(3, 4, (5, 3))),
+        f"{EPISODES}, record 8: class 3 does not exist",
+    ),
+    "episode with its target as support": (
+        lambda d: change_episode(d, 1, Episode(0, 1, (1, 2))),
+        f"{EPISODES}, record 1: .* are not 3 distinct images",
+    ),
+    "episode of another K": (
+        lambda d: change_episode(d, 1, Episode(0, 1, (2,))),
+        f"{EPISODES}, record 1: 1 supports, not 2",
+    ),
+    "image in two splits": (
+        same_picture_in_test,
+        f"test/images-00000-of-00002.array_record, record 0: leakage: .* as {TRAIN_1}, record 2",
+    ),
+    "class in two splits": (
+        same_class_in_val,
+        "dataset.json: leakage: class 'bee' is in train and in val",
+    ),
+    "image of another class": (
+        lambda d: change_image(d, 3, class_id=0),
+        f"{TRAIN_1}, record 3: image of class 0 in the place of one of 2",
+    ),
+    "image of another size": (
+        lambda d: change_image(d, 3, data=records.encode_pixels(datasets.pixels("x", 0)[1:])),
+        rf"{TRAIN_1}, record 3: image of shape \(5, 6, 1\), the dataset says \(6, 6, 1\)",
+    ),
+    "height of another image": (
+        lambda d: change_image(d, 3, height=7),
+        f"{TRAIN_1}, record 3: says 7 x 6, its image is 6 x 6",
+    ),
+    "no image": (
+        lambda d: change_image(d, 0, data=b"no picture"),
+        f"{TRAIN_1}, record 0: image cannot be decoded",
+    ),
+    "no record": (
+        lambda d: rewrite(shard(d), lambda payloads: [*payloads[:5], b"\xc1"]),
+        f"{TRAIN_1}, record 5: not a ImageRecord",
+    ),
+    "unlisted file": (
+        lambda d: (d / "val" / "notes.txt").write_text("x"),
+        "val/notes.txt: not in the manifest",
+    ),
+    "unlisted split": (
+        lambda d: shutil.copytree(d / "val", d / "dev"),
+        "dev: not part of the dataset",
+    ),
+    "left by an interrupted program": (
+        lambda d: (d / "dataset.json.partial").write_text("{"),
+        "dataset.json.partial: not part of the dataset",
+    ),
+    "missing manifest": (
+        lambda d: (d / "val" / "manifest.json").unlink(),
+        "val/manifest.json: no such file",
+    ),
+    "manifest without a shard": (
+        forget_a_shard,
+        "train/manifest.json: images-00001-of-00002.array_record is not listed",
+        "train/manifest.json: lists 6 images records, dataset.json makes it 12",
+        f"{TRAIN_1}: not in the manifest",
+    ),
+    "manifest naming a path": (
+        lambda d: records.write_json(
+            d / "val" / "manifest.json",
+            {"../train/x": {"records": 0, "bytes": 0, "sha256": ""}},
+        ),
+        "val/manifest.json: '../train/x' is no file name of this format",
+    ),
+    "features that are missing": (
+        lambda d: describe(d, encoders=("siglip2",)),
+        "train/manifest.json: features-siglip2-00000-of-00001.array_record is not listed",
+    ),
+    "features that are not described": (
+        features,
+        "val/manifest.json: lists features-siglip2 files, dataset.json does not",
+    ),
+    "features of fewer images": (
+        one_feature_less,
+        "val/manifest.json: lists 6 features-siglip2 records, dataset.json makes it 7",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damage_is_found_and_named(dataset, name):
+    damage, *expected = DAMAGES[name]
+    damage(dataset)
+    found = lines(dataset)
+    for pattern in expected:
+        assert any(re.match(pattern, line) for line in found), (pattern, found)
+
+
+def test_a_sound_dataset_has_no_damage(dataset):
+    assert lines(dataset) == []
+    features(dataset, "siglip2")
+    assert lines(dataset) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--fast"]])
+def test_the_glyph_dataset_is_sound(glyphs, flags):
+    done = run_module("data_prep.verify", f"--dataset_dir={glyphs}", *flags)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    for name, split in records.read_dataset_info(glyphs).splits.items():
+        (row,) = (row for row in rows if row[0] == name)
+        assert row[1:4] == [str(len(split.classes)), str(split.num_images), str(split.episodes)]
+        manifest = records.read_manifest(glyphs / name)
+        assert int(row[4].replace(",", "")) == sum(entry["bytes"] for entry in manifest.values())
+        assert row[5] == "sound"
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "missing shard", "episode out of range"])
+def test_the_program_exits_1_and_names_the_damage(dataset, damage):
+    make, *expected = DAMAGES[damage]
+    make(dataset)
+    done = run_module("data_prep.verify", f"--dataset_dir={dataset}", "--workers=2")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {dataset}: damaged, ")
+    told = [line.replace(f"{dataset}/", "") for line in done.stdout.splitlines()]
+    for pattern in expected:
+        assert any(re.match(pattern, line) for line in told)
+    states = {line.split()[0]: line for line in told}
+    assert "damaged" in states["train"]
+    assert states["val"].endswith("sound")
+
+
+def test_a_dataset_that_is_not_there_is_one_line(tmp_path):
+    done = run_module("data_prep.verify", f"--dataset_dir={tmp_path}")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/dataset.json: no such file")
+
+
+def test_a_file_whose_name_is_no_text_is_named_too(dataset):
+    (dataset / "val" / os.fsdecode(b"\xff.jpg")).write_text("x")
+    done = run_module("data_prep.verify", f"--dataset_dir={dataset}", "--workers=0")
+    assert done.returncode == 1
+    assert "\\udcff.jpg: not in the manifest" in done.stdout
+
+
+def test_processes_find_what_one_process_finds(dataset):
+    same_picture_in_test(dataset)
+    flip(shard(dataset, "val"), 700)
+    change_episode(dataset, 4, Episode(0, 1, (99, 2)))
+    alone = lines(dataset)
+    assert len(alone) > 1
+    assert lines(dataset, workers=2) == alone
+
+
+def test_several_damages_are_all_found(dataset):
+    for name in ("missing shard", "unlisted file", "class in two splits"):
+        DAMAGES[name][0](dataset)
+    found = lines(dataset)
+    for name in ("missing shard", "unlisted file", "class in two splits"):
+        assert any(re.match(DAMAGES[name][1], line) for line in found)
+
+
+def test_a_file_whose_sum_is_wrong_is_read_in_full_though_others_are_sampled(tmp_path):
+    info = records.SplitInfo(("one",), (400,), episodes=0, shots=0)
+    images = [
+        ImageRecord(str(i), 0, records.encode_pixels(datasets.pixels("s", i)), 6, 6)
+        for i in range(400)
+    ]
+    records.write_split(tmp_path / "train", images, [])
+    records.write_dataset_json(tmp_path, records.DatasetInfo(6, 1, {"train": info}, "command", 0))
+    assert lines(tmp_path, fast=True) == []
+    file = tmp_path / "train" / records.shard_name("images", 0, 1)
+    flip(file, file.read_bytes().index(images[333].data) + 30)
+    assert any(", record 333: damaged" in line for line in lines(tmp_path, fast=True))
+
+
+def test_fast_leaves_out_the_search_for_images_in_two_splits(dataset):
+    same_picture_in_test(dataset)
+    assert any("leakage" in line for line in lines(dataset))
+    assert lines(dataset, fast=True) == []
+
+
+def test_splits_may_share_classes_but_no_image_where_the_description_says_so(dataset):
+    same_class_in_val(dataset)
+    describe(dataset, shared_classes=True)
+    assert lines(dataset) == []
+    same_picture_in_test(dataset)
+    (line,) = lines(dataset)
+    assert "leakage: the same pixels" in line
+
+
+def test_identical_images_inside_a_split_are_allowed(dataset):
+    change_image(dataset, 2, data=records.encode_pixels(datasets.pixels("train", 11)))
+    assert lines(dataset) == []
+
+
+def test_of_a_file_with_many_damages_the_first_are_told_and_the_rest_counted(dataset):
+    rewrite(shard(dataset), lambda payloads: [b"\xc1"] * len(payloads))
+    (dataset / "val" / "notes.txt").write_text("x")
+    told = list(damage_lines(verify(dataset, False, 0).damages, most=2))
+    assert sum("not a ImageRecord" in line for line in told) == 2
+    assert any(line.endswith("4 more damages; --max_lines=6 tells them") for line in told)
+    assert any("notes.txt" in line for line in told)
+
+
+def test_an_interrupted_rebuild_names_the_command_that_mends_it(dataset):
+    (dataset / "dataset.json").rename(dataset / records.REBUILDING)
+    with pytest.raises(DataError, match=r"run `python -m data_prep.episodes"):
+        verify(dataset, False, 0)
+
+
+def square_or_die(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def test_a_task_that_ends_its_process_is_found_and_the_others_are_done():
+    done = dict(pool.results(square_or_die, range(6), workers=2))
+    assert done == {0: 0, 1: 1, 2: 4, 3: None, 4: 16, 5: 25}
+
+
+def test_tasks_are_taken_as_they_are_needed():
+    taken = []
+    stream = pool.results(abs, (taken.append(i) or i for i in range(100)), workers=2)
+    next(stream)
+    assert len(taken) <= 2 * 2
+    stream.close()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_flipped_byte_goes_unnoticed_and_none_crashes(dataset, seed):
+    """In a process of its own, where a crash is seen; it prints each flip before it is tried."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.data_prep.flip_bytes", str(dataset), "300", str(seed)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    tried = done.stdout.splitlines()
+    assert done.returncode == 0, (tried[-1:], done.stderr[-2000:])
+    assert len(tried) == 301
+    noticed = int(tried[-1])
+    assert noticed > 250
