@@ -243,7 +243,8 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
     if finished.duplicates:
         print(
             f"warning: {len(finished.duplicates)} images are the same in several classes or "
-            "splits, listed in duplicates.csv; a test that was seen in training says little"
+            "splits, listed in duplicates.csv: take them out of --input, or a test has been seen "
+            "in training"
         )
 
 
