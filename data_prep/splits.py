@@ -1,7 +1,7 @@
 """Which images go to which split: a pure function of the entries, the flags and the seed."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -123,8 +123,3 @@ def small_class(split: str, label: str, reason: str) -> str:
 
 def _text(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers))
-
-
-def counts(splits: Mapping[str, Mapping[str, Sequence[Entry]]]) -> int:
-    """Number of images."""
-    return sum(len(images) for classes in splits.values() for images in classes.values())
