@@ -9,12 +9,13 @@ of indices, and `SplitInfo` alone tells which. Class ids number the classes of
 their own split.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,12 @@ import msgpack
 import numpy as np
 import pydantic
 from array_record.python import array_record_module
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 from pydantic import NonNegativeInt, PositiveInt
 
-from fsdit.errors import DataError
+from fsdit.errors import DataError, OutputError
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -114,7 +116,7 @@ def num_supports(shots: int) -> int:
 
 
 def encode_image(record: ImageRecord) -> bytes:
-    return msgpack.packb({"v": FORMAT_VERSION, **dataclasses.asdict(record)})
+    return msgpack.packb({"v": FORMAT_VERSION, **vars(record)})
 
 
 def decode_image(payload: bytes) -> ImageRecord:
@@ -123,7 +125,7 @@ def decode_image(payload: bytes) -> ImageRecord:
 
 
 def encode_episode(episode: Episode) -> bytes:
-    return msgpack.packb({"v": FORMAT_VERSION, **dataclasses.asdict(episode)})
+    return msgpack.packb({"v": FORMAT_VERSION, **vars(episode)})
 
 
 def decode_episode(payload: bytes) -> Episode:
@@ -180,22 +182,59 @@ def shard_name(kind: str, index: int, count: int) -> str:
     return f"{kind}-{index:05d}-of-{count:05d}.array_record"
 
 
-def write_shard(path: Path, payloads: Iterable[bytes]) -> dict[str, Any]:
-    """Writes one file under a temporary name, renames it, returns its manifest entry."""
-    partial = path.with_name(path.name + ".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-    records = 0
-    for payload in payloads:
-        writer.write(payload)
-        records += 1
-    writer.close()
-    entry = {
-        "records": records,
-        "bytes": partial.stat().st_size,
-        "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
-    }
-    partial.replace(path)
+def _attempt() -> str:
+    """A name of its own for each attempt: a cluster may run one task twice at once."""
+    return uuid.uuid4().hex
+
+
+def write_shard(path: epath.PathLike, payloads: Iterable[bytes]) -> dict[str, Any]:
+    """Writes one file under a temporary name, renames it, returns its manifest entry.
+
+    Raises OutputError, such as for a full disk.
+    """
+    path = epath.Path(path)
+    partial = path.with_name(f"{path.name}.{_attempt()}.partial")
+    try:
+        records = _write_records(partial, payloads)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entry = {"records": records, "bytes": partial.stat().length, "sha256": digest}
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return entry
+
+
+def _write_records(path: epath.Path, payloads: Iterable[bytes]) -> int:
+    def written(action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except (RuntimeError, ValueError) as error:  # the library has no other kinds
+            raise OutputError(f"{path.parent}: could not be written: {error}") from None
+
+    writer = written(array_record_module.ArrayRecordWriter, str(path), _WRITER_OPTIONS)
+    records = 0
+    try:
+        for payload in payloads:
+            written(writer.write, payload)
+            records += 1
+    except BaseException:
+        with contextlib.suppress(RuntimeError, ValueError):
+            writer.close()
+        raise
+    written(writer.close)
+    return records
+
+
+def read_shard(path: epath.PathLike) -> Iterator[bytes]:
+    """The records of one file in order. Raises DataError."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        for i in range(reader.num_records()):
+            yield reader.read([i])[0]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: damaged: {error}") from None
 
 
 def write_split(
@@ -207,23 +246,34 @@ def write_split(
     """
     directory.mkdir(parents=True, exist_ok=True)
     bounds = np.linspace(0, len(images), shards + 1).astype(int)
-    manifest = {}
+    entries = {}
     for i in range(shards):
         name = shard_name("images", i, shards)
         part = images[bounds[i] : bounds[i + 1]]
-        manifest[name] = write_shard(directory / name, map(encode_image, part))
+        entries[name] = write_shard(directory / name, map(encode_image, part))
+    finish_split(directory, entries, episodes)
+
+
+def finish_split(
+    directory: epath.PathLike, images: Mapping[str, dict[str, Any]], episodes: Iterable[Episode]
+) -> None:
+    """Completes a split whose image files are written: its episodes, then its manifest.
+
+    images: manifest entries of the image files by name.
+    """
+    directory = epath.Path(directory)
     name = shard_name("episodes", 0, 1)
-    manifest[name] = write_shard(directory / name, map(encode_episode, episodes))
-    write_json(directory / "manifest.json", manifest)
+    entry = write_shard(directory / name, map(encode_episode, episodes))
+    write_json(directory / "manifest.json", {**images, name: entry})
 
 
-def write_dataset_json(directory: Path, info: DatasetInfo) -> None:
+def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
     """Writes `dataset.json`: the last file, its presence says that the dataset is whole.
 
     It carries a sum of its own content, as the manifests do of the other files.
     """
     values = {"version": FORMAT_VERSION, **dataclasses.asdict(info)}
-    write_json(directory / "dataset.json", {**values, "sha256": _content_sum(values)})
+    write_json(epath.Path(directory) / "dataset.json", {**values, "sha256": _content_sum(values)})
 
 
 def _content_sum(values: Mapping[str, Any]) -> str:
@@ -231,18 +281,21 @@ def _content_sum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: epath.PathLike, value: Any) -> None:
     """Atomic: the old file or the new one, never half of one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    path = epath.Path(path)
+    partial = path.with_name(f"{path.name}.{_attempt()}.partial")
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    partial.write_bytes(text.encode())
     partial.replace(path)
 
 
-def publish(partial: Path, directory: Path) -> None:
+def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
     """Renames a finished dataset folder into place; an empty folder there is replaced."""
+    directory = epath.Path(directory)
     if directory.is_dir():
         directory.rmdir()
-    shutil.move(partial, directory)
+    epath.Path(partial).rename(directory)
 
 
 def read_dataset_info(directory: str | Path) -> DatasetInfo:

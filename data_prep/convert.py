@@ -1,0 +1,267 @@
+"""Any class-labelled image collection -> a dataset to train on.
+
+    python -m data_prep.convert --input=miniimagenet --output_dir=datasets/mini --image_size=256
+
+Reads a folder of class folders, split folders, a zip or tar of either, Parquet files, or
+images beside CSV lists of `filename,label`. Stopped at any moment, the same command goes
+on. The same input and flags give the same bytes, however many workers there are.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import PIL
+from absl import flags
+from etils import epath
+from PIL import ImageColor
+from tqdm import tqdm
+
+from data_prep import finish, plan, runners, shards, sources, splits
+from data_prep.images import ImageOptions
+from fsdit import program
+from fsdit.data import records
+from fsdit.errors import ConfigError, DataError, OutputError
+
+_INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
+_CSV = flags.DEFINE_list("csv", None, "Lists of filename,label; default: those in --input.")
+_CLASS_DEPTH = flags.DEFINE_integer(
+    "class_depth", None, "The class is the path of so many folders, below those that all share "
+    "and below train, val, test. Default: the folder that holds the image.", lower_bound=1,
+)  # fmt: skip
+_IMAGE_COLUMN = flags.DEFINE_string("image_column", "image", "Of Parquet files.")
+_LABEL_COLUMN = flags.DEFINE_string("label_column", "label", "Of Parquet files.")
+
+_SPLIT = flags.DEFINE_enum(
+    "split", "fewshot", ["fewshot", "vanilla", "csv", "presplit"],
+    "fewshot: classes by seed; vanilla: images of every class by seed; csv: what train.csv, "
+    "val.csv, test.csv list; presplit: folders or files called train, val, test.",
+)  # fmt: skip
+_NUM_CLASSES = flags.DEFINE_list("num_classes", "64,16,20", "fewshot: of train, val, test.")
+_IMAGES_PER_CLASS = flags.DEFINE_list(
+    "images_per_class", "500,100", "vanilla: of train, test; or of train, val, test."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides splits and episodes.", lower_bound=0)
+
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 0, "Height and width in pixels; 0: as the images are.", lower_bound=0
+)
+_RESIZE = flags.DEFINE_enum("resize", "center_crop", ["center_crop", "squash"], "To a square.")
+_CHANNELS = flags.DEFINE_enum("channels", "3", ["3", "1"], "3: RGB, 1: greyscale.")
+_BACKGROUND = flags.DEFINE_string("background", "white", "Colour behind transparent pixels.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "auto", ["auto", "jpeg", "png", "webp"],
+    "Of stored images. auto: original bytes where nothing changes, JPEG elsewhere.",
+)  # fmt: skip
+_QUALITY = flags.DEFINE_integer("quality", 95, "Of JPEG and WebP.", 1, 100)
+_DUPLICATES = flags.DEFINE_enum(
+    "duplicates", "drop", ["drop", "keep"], "Pixel-identical images within a class."
+)
+_MAX_BAD = flags.DEFINE_float(
+    "max_bad_fraction", 0.01, "Of files that cannot be used; more stop the conversion.", 0, 1
+)
+_DROP_SMALL = flags.DEFINE_bool(
+    "drop_small_classes", False, "Leave out classes of fewer than shots + 1 images."
+)
+
+_SHOTS = flags.DEFINE_integer(
+    "shots", 5, "Supports of an episode; 0: the target itself.", lower_bound=0
+)
+_SETS = flags.DEFINE_integer(
+    "sets_per_class", 100, "Sets of shots + 1 images; each image of a set is a target once.",
+    lower_bound=1,
+)  # fmt: skip
+
+_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001)
+_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001)
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_bound=1)
+_RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
+_BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")
+
+# What decides the output, and so may not change when a conversion goes on.
+_DECIDING = (
+    "input", "csv", "class_depth", "image_column", "label_column", "split", "num_classes",
+    "images_per_class", "seed", "image_size", "resize", "channels", "background", "format",
+    "quality", "duplicates", "shots", "sets_per_class", "shard_mb",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    output = epath.Path(_OUTPUT_DIR.value)
+    folder = plan.WorkingFolder(output.with_name(output.name + ".partial"))
+    options = _image_options()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
+    if not (folder.root / "dataset.json").exists():
+        if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
+            raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
+        try:
+            _convert(folder, options)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OutputError(f"{folder.root}: {error.strerror or error}") from None
+    _publish(folder, output)
+
+
+def _image_options() -> ImageOptions:
+    try:
+        ImageColor.getrgb(_BACKGROUND.value)
+    except ValueError:
+        raise ConfigError(f"--background={_BACKGROUND.value}: no colour; try #ff0080") from None
+    if _SHARD_MB.value * 1e6 > _MAX_FILE_GB.value * 1e9:
+        raise ConfigError(f"--shard_mb={_SHARD_MB.value} is more than --max_file_gb allows")
+    return ImageOptions(
+        channels=int(_CHANNELS.value),
+        image_size=_IMAGE_SIZE.value,
+        resize=_RESIZE.value,
+        background=_BACKGROUND.value,
+        format=_FORMAT.value,
+        quality=_QUALITY.value,
+    )
+
+
+def _convert(folder: plan.WorkingFolder, options: ImageOptions) -> None:
+    settings = {name: flags.FLAGS[name].value for name in _DECIDING}
+    settings["pillow"] = PIL.__version__  # another version may encode otherwise
+    if folder.plan.exists():
+        plan.check_same(folder, settings)
+        print(f"going on with {folder.root}", flush=True)
+    try:
+        folder.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir={_OUTPUT_DIR.value}: {error.strerror}") from None
+    try:
+        reader, assignment = _listed(folder)
+        planned = plan.make(folder, assignment, settings, options, int(_SHARD_MB.value * 1e6))
+    except BaseException:
+        if folder.root.exists() and not folder.plan.exists():  # nothing of worth in it yet
+            folder.root.rmtree()
+        raise
+    del assignment
+    task = shards.ConvertShard(str(folder.root), reader, options, int(_MAX_FILE_GB.value * 1e9))
+    _run(folder, planned, task)
+    _finish(folder, planned)
+
+
+def _listed(folder: plan.WorkingFolder) -> tuple[sources.Reader, splits.Assignment]:
+    path = Path(_INPUT.value)
+    columns = (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
+    source = sources.open_source(path, folder.spool, _CLASS_DEPTH.value, columns)
+    entries = source.entries
+    if lists := _lists(path):
+        entries = sources.relabel(entries, lists)
+    dealt = splits.assign(entries, _splitter(), _SHOTS.value, _DROP_SMALL.value)
+    return source.reader, dealt
+
+
+def _lists(path: Path) -> list[Path]:
+    if _CSV.value:
+        return [Path(name) for name in _CSV.value]
+    found = [path / f"{name}.csv" for name in records.SPLITS]
+    found = [file for file in found if file.is_file()]
+    if _SPLIT.value == "csv" and not found:
+        raise ConfigError(f"--split=csv: {path} holds no train.csv; name the lists with --csv")
+    return found
+
+
+def _splitter() -> Callable[[Sequence[sources.Entry]], splits.Splits]:
+    if _SPLIT.value == "fewshot":
+        wanted = _numbers("num_classes", _NUM_CLASSES.value, (3,))
+        return lambda entries: splits.fewshot(entries, wanted, _SEED.value)
+    if _SPLIT.value == "vanilla":
+        wanted = _numbers("images_per_class", _IMAGES_PER_CLASS.value, (2, 3))
+        return lambda entries: splits.vanilla(entries, wanted, _SEED.value)
+    return splits.given
+
+
+def _numbers(flag: str, values: Iterable[str], lengths: Sequence[int]) -> list[int]:
+    values = list(values)
+    if len(values) not in lengths or not all(v.strip().isdigit() for v in values):
+        raise ConfigError(f"--{flag}={','.join(values)}: give {lengths[-1]} numbers")
+    return [int(v) for v in values]
+
+
+def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertShard) -> None:
+    if _RUNNER.value == "beam":
+        done = runners.run_beam(task, planned.shards, _BEAM_ARGS.value)
+    else:
+        done = runners.run_pool(task, planned.shards, _WORKERS.value)
+    allowed = _MAX_BAD.value * planned.num_images
+    skipped, first = 0, ""
+    with (
+        contextlib.closing(done),
+        tqdm(total=planned.num_images, unit="image", disable=None) as bar,
+    ):
+        for summary in done:
+            bar.update(summary.images + summary.skipped)
+            skipped += summary.skipped
+            first = first or summary.first_skipped
+            if skipped > allowed:
+                raise DataError(
+                    f"{skipped} of {planned.num_images} files cannot be used, more than "
+                    f"--max_bad_fraction={_MAX_BAD.value} allows; one is {first}"
+                )
+
+
+def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
+    from fsdit.data import episodes  # with Grain and JAX, which workers do without
+
+    finished = finish.finish(
+        folder,
+        planned,
+        finish.FinishOptions(
+            shots=_SHOTS.value,
+            drop_duplicates=_DUPLICATES.value == "drop",
+            drop_small_classes=_DROP_SMALL.value,
+            draw_episodes=lambda split: episodes.rotating_episodes(
+                split, _SHOTS.value, _SETS.value, _SEED.value
+            ),
+        ),
+    )
+    info = records.DatasetInfo(
+        image_size=finished.image_size,
+        channels=int(_CHANNELS.value),
+        splits=finished.splits,
+        command=_command(),
+        seed=_SEED.value,
+        shared_classes=planned.shared_classes,
+    )
+    records.write_dataset_json(folder.root, info)
+    for name, split in info.splits.items():
+        print(
+            f"{name}: {len(split.classes)} classes, {split.num_images} images, "
+            f"{split.episodes} episodes"
+        )
+    if finished.skipped:
+        print(f"left out: {len(finished.skipped)}, listed in skipped.csv")
+    if finished.duplicates:
+        print(
+            f"warning: {len(finished.duplicates)} images are the same in several classes or "
+            "splits, listed in duplicates.csv: take them out of --input, or a test has been seen "
+            "in training"
+        )
+
+
+def _command() -> str:
+    changed = [flags.FLAGS[name] for name in _DECIDING if flags.FLAGS[name].present]
+    return shlex.join(["python", "-m", "data_prep.convert", *(f.serialize() for f in changed)])
+
+
+def _publish(folder: plan.WorkingFolder, output: epath.Path) -> None:
+    made = json.loads((folder.root / "dataset.json").read_text())["command"]
+    if made != _command():
+        raise ConfigError(f"{folder.root} is a whole dataset, made by `{made}`: move it away first")
+    if folder.work.exists():
+        folder.work.rmtree()
+    records.publish(folder.root, output)
+    print(f"dataset: {output}")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,170 @@
+"""The plan of a conversion: which images go into which file, before any is decoded.
+
+A pure function of the listed entries and the flags. It is kept in the working folder,
+one small file a task, so that a task can be run by any process of any machine, and a
+conversion that was stopped goes on with the same files.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from data_prep.images import ImageOptions
+from data_prep.sources import Entry
+from data_prep.splits import Assignment, Splits
+from fsdit.data.records import shard_name, write_json
+from fsdit.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One task: consecutive images of a split make its file `index` of `count`."""
+
+    split: str
+    index: int
+    count: int
+
+    @property
+    def file(self) -> str:
+        """Path of the file in the dataset."""
+        return f"{self.split}/{shard_name('images', self.index, self.count)}"
+
+    @property
+    def stem(self) -> str:
+        """Name of its task and result in the working folder."""
+        return f"{self.split}-{self.index:05d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is left to know once the tasks are written."""
+
+    classes: Mapping[str, Sequence[str]]  # of each split
+    shards: Sequence[Shard]
+    left_out: Sequence[Sequence[str]]  # (split, class, reason)
+    shared_classes: bool
+    num_images: int
+    listing: str  # sum of the entries
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkingFolder:
+    """`D.partial`: a dataset in the making, and `work` for what is gone in the end."""
+
+    root: epath.Path
+
+    @property
+    def work(self) -> epath.Path:
+        return self.root / "work"
+
+    @property
+    def spool(self) -> epath.Path:
+        return self.work / "spool"
+
+    @property
+    def plan(self) -> epath.Path:
+        return self.work / "plan.json"
+
+    def task(self, stem: str) -> epath.Path:
+        return self.work / f"{stem}.task.json"
+
+    def result(self, stem: str) -> epath.Path:
+        return self.work / f"{stem}.result.json"
+
+
+def make(
+    folder: WorkingFolder,
+    assignment: Assignment,
+    settings: Mapping[str, Any],
+    options: ImageOptions,
+    shard_bytes: int,
+) -> Plan:
+    """Writes the tasks, then the plan; or finds the same ones. Raises ConfigError.
+
+    settings: everything that decides the output; a folder begun with others is refused.
+    """
+    listing = _listing_sum(assignment.splits)
+    if folder.plan.exists():
+        check_same(folder, settings)
+        plan = _read(folder)
+        if plan.listing != listing:
+            raise ConfigError(
+                f"{folder.root} was begun when --input had other files: delete it to begin again"
+            )
+        return plan
+    cuts = {name: _cut(c, options, shard_bytes) for name, c in assignment.splits.items()}
+    shards = []
+    for split, parts in cuts.items():
+        (folder.root / split).mkdir(parents=True, exist_ok=True)
+        for i, images in enumerate(parts):
+            shard = Shard(split, i, len(parts))
+            _write_task(folder.task(shard.stem), images)
+            shards.append(shard)
+    plan = Plan(
+        classes={name: list(classes) for name, classes in assignment.splits.items()},
+        shards=shards,
+        left_out=assignment.left_out,
+        shared_classes=assignment.shared_classes,
+        num_images=sum(len(part) for parts in cuts.values() for part in parts),
+        listing=listing,
+    )
+    write_json(folder.plan, {"settings": dict(settings), "plan": dataclasses.asdict(plan)})
+    return plan
+
+
+def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError when the folder was begun with other settings than these."""
+    begun = json.loads(folder.plan.read_text())["settings"]
+    for name, value in json.loads(json.dumps(settings)).items():
+        if begun.get(name) != value:
+            raise ConfigError(
+                f"{folder.root} was begun with {name}={begun.get(name)}, this is --{name}={value}: "
+                "go on with the same flags, or delete it"
+            )
+
+
+def _read(folder: WorkingFolder) -> Plan:
+    values = json.loads(folder.plan.read_text())["plan"]
+    values["shards"] = [Shard(**shard) for shard in values["shards"]]
+    return Plan(**values)
+
+
+def _listing_sum(splits: Splits) -> str:
+    digest = hashlib.sha256()
+    for split, classes in splits.items():
+        for label, images in classes.items():
+            for image in images:
+                digest.update(repr((split, label, image.name, image.size)).encode())
+    return digest.hexdigest()
+
+
+def _cut(
+    classes: Mapping[str, Sequence[Entry]], options: ImageOptions, shard_bytes: int
+) -> list[list[tuple[int, Entry]]]:
+    """(class id, image), class by class, cut where a file would grow past shard_bytes."""
+    parts: list[list[tuple[int, Entry]]] = [[]]
+    filled = 0
+    for class_id, images in enumerate(classes.values()):
+        for image in images:
+            size = options.estimated_bytes(image.size)
+            if parts[-1] and filled + size > shard_bytes:
+                parts.append([])
+                filled = 0
+            parts[-1].append((class_id, image))
+            filled += size
+    return parts
+
+
+def _write_task(path: epath.Path, images: Sequence[tuple[int, Entry]]) -> None:
+    rows = [[c, e.name, e.label, e.size, e.place] for c, e in images]
+    path.write_text(json.dumps(rows))
+
+
+def read_task(path: epath.Path) -> Iterator[tuple[int, Entry]]:
+    """(class id, image) of each image of a task, in order."""
+    for class_id, name, label, size, place in json.loads(path.read_text()):
+        yield class_id, Entry(name, label, None, size, place)
