@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
-from fsdit.data import records
-from fsdit.data.records import DatasetInfo
+from fsdit.data import layout, readers, records
+from fsdit.data.layout import DatasetInfo
 from fsdit.errors import DataError
 
 _FILE_NAME = re.compile(
@@ -71,7 +71,7 @@ def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Sh
     """The files of a split by its manifest, and what is wrong with the list."""
     folder, path = directory / split, directory / split / "manifest.json"
     try:
-        manifest = records.read_manifest(folder)
+        manifest = layout.read_manifest(folder)
     except DataError as error:
         return [], [Damage(split, path, str(error))]
     damages = [
@@ -132,7 +132,7 @@ def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
     for path in sorted(directory.iterdir()):
         stray = path.suffix in (".partial", ".next", ".array_record")
         folder = path.is_dir() and any(path.glob("*.array_record"))
-        if stray or path.name == records.REBUILDING or (folder and path.name not in info.splits):
+        if stray or path.name == layout.REBUILDING or (folder and path.name not in info.splits):
             yield Damage("", path, f"{path}: not part of the dataset: delete it")
 
 
@@ -170,7 +170,7 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
     damages, fingerprints = [], []
     for i in chosen:
         try:
-            fingerprint = check(records.read_record(reader, shard.path, i), shard.first + i)
+            fingerprint = check(readers.read_record(reader, shard.path, i), shard.first + i)
         except DataError as error:
             where = f"{shard.path}, record {i}"
             text = str(error)
@@ -183,7 +183,7 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
 
 @functools.lru_cache(maxsize=2)
 def _open(shard: Shard) -> array_record_module.ArrayRecordReader:
-    return records.open_shard(shard.path, shard.records)
+    return readers.open_shard(shard.path, shard.records)
 
 
 def _record_check(
@@ -192,7 +192,7 @@ def _record_check(
     """(payload, index in the split) -> fingerprint of an image. It raises DataError."""
     split = info.splits[shard.split]
     if shard.kind == "episodes":
-        return lambda payload, index: records.check_episode(
+        return lambda payload, index: readers.check_episode(
             records.decode_episode(payload), split, split.shots
         )
     if shard.kind == "images":

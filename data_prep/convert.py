@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data_prep import finish, plan, runners, shards, sources, splits
 from data_prep.images import ImageOptions
 from fsdit import program
-from fsdit.data import records
+from fsdit.data import layout
 from fsdit.errors import ConfigError, DataError, OutputError
 
 _INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
@@ -163,7 +163,7 @@ def _listed(folder: plan.WorkingFolder) -> tuple[sources.Reader, splits.Assignme
 def _lists(path: Path) -> list[Path]:
     if _CSV.value:
         return [Path(name) for name in _CSV.value]
-    found = [path / f"{name}.csv" for name in records.SPLITS]
+    found = [path / f"{name}.csv" for name in layout.SPLITS]
     found = [file for file in found if file.is_file()]
     if _SPLIT.value == "csv" and not found:
         raise ConfigError(f"--split=csv: {path} holds no train.csv; name the lists with --csv")
@@ -224,7 +224,7 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
             ),
         ),
     )
-    info = records.DatasetInfo(
+    info = layout.DatasetInfo(
         image_size=finished.image_size,
         channels=int(_CHANNELS.value),
         splits=finished.splits,
@@ -232,7 +232,7 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
         seed=_SEED.value,
         shared_classes=planned.shared_classes,
     )
-    records.write_dataset_json(folder.root, info)
+    layout.write_dataset_json(folder.root, info)
     for name, split in info.splits.items():
         print(
             f"{name}: {len(split.classes)} classes, {split.num_images} images, "
@@ -259,7 +259,7 @@ def _publish(folder: plan.WorkingFolder, output: epath.Path) -> None:
         raise ConfigError(f"{folder.root} is a whole dataset, made by `{made}`: move it away first")
     if folder.work.exists():
         folder.work.rmtree()
-    records.publish(folder.root, output)
+    layout.publish(folder.root, output)
     print(f"dataset: {output}")
 
 

@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from fsdit import program
-from fsdit.data import episodes, records
+from fsdit.data import episodes, layout, records
 
 _DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to change.", required=True)
 _SHOTS = flags.DEFINE_integer(
@@ -39,11 +39,11 @@ _COMMAND = "python -m data_prep.episodes"
 _NEXT = ".next"  # suffix of a whole file that is not in use yet
 
 
-def rebuild(directory: Path, shots: int, sets_per_class: int, seed: int) -> records.DatasetInfo:
+def rebuild(directory: Path, shots: int, sets_per_class: int, seed: int) -> layout.DatasetInfo:
     """Draws new episodes for every split. Raises DataError, before anything is changed."""
     info = _current_description(directory)
     for name, split in info.splits.items():
-        records.read_manifest(directory / name)
+        layout.read_manifest(directory / name)
         episodes.check_class_sizes(split, shots)
     _remove_leftovers(directory, info)
     splits, manifests = {}, {}
@@ -64,12 +64,12 @@ def rebuild(directory: Path, shots: int, sets_per_class: int, seed: int) -> reco
     return description
 
 
-def _current_description(directory: Path) -> records.DatasetInfo:
+def _current_description(directory: Path) -> layout.DatasetInfo:
     """The dataset's description, wherever an interrupted exchange has left it."""
-    away = directory / records.REBUILDING
+    away = directory / layout.REBUILDING
     if away.exists() and not (directory / "dataset.json").exists():
-        return records.read_description(away)
-    return records.read_dataset_info(directory)
+        return layout.read_description(away)
+    return layout.read_dataset_info(directory)
 
 
 def _stage(directory: Path, drawn: list[records.Episode]) -> dict[str, Any]:
@@ -77,34 +77,34 @@ def _stage(directory: Path, drawn: list[records.Episode]) -> dict[str, Any]:
     name = records.shard_name("episodes", 0, 1)
     payloads = map(records.encode_episode, drawn)
     entry = records.write_shard(directory / (name + _NEXT), payloads)
-    kept = records.read_manifest(directory)
+    kept = layout.read_manifest(directory)
     return {**{n: e for n, e in kept.items() if not n.startswith("episodes-")}, name: entry}
 
 
 def _exchange(
-    directory: Path, manifests: dict[str, dict[str, Any]], description: records.DatasetInfo
+    directory: Path, manifests: dict[str, dict[str, Any]], description: layout.DatasetInfo
 ) -> None:
     """Renames and small files only. Without `dataset.json` no program reads the dataset."""
-    away = directory / records.REBUILDING
+    away = directory / layout.REBUILDING
     if (directory / "dataset.json").exists():
         (directory / "dataset.json").replace(away)
     for split, manifest in manifests.items():
         for staged in (directory / split).glob(f"episodes-*{_NEXT}"):
             staged.replace(staged.with_suffix(""))
-        records.write_json(directory / split / "manifest.json", manifest)
+        layout.write_json(directory / split / "manifest.json", manifest)
         for old in (directory / split).glob("episodes-*.array_record"):
             if old.name not in manifest:
                 old.unlink()
-    records.write_dataset_json(directory, description)
+    layout.write_dataset_json(directory, description)
     away.unlink()
 
 
-def _remove_leftovers(directory: Path, info: records.DatasetInfo) -> None:
+def _remove_leftovers(directory: Path, info: layout.DatasetInfo) -> None:
     for path in _leftovers(directory, info):
         path.unlink()
 
 
-def _leftovers(directory: Path, info: records.DatasetInfo) -> Iterator[Path]:
+def _leftovers(directory: Path, info: layout.DatasetInfo) -> Iterator[Path]:
     """Files of an earlier start that did not come to its end."""
     yield from directory.glob("dataset.json*.partial")
     for split in info.splits:

@@ -18,8 +18,9 @@ from etils import epath
 from data_prep.plan import Plan, Shard, WorkingFolder
 from data_prep.shards import read_result
 from data_prep.splits import small_class
-from fsdit.data import records
-from fsdit.data.records import Episode, SplitInfo
+from fsdit.data import layout, readers, records
+from fsdit.data.layout import SplitInfo
+from fsdit.data.records import Episode
 from fsdit.errors import DataError
 
 Row = tuple[str, str, str, str]  # split, class, file, and what is to be said of it
@@ -74,7 +75,7 @@ def finish(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> Finishe
         info = _split_info(plan, split, counts[split], options)
         drawn = options.draw_episodes(info)
         splits[split] = dataclasses.replace(info, episodes=len(drawn))
-        records.finish_split(folder.root / split, entries[split], drawn)
+        layout.finish_split(folder.root / split, entries[split], drawn)
     duplicates = [(*names[i], "/".join(names[first])) for first, i in across]
     _remove_leftovers(folder, plan)
     _write_table(folder.root / "skipped.csv", "reason", skipped)
@@ -198,7 +199,7 @@ def _settle(
         return result["entry"]
 
     def payloads() -> Iterable[bytes]:
-        for payload in records.read_shard(folder.root / shard.file):
+        for payload in readers.read_shard(folder.root / shard.file):
             record = records.decode_image(payload)
             if record.key in wanted:
                 yield records.encode_image(dataclasses.replace(record, class_id=wanted[record.key]))

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.cluster.hierarchy import DisjointSet
 
 from fsdit import program
-from fsdit.data import episodes, records
+from fsdit.data import episodes, layout, records
 from fsdit.errors import ConfigError
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
@@ -100,7 +100,7 @@ def split_classes(groups: list[list[str]], seed: int) -> dict[str, list[str]]:
     """Shuffles the groups by seed and deals them to train, val and test by share."""
     total = sum(map(len, groups))
     order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    splits: dict[str, list[str]] = {name: [] for name in records.SPLITS}
+    splits: dict[str, list[str]] = {name: [] for name in layout.SPLITS}
     for group in order:
         name = next(
             (s for s, share in _SPLIT_SHARES.items() if len(splits[s]) < share * total), "test"
@@ -111,12 +111,12 @@ def split_classes(groups: list[list[str]], seed: int) -> dict[str, list[str]]:
 
 def write(
     directory: Path, image_size: int, shots: int, episodes_per_class: int, seed: int
-) -> records.DatasetInfo:
+) -> layout.DatasetInfo:
     """Renders everything and writes the dataset. Raises DataError for a K too large."""
     classes = render_classes(image_size)
     infos = {}
     for name, members in split_classes(lookalikes(classes), seed).items():
-        info = records.SplitInfo(
+        info = layout.SplitInfo(
             classes=tuple(members),
             images_per_class=tuple(len(classes[c]) for c in members),
             episodes=episodes_per_class * len(members),
@@ -130,9 +130,9 @@ def write(
             for font, pixels in classes[c]
         ]
         drawn = episodes.draw_episodes(info, shots, episodes_per_class, seed)
-        records.write_split(directory / name, images, drawn)
+        layout.write_split(directory / name, images, drawn)
         infos[name] = info
-    description = records.DatasetInfo(
+    description = layout.DatasetInfo(
         image_size=image_size,
         channels=1,
         splits=infos,
@@ -142,7 +142,7 @@ def write(
         ),
         seed=seed,
     )
-    records.write_dataset_json(directory, description)
+    layout.write_dataset_json(directory, description)
     return description
 
 
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     info = write(partial, int(_IMAGE_SIZE.value), _SHOTS.value, _EPISODES.value, _SEED.value)
-    records.publish(partial, output)
+    layout.publish(partial, output)
     for name, split in info.splits.items():
         print(f"{name}: {len(split.classes)} characters, {split.num_images} images")
     print(f"dataset: {output}")

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from fsdit import program
-from fsdit.data import pictures, records
+from fsdit.data import layout, pictures, readers
 from fsdit.errors import ConfigError
 
 _DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to show.", required=True)
@@ -32,7 +32,7 @@ _COLUMNS = (
 )
 
 
-def table(directory: Path, info: records.DatasetInfo) -> str:
+def table(directory: Path, info: layout.DatasetInfo) -> str:
     """One row a split; images per class as minimum / median / maximum."""
     rows = [_COLUMNS, *(_row(directory, info, name) for name in info.splits)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -40,9 +40,9 @@ def table(directory: Path, info: records.DatasetInfo) -> str:
     return "\n".join([f"{info.image_size} x {info.image_size} x {info.channels}", *lines])
 
 
-def _row(directory: Path, info: records.DatasetInfo, name: str) -> tuple[str, ...]:
+def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...]:
     split = info.splits[name]
-    manifest = records.read_manifest(directory / name)
+    manifest = layout.read_manifest(directory / name)
     sizes = split.images_per_class or (0,)
     present = {file.rsplit("-", 3)[0] for file in manifest} - {"images", "episodes"}
     return (
@@ -57,11 +57,11 @@ def _row(directory: Path, info: records.DatasetInfo, name: str) -> tuple[str, ..
     )
 
 
-def picture(directory: Path, info: records.DatasetInfo, name: str, rows: int) -> np.ndarray:
+def picture(directory: Path, info: layout.DatasetInfo, name: str, rows: int) -> np.ndarray:
     """(Y, X, C) uint8: the first episodes of a split. Raises DataError."""
     split = info.split(name)
-    episodes = records.EpisodeReader(directory / name, split, split.shots)
-    images = records.ImageReader(directory / name, info.image_size, info.channels, split.num_images)
+    episodes = readers.EpisodeReader(directory / name, split, split.shots)
+    images = readers.ImageReader(directory / name, info.image_size, info.channels, split.num_images)
     chosen = [episodes[i] for i in range(min(rows, len(episodes)))]
     supports = np.stack([np.stack([images[i] for i in e.supports]) for e in chosen])
     targets = np.stack([images[e.target] for e in chosen])
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     directory, output = Path(_DATASET_DIR.value), Path(_OUTPUT.value)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise ConfigError(f"--output={output} must be a file in a folder that exists")
-    info = records.read_dataset_info(directory)
+    info = layout.read_dataset_info(directory)
     print(table(directory, info))
     pixels = picture(directory, info, _SPLIT.value, _EPISODES.value)
     pictures.save_picture(output, pixels, zoom=max(1, 64 // info.image_size))

@@ -16,7 +16,8 @@ from etils import epath
 from data_prep.images import ImageOptions
 from data_prep.sources import Entry
 from data_prep.splits import Assignment, Splits
-from fsdit.data.records import shard_name, write_json
+from fsdit.data.layout import write_json
+from fsdit.data.records import shard_name
 from fsdit.errors import ConfigError
 
 

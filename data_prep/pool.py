@@ -1,7 +1,12 @@
 """Runs independent tasks in processes, with memory for a few tasks at a time."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+import multiprocessing.connection
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -11,14 +16,15 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _CONTEXT = multiprocessing.get_context("spawn")  # the caller may have threads
+_AHEAD = 2  # tasks a worker that are taken from their iterator: a bound on what waits
 
 
 def results(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
-) -> Iterator[tuple[Task, Result | None]]:
+) -> Generator[tuple[Task, Result | None], None, None]:
     """(task, result) in the order of their ends; None for a task that ends its process.
 
-    At most two tasks a worker are taken from `tasks` ahead. workers = 0: in this process.
+    Raises what a task raises, at once. workers = 0: in this process.
     """
     if not workers:
         yield from ((task, function(task)) for task in tasks)
@@ -30,7 +36,9 @@ def results(
         if not suspects:
             return
         for task in suspects:  # one of them did it: each alone
-            yield task, _alone(function, task)
+            alone: list[Task] = []
+            yield from _until_broken(function, iter([task]), 1, alone)
+            yield from ((culprit, None) for culprit in alone)
 
 
 def _until_broken(
@@ -38,32 +46,46 @@ def _until_broken(
     tasks: Iterator[Task],
     workers: int,
     unfinished: list[Task],
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Leaves in `unfinished` what was under way when a worker process died."""
-    with ProcessPoolExecutor(workers, _CONTEXT) as pool:
-        futures = {}
+    pool = ProcessPoolExecutor(workers, _CONTEXT, _start_worker)
+    futures = {}
 
-        def submit(count: int) -> None:
-            for task in islice(tasks, count):
-                unfinished.append(task)
-                futures[pool.submit(function, task)] = task
+    def submit(count: int) -> None:
+        for task in islice(tasks, count):
+            unfinished.append(task)
+            futures[pool.submit(function, task)] = task
 
-        try:
-            submit(2 * workers)
-            while futures:
-                for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                    result = future.result()
-                    task = futures.pop(future)
-                    unfinished.remove(task)
-                    yield task, result
-                    submit(1)
-        except BrokenProcessPool:
-            return
+    try:
+        submit(_AHEAD * workers)
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                task = futures.pop(future)
+                unfinished.remove(task)
+                yield task, result
+                submit(1)
+    except BrokenProcessPool:
+        return
+    except BaseException:  # what workers are at is of no use any more
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone(function: Callable[[Task], Result], task: Task) -> Result | None:
-    with ProcessPoolExecutor(1, _CONTEXT) as pool:
-        try:
-            return pool.submit(function, task).result()
-        except BrokenProcessPool:
-            return None
+def _start_worker() -> None:
+    """Workers leave interrupts to the program, and leave when it is gone.
+
+    After a kill -9 of the program they would wait for ever, or write beside the next one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # Pillow's, about images that are reported in the end
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

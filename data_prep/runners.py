@@ -1,62 +1,25 @@
 """Who runs the tasks: a pool of processes here, or Apache Beam anywhere."""
 
-import concurrent.futures
-import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
 import shlex
-import signal
-import threading
-import warnings
 from collections.abc import Generator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 
+from data_prep import pool
 from data_prep.plan import Shard
 from data_prep.shards import ConvertShard, Summary
 from fsdit.errors import ConfigError, DataError
-
-_AHEAD = 2  # tasks a worker that are handed out: a bound on what waits in queues
 
 
 def run_pool(
     task: ConvertShard, shards: Sequence[Shard], workers: int
 ) -> Generator[Summary, None, None]:
     """Summaries as tasks end, in any order. Raises what a task raises, at once."""
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
-    waiting = iter(shards)
-    try:
-        pending = {pool.submit(task, s) for s in itertools.islice(waiting, _AHEAD * workers)}
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when="FIRST_COMPLETED")
-            for future in done:
-                yield future.result()
-            pending |= {pool.submit(task, s) for s in itertools.islice(waiting, len(done))}
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process was killed, perhaps for want of memory: fewer --workers need less; "
-            "the same command goes on"
-        ) from None
-    except BaseException:  # what workers are at is of no use any more
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Workers leave interrupts to the program, and leave when it is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's, about files that are listed in the end
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    for shard, summary in pool.results(task, shards, workers):
+        if summary is None:
+            raise DataError(
+                f"{shard.file}: a worker process was killed over it twice, for want of memory or "
+                "by a file that crashes a decoder: try --workers=1; the same command goes on"
+            )
+        yield summary
 
 
 def run_beam(

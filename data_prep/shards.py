@@ -15,7 +15,7 @@ from etils import epath
 from data_prep.images import ImageOptions, NormalisedImage, UnusableImageError, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Entry, Reader
-from fsdit.data import records
+from fsdit.data import layout, records
 from fsdit.errors import DataError
 
 _MAX_SOURCE_BYTES = 2**28  # no photograph, and it would have to fit in memory
@@ -73,7 +73,7 @@ class ConvertShard:
         entry = records.write_shard(folder.root / shard.file, payloads())
         size = min(sizes, default=None)
         result = {"entry": entry, "images": images, "skipped": skipped, "image_size": size}
-        records.write_json(folder.result(shard.stem), result)
+        layout.write_json(folder.result(shard.stem), result)
         return _summary(result)
 
     def finished(self, shard: Shard) -> Summary | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_prep.sources import Entry
-from fsdit.data.records import SPLITS
+from fsdit.data.layout import SPLITS
 from fsdit.errors import ConfigError, DataError
 
 # split -> class -> its images, splits in their usual order, classes and images sorted.

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep import checks, pool
 from data_prep.checks import Checked, Damage, Shard
 from fsdit import program
-from fsdit.data.records import DatasetInfo, read_dataset_info
+from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.errors import DataError
 
 _DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to check.", required=True)

@@ -28,7 +28,9 @@ from fsdit.config import DataConfig
 from fsdit.data import input as episode_input
 from fsdit.data import records
 from fsdit.data.episodes import SampledEpisodes
-from fsdit.data.records import Episode, RecordReader, read_dataset_info
+from fsdit.data.layout import read_dataset_info
+from fsdit.data.readers import RecordReader
+from fsdit.data.records import Episode
 
 _BATCHES = flags.DEFINE_integer("num_batches", 40, "Batches of 16 episodes a measurement.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes of the other loader, and of ours.")

@@ -13,7 +13,9 @@ from typing import Protocol, runtime_checkable
 import grain
 import numpy as np
 
-from fsdit.data.records import Episode, EpisodeReader, SplitInfo
+from fsdit.data.layout import SplitInfo
+from fsdit.data.readers import EpisodeReader
+from fsdit.data.records import Episode
 from fsdit.errors import DataError
 
 

@@ -22,7 +22,8 @@ from jaxtyping import Int
 
 from fsdit.config import DataConfig
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
-from fsdit.data.records import EpisodeReader, ImageReader, read_dataset_info
+from fsdit.data.layout import read_dataset_info
+from fsdit.data.readers import EpisodeReader, ImageReader
 
 Batch = dict[str, Any]
 

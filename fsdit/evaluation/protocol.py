@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from fsdit.config import Config
 from fsdit.data import input as episode_input
+from fsdit.data.layout import read_dataset_info
 from fsdit.data.pictures import episode_grid
-from fsdit.data.records import ImageReader, read_dataset_info
+from fsdit.data.readers import ImageReader
 from fsdit.errors import ConfigError
 from fsdit.evaluation import metrics
 from fsdit.models.drawing import make_draw

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from fsdit.data.layout import write_json
 from fsdit.data.pictures import save_picture
-from fsdit.data.records import write_json
 from fsdit.evaluation.protocol import Protocol
 
 _PAGE = """<!doctype html>

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from fsdit.config import Config, MeshConfig, changed_fields, from_dict, to_dict
-from fsdit.data.records import read_dataset_info
+from fsdit.data.layout import read_dataset_info
 from fsdit.errors import CheckpointError
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from fsdit.config import Config, to_dict
 from fsdit.data import input as episode_input
-from fsdit.data.records import dataset_fingerprint, read_dataset_info, write_json
+from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes

@@ -12,7 +12,8 @@ from fsdit.data.episodes import (
     draw_episodes,
     rotating_episodes,
 )
-from fsdit.data.records import EpisodeReader, SplitInfo, write_split
+from fsdit.data.layout import SplitInfo, write_split
+from fsdit.data.readers import EpisodeReader
 from fsdit.errors import DataError
 
 SPLIT = SplitInfo(("a", "b", "c", "d"), images_per_class=(4, 7, 5, 6), episodes=12, shots=3)

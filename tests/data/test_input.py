@@ -5,7 +5,8 @@ import pytest
 
 from fsdit.config import DataConfig
 from fsdit.data.input import evaluation_examples, host_batches, training_examples
-from fsdit.data.records import EpisodeReader, read_dataset_info
+from fsdit.data.layout import read_dataset_info
+from fsdit.data.readers import EpisodeReader
 
 BATCH = 8
 STEPS = 3

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fsdit.data import records
-from fsdit.data.records import Episode, EpisodeReader, ImageReader, ImageRecord, RecordReader
+from fsdit.data import layout, records
+from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
+from fsdit.data.records import Episode, ImageRecord
 from fsdit.errors import DataError
 
-SPLIT = records.SplitInfo(classes=("a", "b"), images_per_class=(3, 4), episodes=2, shots=2)
+SPLIT = layout.SplitInfo(classes=("a", "b"), images_per_class=(3, 4), episodes=2, shots=2)
 EPISODES = [Episode(0, 0, (1, 2)), Episode(1, 6, (3, 5))]
 IDS = st.integers(0, 2**31 - 1)
 
@@ -28,12 +29,12 @@ def split(tmp_path):
     images = [
         ImageRecord(f"k{i}", int(i >= 3), records.encode_pixels(picture(i)), 4, 4) for i in range(7)
     ]
-    records.write_split(tmp_path, images, EPISODES, shards=2)
+    layout.write_split(tmp_path, images, EPISODES, shards=2)
     return tmp_path
 
 
 def with_episode(directory, episode: Episode):
-    records.write_split(directory, [], [episode])
+    layout.write_split(directory, [], [episode])
     return EpisodeReader(directory, SPLIT, shots=2)
 
 
@@ -186,14 +187,14 @@ def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, 
 
 
 def test_a_dataset_description_survives_and_its_version_is_checked(tmp_path):
-    info = records.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3, ("siglip2",), ())
-    records.write_dataset_json(tmp_path, info)
-    assert records.read_dataset_info(tmp_path) == info
+    info = layout.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3, ("siglip2",), ())
+    layout.write_dataset_json(tmp_path, info)
+    assert layout.read_dataset_info(tmp_path) == info
     with pytest.raises(DataError, match="no split 'dev' in the dataset; it has train"):
         info.split("dev")
     change_json(tmp_path / "dataset.json", version=9)
     with pytest.raises(DataError, match=r"dataset.json: format version 9"):
-        records.read_dataset_info(tmp_path)
+        layout.read_dataset_info(tmp_path)
 
 
 def change_json(path, **changes):
@@ -202,22 +203,22 @@ def change_json(path, **changes):
 
 @pytest.fixture
 def described(tmp_path):
-    info = records.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3)
-    records.write_dataset_json(tmp_path, info)
+    info = layout.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3)
+    layout.write_dataset_json(tmp_path, info)
     return tmp_path / "dataset.json"
 
 
 def test_a_changed_description_is_noticed_by_its_sum(described):
     change_json(described, command="another")
     with pytest.raises(DataError, match=r"dataset.json: damaged or edited"):
-        records.read_dataset_info(described.parent)
+        layout.read_dataset_info(described.parent)
 
 
 def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
     values = json.loads(described.read_text())
     del values["sha256"], values["shared_classes"]
     described.write_text(json.dumps(values))
-    assert records.read_dataset_info(described.parent).command == "command"
+    assert layout.read_dataset_info(described.parent).command == "command"
 
 
 @pytest.mark.parametrize(
@@ -237,33 +238,33 @@ def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
 def test_a_field_of_a_description_that_is_wrong_is_named(described, change, named):
     change_json(described, sha256=None, **change)
     with pytest.raises(DataError, match=rf"dataset.json: .*{named}"):
-        records.read_dataset_info(described.parent)
+        layout.read_dataset_info(described.parent)
 
 
 @pytest.mark.parametrize(
     "change", [{"records": "3"}, {"bytes": -1}, {"records": 10**30}, {"sha256": [0]}, {"x": 1}]
 )
 def test_a_manifest_entry_that_is_wrong_is_named(split, change):
-    manifest = records.read_manifest(split)
+    manifest = layout.read_manifest(split)
     name = "images-00001-of-00002.array_record"
-    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | change})
+    layout.write_json(split / "manifest.json", manifest | {name: manifest[name] | change})
     with pytest.raises(DataError, match=rf"manifest.json: not a manifest: '{name}'"):
         RecordReader(split, "images")
 
 
 def test_a_shard_with_another_number_of_records_than_the_manifest_says_is_named(split):
-    manifest = records.read_manifest(split)
+    manifest = layout.read_manifest(split)
     name = "images-00001-of-00002.array_record"
-    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 3}})
+    layout.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 3}})
     with pytest.raises(DataError, match=rf"{name}: has 4 records, the manifest says 3"):
         RecordReader(split, "images")[4]
 
 
 def test_a_manifest_that_would_shift_the_images_of_later_files_is_refused(split):
     assert len(ImageReader(split, 4, 1, count=7)) == 7
-    manifest = records.read_manifest(split)
+    manifest = layout.read_manifest(split)
     name = "images-00000-of-00002.array_record"
-    records.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 2}})
+    layout.write_json(split / "manifest.json", manifest | {name: manifest[name] | {"records": 2}})
     with pytest.raises(DataError, match=r"lists 6 images, dataset.json makes it 7"):
         ImageReader(split, 4, 1, count=7)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdit.data import records
+from fsdit.data import layout, readers, records
 from fsdit.data.episodes import draw_episodes
 from fsdit.data.records import ImageRecord
 
@@ -20,13 +20,13 @@ def pixels(split: str, index: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(key).integers(0, 256, (SIZE, SIZE, 1), np.uint8)
 
 
-def split_info(split: str, classes: tuple[str, ...] | None = None) -> records.SplitInfo:
+def split_info(split: str, classes: tuple[str, ...] | None = None) -> layout.SplitInfo:
     classes = classes or CLASSES[split]
     sizes = IMAGES[: len(classes)]
-    return records.SplitInfo(classes, sizes, episodes=3 * len(classes), shots=SHOTS)
+    return layout.SplitInfo(classes, sizes, episodes=3 * len(classes), shots=SHOTS)
 
 
-def images(split: str, info: records.SplitInfo, seed: int = 0) -> list[ImageRecord]:
+def images(split: str, info: layout.SplitInfo, seed: int = 0) -> list[ImageRecord]:
     classes = [c for c, count in enumerate(info.images_per_class) for _ in range(count)]
     return [
         ImageRecord(f"{split}/{i}", c, records.encode_pixels(pixels(split, i, seed)), SIZE, SIZE)
@@ -39,9 +39,9 @@ def write(directory: Path, seed: int = 0, **changes) -> Path:
     infos = {name: split_info(name) for name in CLASSES}
     for name, info in infos.items():
         drawn = draw_episodes(info, SHOTS, 3, seed)
-        records.write_split(directory / name, images(name, info, seed), drawn, shards=2)
-    info = records.DatasetInfo(SIZE, 1, infos, "command", seed)
-    records.write_dataset_json(directory, dataclasses.replace(info, **changes))
+        layout.write_split(directory / name, images(name, info, seed), drawn, shards=2)
+    info = layout.DatasetInfo(SIZE, 1, infos, "command", seed)
+    layout.write_dataset_json(directory, dataclasses.replace(info, **changes))
     return directory
 
 
@@ -52,12 +52,12 @@ def shard(directory: Path, split: str = "train", kind: str = "images", index: in
 
 def rewrite(path: Path, change) -> None:
     """Rewrites a file's records through `change`, with a manifest that agrees."""
-    manifest = records.read_manifest(path.parent)
-    reader = records.open_shard(path, manifest[path.name]["records"])
-    payloads = change([records.read_record(reader, path, i) for i in range(reader.num_records())])
+    manifest = layout.read_manifest(path.parent)
+    reader = readers.open_shard(path, manifest[path.name]["records"])
+    payloads = change([readers.read_record(reader, path, i) for i in range(reader.num_records())])
     reader.close()
     manifest[path.name] = records.write_shard(path, payloads)
-    records.write_json(path.parent / "manifest.json", manifest)
+    layout.write_json(path.parent / "manifest.json", manifest)
 
 
 def flip(path: Path, position: int) -> None:

@@ -14,22 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.verify import verify
-from fsdit.data import records
+from fsdit.data import layout, readers
 from fsdit.errors import DataError
 
 
 def read_everything(directory: Path) -> dict:
     """All that a program can get out of a dataset, without what gives an error."""
     try:
-        info = records.read_dataset_info(directory)
+        info = layout.read_dataset_info(directory)
     except DataError:
         return {}
     content = {"info": info}
     for name, split in info.splits.items():
         folder = directory / name
         images = (folder, info.image_size, info.channels, split.num_images)
-        content |= read_all(name, records.ImageReader, *images)
-        content |= read_all(name, records.EpisodeReader, folder, split, split.shots)
+        content |= read_all(name, readers.ImageReader, *images)
+        content |= read_all(name, readers.EpisodeReader, folder, split, split.shots)
     return content
 
 

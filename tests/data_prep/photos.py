@@ -6,13 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fsdit.data.records import (
-    ImageReader,
-    ImageRecord,
-    RecordReader,
-    decode_image,
-    read_dataset_info,
-)
+from fsdit.data.layout import read_dataset_info
+from fsdit.data.readers import ImageReader, RecordReader
+from fsdit.data.records import ImageRecord, decode_image
 
 
 def photo(seed: int, width: int = 40, height: int = 40) -> Image.Image:

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from fsdit.data.records import EpisodeReader, decode_pixels, read_dataset_info, read_manifest
+from fsdit.data.layout import read_dataset_info, read_manifest
+from fsdit.data.readers import EpisodeReader
+from fsdit.data.records import decode_pixels
 from tests.conftest import ROOT, environment, run_module
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo, stored
 

@@ -142,7 +142,7 @@ def test_an_error_on_beam_ends_in_one_line_that_says_it(folder, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(folder, undisturbed, tmp_path):
+def test_a_killed_worker_changes_nothing(folder, undisturbed, tmp_path):
     process = start(folder, tmp_path / "d", "--workers=2")
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("d.partial/work/*.result.json")):
@@ -155,10 +155,7 @@ def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(folder, undist
     ]
     workers[0].kill()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    (line,) = output.splitlines()
-    assert line.startswith("error: a worker process was killed") and "--workers" in line
-    succeed(folder, tmp_path / "d", *FLAGS)
+    assert process.returncode == 0, output
     assert files(tmp_path / "d") == files(undisturbed)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.verify import verify
-from fsdit.data import records
-from fsdit.data.records import EpisodeReader
+from fsdit.data import layout, records
+from fsdit.data.readers import EpisodeReader
 from fsdit.errors import DataError
 from tests.conftest import ROOT, environment, run_module
 from tests.data_prep import datasets
@@ -78,7 +78,7 @@ def test_the_episodes_are_new_and_the_images_are_not_touched(dataset, shots, set
     changed = {name for name in after if after[name] != before[name]}
     assert not any("images" in name for name in changed)
     assert verify(dataset, fast=False, workers=0).damages == []
-    for name, split in records.read_dataset_info(dataset).splits.items():
+    for name, split in layout.read_dataset_info(dataset).splits.items():
         assert split.shots == shots
         assert split.episodes == episodes * len(split.classes)
         reader = EpisodeReader(dataset / name, split, shots)
@@ -102,14 +102,14 @@ def test_the_same_flags_give_the_same_bytes_whatever_was_there(dataset, tmp_path
 
 def test_several_files_of_episodes_become_one(dataset):
     folder = dataset / "train"
-    manifest = records.read_manifest(folder)
+    manifest = layout.read_manifest(folder)
     payload = records.encode_episode(records.Episode(0, 0, (1, 2)))
     del manifest["episodes-00000-of-00001.array_record"]
     (folder / "episodes-00000-of-00001.array_record").unlink()
     for i in range(2):
         file = records.shard_name("episodes", i, 2)
         manifest[file] = records.write_shard(folder / file, [payload])
-    records.write_json(folder / "manifest.json", manifest)
+    layout.write_json(folder / "manifest.json", manifest)
     rebuild(dataset, *FLAGS).check_returncode()
     assert [p.name for p in folder.glob("episodes*")] == ["episodes-00000-of-00001.array_record"]
     assert verify(dataset, fast=False, workers=0).damages == []

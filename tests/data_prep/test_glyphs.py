@@ -4,15 +4,9 @@ from pathlib import Path
 import pytest
 
 from fsdit.data.episodes import SampledEpisodes
-from fsdit.data.records import (
-    SPLITS,
-    EpisodeReader,
-    ImageReader,
-    RecordReader,
-    decode_image,
-    read_dataset_info,
-    read_manifest,
-)
+from fsdit.data.layout import SPLITS, read_dataset_info, read_manifest
+from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
+from fsdit.data.records import decode_image
 from tests.conftest import run_module
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdit.data import records
+from fsdit.data import layout, readers, records
 from tests.conftest import run_module
 from tests.data_prep import datasets
 
@@ -37,8 +37,8 @@ def test_the_picture_shows_supports_and_target_of_the_first_episodes(dataset, tm
     assert done.returncode == 0, done.stderr
     picture = np.asarray(Image.open(output))
     assert picture.shape == (3 * CELL, (datasets.SHOTS + 1) * CELL + 3 * ZOOM)
-    split = records.read_dataset_info(dataset).splits["val"]
-    episodes = records.EpisodeReader(dataset / "val", split, datasets.SHOTS)
+    split = layout.read_dataset_info(dataset).splits["val"]
+    episodes = readers.EpisodeReader(dataset / "val", split, datasets.SHOTS)
     for row in range(3):
         for k, image in enumerate(episodes[row].supports):
             np.testing.assert_array_equal(
@@ -51,10 +51,10 @@ def test_the_picture_shows_supports_and_target_of_the_first_episodes(dataset, tm
 
 
 def test_the_table_has_sizes_and_what_was_precomputed(dataset, tmp_path):
-    manifest = records.read_manifest(dataset / "val")
+    manifest = layout.read_manifest(dataset / "val")
     file = records.shard_name("features-siglip2-base", 0, 1)
     manifest[file] = records.write_shard(dataset / "val" / file, [b"x"] * 7)
-    records.write_json(dataset / "val" / "manifest.json", manifest)
+    layout.write_json(dataset / "val" / "manifest.json", manifest)
     told = rows(inspect(dataset, tmp_path / "grid.png").stdout)
     size = f"{sum(entry['bytes'] for entry in manifest.values()):,}"
     assert told["train"][:9] == ["train", "3", "12", "3", "/", "4", "/", "5", "9"]
@@ -98,10 +98,10 @@ def test_a_damaged_image_is_named_and_an_older_picture_stays(dataset, tmp_path):
 
 def test_a_split_without_episodes_is_named(dataset, tmp_path):
     datasets.rewrite(datasets.shard(dataset, kind="episodes"), lambda payloads: [])
-    info = records.read_dataset_info(dataset)
+    info = layout.read_dataset_info(dataset)
     train = dataclasses.replace(info.splits["train"], episodes=0)
     splits = {**info.splits, "train": train}
-    records.write_dataset_json(dataset, dataclasses.replace(info, splits=splits))
+    layout.write_dataset_json(dataset, dataclasses.replace(info, splits=splits))
     done = inspect(dataset, tmp_path / "grid.png")
     assert done.returncode == 1
     assert "train: has no episodes" in done.stderr

@@ -2,16 +2,14 @@ import dataclasses
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from data_prep import pool
 from data_prep.verify import damage_lines, verify
-from fsdit.data import records
+from fsdit.data import layout, records
 from fsdit.data.records import Episode, ImageRecord
 from fsdit.errors import DataError
 from tests.conftest import ROOT, environment, run_module
@@ -58,8 +56,8 @@ def change_episode(directory: Path, place: int, episode: Episode) -> None:
 
 
 def describe(directory: Path, **changes) -> None:
-    info = records.read_dataset_info(directory)
-    records.write_dataset_json(directory, dataclasses.replace(info, **changes))
+    info = layout.read_dataset_info(directory)
+    layout.write_dataset_json(directory, dataclasses.replace(info, **changes))
 
 
 def flip_pixels(directory: Path) -> None:
@@ -85,24 +83,24 @@ def same_picture_in_test(directory: Path) -> None:
 
 
 def forget_a_shard(directory: Path) -> None:
-    manifest = records.read_manifest(directory / "train")
+    manifest = layout.read_manifest(directory / "train")
     del manifest[shard(directory).name]
-    records.write_json(directory / "train" / "manifest.json", manifest)
+    layout.write_json(directory / "train" / "manifest.json", manifest)
 
 
 def same_class_in_val(directory: Path) -> None:
-    splits = dict(records.read_dataset_info(directory).splits)
+    splits = dict(layout.read_dataset_info(directory).splits)
     splits["val"] = dataclasses.replace(splits["val"], classes=("dog", "bee"))
     describe(directory, splits=splits)
 
 
 def features(directory: Path, *names: str) -> None:
     """Adds a feature file to each split; dataset.json names it if `names` do."""
-    for split, info in records.read_dataset_info(directory).splits.items():
-        manifest = records.read_manifest(directory / split)
+    for split, info in layout.read_dataset_info(directory).splits.items():
+        manifest = layout.read_manifest(directory / split)
         file = records.shard_name("features-siglip2", 0, 1)
         manifest[file] = records.write_shard(directory / split / file, [b"x"] * info.num_images)
-        records.write_json(directory / split / "manifest.json", manifest)
+        layout.write_json(directory / split / "manifest.json", manifest)
     describe(directory, encoders=names)
 
 
@@ -210,7 +208,7 @@ DAMAGES = {
         f"{TRAIN_1}: not in the manifest",
     ),
     "manifest naming a path": (
-        lambda d: records.write_json(
+        lambda d: layout.write_json(
             d / "val" / "manifest.json",
             {"../train/x": {"records": 0, "bytes": 0, "sha256": ""}},
         ),
@@ -251,10 +249,10 @@ def test_the_glyph_dataset_is_sound(glyphs, flags):
     done = run_module("data_prep.verify", f"--dataset_dir={glyphs}", *flags)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    for name, split in records.read_dataset_info(glyphs).splits.items():
+    for name, split in layout.read_dataset_info(glyphs).splits.items():
         (row,) = (row for row in rows if row[0] == name)
         assert row[1:4] == [str(len(split.classes)), str(split.num_images), str(split.episodes)]
-        manifest = records.read_manifest(glyphs / name)
+        manifest = layout.read_manifest(glyphs / name)
         assert int(row[4].replace(",", "")) == sum(entry["bytes"] for entry in manifest.values())
         assert row[5] == "sound"
 
@@ -307,13 +305,13 @@ def test_several_damages_are_all_found(dataset):
 
 
 def test_a_file_whose_sum_is_wrong_is_read_in_full_though_others_are_sampled(tmp_path):
-    info = records.SplitInfo(("one",), (400,), episodes=0, shots=0)
+    info = layout.SplitInfo(("one",), (400,), episodes=0, shots=0)
     images = [
         ImageRecord(str(i), 0, records.encode_pixels(datasets.pixels("s", i)), 6, 6)
         for i in range(400)
     ]
-    records.write_split(tmp_path / "train", images, [])
-    records.write_dataset_json(tmp_path, records.DatasetInfo(6, 1, {"train": info}, "command", 0))
+    layout.write_split(tmp_path / "train", images, [])
+    layout.write_dataset_json(tmp_path, layout.DatasetInfo(6, 1, {"train": info}, "command", 0))
     assert lines(tmp_path, fast=True) == []
     file = tmp_path / "train" / records.shard_name("images", 0, 1)
     flip(file, file.read_bytes().index(images[333].data) + 30)
@@ -350,28 +348,9 @@ def test_of_a_file_with_many_damages_the_first_are_told_and_the_rest_counted(dat
 
 
 def test_an_interrupted_rebuild_names_the_command_that_mends_it(dataset):
-    (dataset / "dataset.json").rename(dataset / records.REBUILDING)
+    (dataset / "dataset.json").rename(dataset / layout.REBUILDING)
     with pytest.raises(DataError, match=r"run `python -m data_prep.episodes"):
         verify(dataset, False, 0)
-
-
-def square_or_die(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number * number
-
-
-def test_a_task_that_ends_its_process_is_found_and_the_others_are_done():
-    done = dict(pool.results(square_or_die, range(6), workers=2))
-    assert done == {0: 0, 1: 1, 2: 4, 3: None, 4: 16, 5: 25}
-
-
-def test_tasks_are_taken_as_they_are_needed():
-    taken = []
-    stream = pool.results(abs, (taken.append(i) or i for i in range(100)), workers=2)
-    next(stream)
-    assert len(taken) <= 2 * 2
-    stream.close()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

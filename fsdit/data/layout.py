@@ -1,0 +1,221 @@
+"""The files of a dataset directory and what its JSON files say.
+
+A dataset directory holds `dataset.json` and one folder a split, in which images
+and episodes lie in ArrayRecord files beside a `manifest.json` (records, bytes and
+sha256 of each file).
+
+A split's images are stored class by class, so the images of class c are one range
+of indices, and `SplitInfo` alone tells which. Class ids number the classes of
+their own split.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
+
+from fsdit.data.records import (
+    FORMAT_VERSION,
+    Episode,
+    ImageRecord,
+    attempt_name,
+    encode_episode,
+    encode_image,
+    shard_name,
+    write_shard,
+)
+from fsdit.errors import DataError
+
+SPLITS = ("train", "val", "test")
+# `dataset.json` is under this name while data_prep.episodes exchanges files.
+REBUILDING = "dataset.json.rebuilding"
+# Of `dataset.json` as it is read: no text for a number, no unknown field.
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """One split as `dataset.json` describes it."""
+
+    __pydantic_config__ = _STRICT
+
+    classes: tuple[str, ...]
+    images_per_class: tuple[PositiveInt, ...]
+    episodes: NonNegativeInt
+    shots: NonNegativeInt
+
+    @property
+    def num_images(self) -> int:
+        return sum(self.images_per_class)
+
+    def class_range(self, class_id: int) -> range:
+        """Indices of the images of a class."""
+        start = sum(self.images_per_class[:class_id])
+        return range(start, start + self.images_per_class[class_id])
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` says. `image_size` is the height and width in pixels.
+
+    shared_classes: the splits are meant to have classes in common (and no image).
+    """
+
+    __pydantic_config__ = _STRICT
+
+    image_size: PositiveInt
+    channels: Literal[1, 3]
+    splits: Mapping[str, SplitInfo]
+    command: str
+    seed: int
+    encoders: tuple[str, ...] = ()
+    vaes: tuple[str, ...] = ()
+    shared_classes: bool = False
+
+    def split(self, name: str) -> SplitInfo:
+        if name not in self.splits:
+            raise DataError(f"no split {name!r} in the dataset; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+def write_split(
+    directory: Path, images: Sequence[ImageRecord], episodes: Sequence[Episode], shards: int = 1
+) -> None:
+    """Writes the files of one split, its manifest last.
+
+    images: class by class. shards: image files, of consecutive images each.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    bounds = np.linspace(0, len(images), shards + 1).astype(int)
+    entries = {}
+    for i in range(shards):
+        name = shard_name("images", i, shards)
+        part = images[bounds[i] : bounds[i + 1]]
+        entries[name] = write_shard(directory / name, map(encode_image, part))
+    finish_split(directory, entries, episodes)
+
+
+def finish_split(
+    directory: epath.PathLike, images: Mapping[str, dict[str, Any]], episodes: Iterable[Episode]
+) -> None:
+    """Completes a split whose image files are written: its episodes, then its manifest.
+
+    images: manifest entries of the image files by name.
+    """
+    directory = epath.Path(directory)
+    name = shard_name("episodes", 0, 1)
+    entry = write_shard(directory / name, map(encode_episode, episodes))
+    write_json(directory / "manifest.json", {**images, name: entry})
+
+
+def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
+    """Writes `dataset.json`: the last file, its presence says that the dataset is whole.
+
+    It carries a sum of its own content, as the manifests do of the other files.
+    """
+    values = {"version": FORMAT_VERSION, **dataclasses.asdict(info)}
+    write_json(epath.Path(directory) / "dataset.json", {**values, "sha256": _content_sum(values)})
+
+
+def _content_sum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Atomic: the old file or the new one, never half of one."""
+    path = epath.Path(path)
+    partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    partial.write_bytes(text.encode())
+    partial.replace(path)
+
+
+def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
+    """Renames a finished dataset folder into place; an empty folder there is replaced."""
+    directory = epath.Path(directory)
+    if directory.is_dir():
+        directory.rmdir()
+    epath.Path(partial).rename(directory)
+
+
+def read_dataset_info(directory: str | Path) -> DatasetInfo:
+    """Reads `dataset.json`. Raises DataError naming what is missing or wrong."""
+    path = Path(directory) / "dataset.json"
+    if not path.exists() and path.with_name(REBUILDING).exists():
+        raise DataError(
+            f"{path}: away while the episode files were rebuilt; "
+            f"run `python -m data_prep.episodes --dataset_dir={directory} ...` again"
+        )
+    return read_description(path)
+
+
+def read_description(path: Path) -> DatasetInfo:
+    """Reads a description under any name. Raises DataError."""
+    values = _read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
+    version = values.pop("version", None)
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+    expected = values.pop("sha256", None)  # absent in files older than the sum
+    if expected not in (None, _content_sum({"version": version, **values})):
+        raise DataError(f"{path}: damaged or edited: its sha256 is not that of its content")
+    try:
+        info = pydantic.TypeAdapter(DatasetInfo).validate_json(json.dumps(values))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a dataset description: {field}: {first['msg']}") from None
+    for name, split in info.splits.items():
+        if len(split.classes) != len(split.images_per_class):
+            raise DataError(f"{path}: splits.{name}: classes and images_per_class differ in length")
+    order = sorted(
+        info.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else 9, name)
+    )
+    return dataclasses.replace(info, splits={name: info.splits[name] for name in order})
+
+
+def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
+    """The manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
+    path = directory / "manifest.json"
+    manifest = _read_json(path, "the conversion did not finish; run it again")
+    for name, entry in manifest.items():
+        if not _is_file_entry(entry):
+            raise DataError(f"{path}: not a manifest: {name!r} needs records, bytes and sha256")
+    return manifest
+
+
+def _is_file_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"records", "bytes", "sha256"}:
+        return False
+    count, size, digest = entry["records"], entry["bytes"], entry["sha256"]
+    if not (type(count) is type(size) is int and isinstance(digest, str)):
+        return False
+    return 0 <= count <= size < 2**63
+
+
+def _read_json(path: Path, advice: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {advice}")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: not a JSON object")
+    return values
+
+
+def dataset_fingerprint(directory: str | Path) -> str:
+    """Identifies a dataset by content: a sha256 over its manifests' sums."""
+    digest = hashlib.sha256()
+    for split in sorted(read_dataset_info(directory).splits):
+        for name, entry in sorted(read_manifest(Path(directory) / split).items()):
+            digest.update(f"{split}/{name} {entry['sha256']}\n".encode())
+    return digest.hexdigest()

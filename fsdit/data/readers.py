@@ -1,0 +1,210 @@
+"""Random access to the records of a dataset, checked against its description."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+from jaxtyping import UInt8
+
+from fsdit.data.layout import SplitInfo, read_manifest
+from fsdit.data.records import Episode, decode_episode, decode_image, decode_pixels, num_supports
+from fsdit.errors import DataError
+
+
+def open_shard(
+    path: epath.PathLike, count: int | None = None
+) -> array_record_module.ArrayRecordReader:
+    """Opens a file of `count` records, or of any number. Raises DataError.
+
+    The library opens whatever it is given: a file whose index is damaged has no records.
+    """
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        if not reader.ok():
+            reader.read([0])  # raises what ails it
+        found = reader.num_records()
+    except Exception as error:
+        raise DataError(
+            f"{path}: cannot be opened, no record can be read: {_reason(error)}"
+        ) from None
+    if count not in (None, found):
+        raise DataError(f"{path}: has {found} records, the manifest says {count}")
+    return reader
+
+
+def read_record(
+    reader: array_record_module.ArrayRecordReader, path: epath.PathLike, index: int
+) -> bytes:
+    """One record of an open file. Raises DataError naming file and record."""
+    try:
+        return reader.read([index])[0]
+    except Exception as error:
+        raise DataError(f"{path}, record {index}: damaged: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0].strip()
+
+
+def read_shard(path: epath.PathLike) -> Iterator[bytes]:
+    """The records of one file in order. Raises DataError."""
+    reader = open_shard(path)
+    for i in range(reader.num_records()):
+        yield read_record(reader, path, i)
+
+
+class RecordReader:
+    """Random access to the records of one kind ("images", "episodes") in a split.
+
+    Opens the files that the manifest names, checks their sizes and counts, and
+    names file and record when one cannot be read. Picklable, for worker processes.
+    """
+
+    def __init__(self, directory: str | Path, kind: str):
+        self.directory = Path(directory)
+        self.kind = kind
+        manifest = read_manifest(self.directory)
+        self._names = sorted(name for name in manifest if name.startswith(f"{kind}-"))
+        if not self._names:
+            raise DataError(f"{self.directory}: the manifest lists no {kind} files")
+        sizes = [manifest[name]["bytes"] for name in self._names]
+        self._counts = [manifest[name]["records"] for name in self._names]
+        self._ends = np.cumsum(self._counts)
+        for name, size in zip(self._names, sizes, strict=True):
+            self._check_size(self.directory / name, size)
+        self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
+
+    @staticmethod
+    def _check_size(path: Path, size: int) -> None:
+        if not path.is_file():
+            raise DataError(f"{path}: missing, though the manifest lists it")
+        if path.stat().st_size != size:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes, the manifest says {size}: "
+                "damaged or half-copied; copy or convert it again"
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise DataError(
+                f"{self.directory}: {self.kind} record {index} does not exist, "
+                f"there are {len(self)}"
+            )
+        shard, record = self._locate(index)
+        return read_record(self._open(shard), self.directory / self._names[shard], record)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """(file, record in it) of a global index."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _open(self, shard: int) -> array_record_module.ArrayRecordReader:
+        if shard not in self._readers:
+            path = self.directory / self._names[shard]
+            self._readers[shard] = open_shard(path, self._counts[shard])
+        return self._readers[shard]
+
+    def describe(self, index: int) -> str:
+        """File and record of a global index, for messages."""
+        shard, record = self._locate(index)
+        return f"{self.directory / self._names[shard]}, record {record}"
+
+
+class ImageReader:
+    """Decoded images of a split by index.
+
+    count: how many `dataset.json` promises. A manifest that lists another number would
+    shift the indices of all files after the one it is wrong about. Raises DataError.
+    """
+
+    def __init__(
+        self, directory: str | Path, image_size: int, channels: int, count: int | None = None
+    ):
+        self._records = RecordReader(directory, "images")
+        if count not in (None, len(self._records)):
+            raise DataError(
+                f"{directory}: the manifest lists {len(self._records)} images, dataset.json "
+                f"makes it {count}: copy or convert it again"
+            )
+        self._shape = (image_size, image_size, channels)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """Raises DataError naming file and record."""
+        try:
+            record = decode_image(self._records[index])
+            pixels = decode_pixels(record.data, self._shape[-1])
+        except DataError as error:
+            raise DataError(_located(error, self._records, index)) from None
+        if pixels.shape != self._shape:
+            raise DataError(
+                f"{self._records.describe(index)}: image of shape {pixels.shape}, "
+                f"the dataset says {self._shape}"
+            )
+        return pixels
+
+
+class EpisodeReader:
+    """Episodes of a split by index, checked against the split's description."""
+
+    def __init__(self, directory: str | Path, split: SplitInfo, shots: int):
+        self._records = RecordReader(directory, "episodes")
+        if not len(self._records):
+            raise DataError(f"{directory}: has no episodes; make some, or set data.source=sampled")
+        self._split = split
+        self._shots = shots
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Raises DataError naming file and record."""
+        try:
+            episode = decode_episode(self._records[index])
+        except DataError as error:
+            raise DataError(_located(error, self._records, index)) from None
+        where = self._records.describe(index)
+        if len(episode.supports) != num_supports(self._shots):
+            raise DataError(
+                f"{where}: {len(episode.supports)} supports, config.data.shots is {self._shots}; "
+                "set config.data.shots, or config.data.source=sampled"
+            )
+        try:
+            check_episode(episode, self._split, self._shots)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        return episode
+
+
+def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
+    """Raises DataError for an episode that cannot be one of K = `shots` of the split."""
+    if len(episode.supports) != num_supports(shots):
+        raise DataError(f"{len(episode.supports)} supports, not {num_supports(shots)}")
+    if not 0 <= episode.class_id < len(split.classes):
+        raise DataError(f"class {episode.class_id} does not exist in this split")
+    members = split.class_range(episode.class_id)
+    images = (episode.target, *episode.supports)
+    for image in images:
+        if image not in members:
+            raise DataError(
+                f"image {image} is not of class {episode.class_id} "
+                f"(its images are {members.start} to {members.stop - 1})"
+            )
+    if len(set(images)) != shots + 1:
+        raise DataError(f"target and supports {images} are not {shots + 1} distinct images")
+
+
+def _located(error: DataError, records: RecordReader, index: int) -> str:
+    message = str(error)
+    return message if "record " in message else f"{records.describe(index)}: {message}"
