@@ -23,6 +23,10 @@ from fsdit.config import from_dict, to_dict
 from tests.conftest import ROOT, environment, experiment_file, run_module
 
 STEPS = 60
+# A save at each step: a run too slow to end before it hears of its preemption, which
+# JAX looks for once a second.
+UNHURRIED = "--config.checkpoint.interval=1"
+SHORT = "--config.train.num_steps=24"  # for pods: their processes share the cores
 
 
 @pytest.fixture
@@ -99,16 +103,16 @@ def final_state(workdir, step=STEPS):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, glyphs):
-    """Makes, once, the run that others are compared with."""
+    """Makes, once for each choice of flags, the run that others are compared with."""
     made = {}
 
-    def run(experiment):
-        if not made:
+    def run(experiment, *flags):
+        if flags not in made:
             workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-            status, output = finish(start(experiment, workdir))
+            status, output = finish(start(experiment, workdir, *flags))
             assert status == 0, output
-            made["workdir"] = workdir
-        return made["workdir"]
+            made[flags] = workdir
+        return made[flags]
 
     return run
 
@@ -119,13 +123,13 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
 ):
     workdir = tmp_path / "run"
     rng = np.random.default_rng(0)
-    for moment in sorted(rng.choice(np.arange(9, 50), 3, replace=False)):
+    for moment in sorted(rng.choice(np.arange(9, 45), 3, replace=False)):
         process = start(experiment, workdir)
         wait_for_step(process, workdir, moment)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
 
-    process = start(experiment, workdir)
+    process = start(experiment, workdir, UNHURRIED)
     wait_for_step(process, workdir, max(losses(workdir)) + 2)
     process.send_signal(signal.SIGTERM)
     status, output = finish(process)
@@ -152,9 +156,9 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, undisturbed, count):
     workdir = tmp_path / "run"
-    results = [finish(p) for p in start_pod(count, experiment, workdir)]
+    results = [finish(p) for p in start_pod(count, experiment, workdir, SHORT)]
     assert [status for status, _ in results] == [0] * count, results
-    actual, expected = losses(workdir), losses(undisturbed(experiment))
+    actual, expected = losses(workdir), losses(undisturbed(experiment, SHORT))
     assert actual.keys() == expected.keys()
     np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
@@ -163,23 +167,23 @@ def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, u
 @pytest.mark.slow
 def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
-    pod = start_pod(2, experiment, workdir)
-    wait_for_step(pod[0], workdir, 8)
+    pod = start_pod(2, experiment, workdir, SHORT, UNHURRIED)
+    wait_for_step(pod[0], workdir, 4)
     pod[1].send_signal(signal.SIGTERM)  # one of them hears of it, both leave
     results = [finish(p) for p in pod]
     assert [status for status, _ in results] == [75, 75], results
     stopped = {re.search(r"preempted at step (\d+)", output)[1] for _, output in results}
     assert len(stopped) == 1
 
-    process = start(experiment, workdir, devices=8)
-    wait_for_step(process, workdir, int(stopped.pop()) + 5)
+    process = start(experiment, workdir, SHORT, UNHURRIED, devices=8)
+    wait_for_step(process, workdir, int(stopped.pop()) + 2)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 75
 
-    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
+    flags = (SHORT, "--config.mesh.data=2", "--config.mesh.fsdp=2")
     results = [finish(p) for p in start_pod(4, experiment, workdir, *flags)]
     assert [status for status, _ in results] == [0] * 4, results
-    actual, expected = losses(workdir), losses(undisturbed(experiment))
+    actual, expected = losses(workdir), losses(undisturbed(experiment, SHORT))
     assert actual.keys() == expected.keys()
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
 
