@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import huggingface_hub
@@ -28,7 +29,7 @@ _STEMS = ("model", "diffusion_pytorch_model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is equal to itself only, so that it can be hashed
 class Checkpoint:
     """directory: where config.json lies; files: tensor name -> file that holds it."""
 
@@ -59,14 +60,19 @@ class Checkpoint:
             )
         return value
 
-    def parse(self, cls: type[T], section: str = "") -> T:
+    def parse(
+        self, cls: type[T], section: str = "", defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> T:
         """The dataclass `cls` from the fields of config.json that it names.
 
         section: a part of config.json, "" for its top. Fields that config.json leaves out
-        take the defaults of `cls`, which have to be the publisher's.
+        are those of `defaults`, then of `cls`, which have to be the publisher's.
         """
-        values = self.config.get(section, {}) if section else self.config
-        return parse_fields(cls, values, f"{self.config_file}: {section}".rstrip(": "))
+        values = self.config.get(section) or {} if section else self.config
+        where = f"{self.config_file}: {section}" if section else str(self.config_file)
+        if not isinstance(values, dict):
+            raise DataError(f"{where} is no JSON object; fetch it again")
+        return parse_fields(cls, {**defaults, **values}, where)
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ def _fitted(
 ) -> np.ndarray:
     try:
         value = transform(tensor)
-    except ValueError:  # a reshape, or a permutation of other axes
+    except (ValueError, IndexError):  # a reshape, or a permutation of other axes
         value = None
     if value is None or value.shape != shape:
         raise DataError(
