@@ -5,12 +5,14 @@ A vision transformer with a class token, layer scale, and positions that are res
 where the image has another size than in training. After transformers' dinov2 models.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from fsdit.errors import DataError
 from fsdit.models import layers
@@ -25,23 +27,23 @@ IGNORED = (*(f"{prefix}embeddings.mask_token" for prefix in _PREFIXES), "classif
 
 @dataclass(frozen=True)
 class Dinov2Config:
-    """Fields of config.json, with transformers' defaults: DINOv2 B/14.
+    """Fields of config.json, with transformers' defaults: B/14.
 
-    image_size: of training; num_register_tokens: 0 where the model has none.
+    image_size: of training; num_register_tokens: 0 in models without registers.
     """
 
-    patch_size: int
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    mlp_ratio: float = 4
+    patch_size: PositiveInt
+    hidden_size: PositiveInt = 768
+    num_hidden_layers: PositiveInt = 12
+    num_attention_heads: PositiveInt = 12
+    mlp_ratio: PositiveFloat = 4
     num_channels: int = 3
-    image_size: int = 224
+    image_size: PositiveInt = 224
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: PositiveFloat = 1e-6
     qkv_bias: bool = True
     use_swiglu_ffn: bool = False
-    num_register_tokens: int = 0
+    num_register_tokens: NonNegativeInt = 4
 
     @property
     def block(self) -> vit.BlockShape:
@@ -117,12 +119,11 @@ def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> Dinov2Co
         DataError: a field has a value that this tower cannot take.
     """
     kind = checkpoint.require("model_type", "dinov2", "dinov2_with_registers")
-    # Where config.json leaves them out, transformers has these.
-    defaults = {
-        "dinov2": {"patch_size": 14, "num_register_tokens": 0},
-        "dinov2_with_registers": {"patch_size": 16, "num_register_tokens": 4},
-    }[kind]
-    config = checkpoint.parse(Dinov2Config, defaults=defaults)
+    # Where config.json leaves it out, transformers has these.
+    patch_size = {"dinov2": 14, "dinov2_with_registers": 16}[kind]
+    config = checkpoint.parse(Dinov2Config, defaults={"patch_size": patch_size})
+    if kind == "dinov2":
+        config = dataclasses.replace(config, num_register_tokens=0)
     where = checkpoint.config_file
     if config.hidden_act not in vit.ACTIVATIONS:
         raise DataError(f"{where}: hidden_act {config.hidden_act!r} is not known")

@@ -6,7 +6,6 @@ pooled, tokens = jax.jit(encoder)(params, supports)
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,12 +16,7 @@ from fsdit.models.pretrained import dinov2, siglip
 from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
 from fsdit.models.pretrained.weights import Checkpoint, Mapped, load_params, open_checkpoint
 
-
-class _TowerConfig(Protocol):
-    hidden_size: int
-    patch_size: int
-    num_attention_heads: int
-    num_channels: int
+_TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, 
     architecture = _ARCHITECTURES[kind]
     preprocessing = read_preprocessing(checkpoint.directory)
     config = architecture.read_config(checkpoint, preprocessing.output_size)
-    _check_widths(checkpoint, config)
+    _check_sizes(checkpoint, config)
     abstract = nnx.eval_shape(
         lambda: architecture.tower(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=0))
     )
@@ -101,11 +95,16 @@ def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, 
     return encoder, params
 
 
-def _check_widths(checkpoint: Checkpoint, config: _TowerConfig) -> None:
+def _check_sizes(checkpoint: Checkpoint, config: _TowerConfig) -> None:
+    where = checkpoint.config_file
     if config.num_channels != 3:
-        raise DataError(f"{checkpoint.config_file}: num_channels is {config.num_channels}, not 3")
+        raise DataError(f"{where}: num_channels is {config.num_channels}; the images have 3")
     if config.hidden_size % config.num_attention_heads:
         raise DataError(
-            f"{checkpoint.config_file}: num_attention_heads={config.num_attention_heads} does "
-            f"not divide hidden_size={config.hidden_size}"
+            f"{where}: num_attention_heads={config.num_attention_heads} does not divide "
+            f"hidden_size={config.hidden_size}"
+        )
+    if config.patch_size > config.image_size:
+        raise DataError(
+            f"{where}: patch_size={config.patch_size} is larger than image_size={config.image_size}"
         )

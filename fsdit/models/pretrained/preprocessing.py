@@ -13,8 +13,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 from jaxtyping import Array, Float, Int32, UInt8
+from pydantic import PositiveInt
 
 from fsdit.errors import DataError
 from fsdit.models.pretrained.resampling import antialiased
@@ -26,13 +26,13 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL.Image.Resampling
 
 @dataclass(frozen=True)
 class Rectangle:
-    height: pydantic.PositiveInt
-    width: pydantic.PositiveInt
+    height: PositiveInt
+    width: PositiveInt
 
 
 @dataclass(frozen=True)
 class ShortestEdge:
-    shortest_edge: pydantic.PositiveInt
+    shortest_edge: PositiveInt
 
 
 _Channels = tuple[float, float, float]

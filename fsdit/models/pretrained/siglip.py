@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import PositiveFloat, PositiveInt
 
 from fsdit.errors import DataError
 from fsdit.models import layers
@@ -25,15 +26,15 @@ IGNORED = ("text_model.", "logit_scale", "logit_bias", "vision_model.embeddings.
 class SiglipConfig:
     """vision_config of config.json, with transformers' defaults: SigLIP B/16-224."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
+    hidden_size: PositiveInt = 768
+    intermediate_size: PositiveInt = 3072
+    num_hidden_layers: PositiveInt = 12
+    num_attention_heads: PositiveInt = 12
     num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 16
+    image_size: PositiveInt = 224
+    patch_size: PositiveInt = 16
     hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: PositiveFloat = 1e-6
     vision_use_head: bool = True
 
     @property

@@ -190,8 +190,15 @@ def load_params(
         width = target.shape[-1] // len(origin.names)
         for layer, i, name in origin.tensors():
             place = layers[layer or 0][..., i * width : (i + 1) * width]
-            tensor = _read(handles[checkpoint.files[name]], name, checkpoint.files[name])
-            place[...] = _fitted(tensor, origin.transform, place.shape, name, path)
+            file = checkpoint.files[name]
+            tensor = _read(handles[file], name, file)
+            value = _transformed(tensor, origin.transform)
+            if value is None or value.shape != place.shape:
+                raise DataError(
+                    f"{file}: tensor {name!r} of shape {tensor.shape} does not fit {path}, "
+                    f"which is {place.shape} by config.json"
+                )
+            place[...] = value
     return traverse_util.unflatten_dict(loaded)
 
 
@@ -214,18 +221,12 @@ def _some(names: list[str]) -> str:
     return f"{names[0]!r}" + (f" and {len(names) - 1} more are" if len(names) > 1 else " is")
 
 
-def _fitted(
-    tensor: np.ndarray, transform: Callable, shape: tuple[int, ...], name: str, path: str
-) -> np.ndarray:
+def _transformed(tensor: np.ndarray, transform: Callable) -> np.ndarray | None:
+    """None where the tensor has too few axes, or too few values, to be transformed."""
     try:
-        value = transform(tensor)
-    except (ValueError, IndexError):  # a reshape, or a permutation of other axes
-        value = None
-    if value is None or value.shape != shape:
-        raise DataError(
-            f"tensor {name!r} of shape {tensor.shape} does not fit {path}, {shape} by config.json"
-        )
-    return value
+        return transform(tensor)
+    except (ValueError, IndexError):
+        return None
 
 
 def _open(path: Path) -> Any:
