@@ -53,13 +53,17 @@ class FrozenEncoder:
     grid: tuple[int, int]
     graph: nnx.GraphDef
 
+    def tower(self, params: dict) -> nnx.Module:
+        """Prepared images (B, h, w, 3), float -> pooled (B, D), tokens (B, T, D)."""
+        return nnx.merge(self.graph, nnx.State(params))
+
     def __call__(
         self, params: dict, supports: UInt8[Array, "B K H W C"]
     ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]:
         """Images of any size, RGB or greyscale -> (pooled, tokens), of the tower's dtype."""
         b, k = supports.shape[:2]
         images = self.preprocessing(supports.reshape(b * k, *supports.shape[2:]))
-        pooled, tokens = nnx.merge(self.graph, nnx.State(params))(images)
+        pooled, tokens = self.tower(params)(images)
         return pooled.reshape(b, k, -1), tokens.reshape(b, k, *tokens.shape[1:])
 
 
