@@ -6,7 +6,6 @@ where the image has another size than in training. After transformers' dinov2 mo
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,13 @@ from fsdit.models import layers
 from fsdit.models.pretrained import resampling, vit
 from fsdit.models.pretrained.weights import Checkpoint, Mapped, Source, linear, norm
 
-# Of a checkpoint, what the tower's outputs do not depend on: the mask of its training, and
-# a classifier.
+# Checkpoints with a classifier have one of the first two.
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")
+# What the tower's outputs do not depend on: the mask token of its training, a classifier.
 IGNORED = (*(f"{prefix}embeddings.mask_token" for prefix in _PREFIXES), "classifier.")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Dinov2Config:
     """Fields of config.json, with transformers' defaults: B/14.
 
@@ -138,10 +137,7 @@ def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> Dinov2Co
 
 
 def mapping(checkpoint: Checkpoint, config: Dinov2Config) -> Mapped:
-    """Sources of all parameters.
-
-    Checkpoints with a classifier name their tensors "dinov2.…".
-    """
+    """Sources of all parameters."""
     root = next((p for p in _PREFIXES if f"{p}layernorm.weight" in checkpoint.files), "")
     layer, depth = root + "encoder.layer.{}.", config.num_hidden_layers
     attention, embeddings = f"{layer}attention.", f"{root}embeddings."

@@ -80,7 +80,7 @@ def stack(depth: int, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs) ->
 
 
 def run_stack(blocks: nnx.Module, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Scanned: the towers only run forward, and compile in a twelfth of the time."""
+    """Scanned: one compiled body for all layers."""
     return layers.run_stack(blocks, lambda block, h: (block(h), {}), x, scan=True)[0]
 
 
