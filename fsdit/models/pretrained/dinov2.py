@@ -35,7 +35,7 @@ class Dinov2Config:
     hidden_size: PositiveInt = 768
     num_hidden_layers: PositiveInt = 12
     num_attention_heads: PositiveInt = 12
-    mlp_ratio: PositiveFloat = 4
+    mlp_ratio: PositiveFloat = 4.0
     num_channels: int = 3
     image_size: PositiveInt = 224
     hidden_act: str = "gelu"
