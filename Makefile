@@ -11,6 +11,11 @@ DATA := datasets/glyphs
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[encoders]'
+	@touch $@
+
+# PyTorch, which the frozen networks are compared with, is large; the demo does without.
+$(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
@@ -26,14 +31,14 @@ demo: $(VENV)/installed $(DATA)/dataset.json
 	@echo "samples during training: $(RUN)/samples"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 test: lint
 	$(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15
 
-format: $(VENV)/installed
+format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

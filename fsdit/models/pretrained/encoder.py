@@ -1,0 +1,114 @@
+"""Frozen support encoders: published vision towers behind the interface of SupportEncoder.
+
+encoder, params = load_encoder("google/siglip2-base-patch16-224", dtype="bfloat16")
+pooled, tokens = jax.jit(encoder)(params, supports)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from fsdit.errors import DataError
+from fsdit.models.pretrained import dinov2, siglip
+from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
+from fsdit.models.pretrained.weights import Checkpoint, Mapped, load_params, open_checkpoint
+
+_TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """How a tower is built and where its parameters lie in a checkpoint."""
+
+    read_config: Callable[[Checkpoint, tuple[int, int]], _TowerConfig]
+    tower: Callable[..., nnx.Module]
+    mapping: Callable[[Checkpoint, _TowerConfig], Mapped]
+    ignored: tuple[str, ...]
+
+
+_SIGLIP = _Architecture(siglip.read_config, siglip.SiglipTower, siglip.mapping, siglip.IGNORED)
+_DINOV2 = _Architecture(dinov2.read_config, dinov2.Dinov2Tower, dinov2.mapping, dinov2.IGNORED)
+# By config.json's model_type. SigLIP 2 of a fixed resolution calls itself "siglip".
+_ARCHITECTURES = {
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+}
+
+
+@dataclass(frozen=True, eq=False)  # one is equal to itself only, so that it can be hashed
+class FrozenEncoder:
+    """A frozen tower with its preprocessing. Its parameters travel apart, as a nested dict.
+
+    dim: width of pooled and tokens; grid: rows and columns of the tokens.
+    """
+
+    checkpoint: Checkpoint
+    preprocessing: Preprocessing
+    dim: int
+    grid: tuple[int, int]
+    graph: nnx.GraphDef
+
+    def tower(self, params: dict) -> nnx.Module:
+        """Prepared images (B, h, w, 3), float -> pooled (B, D), tokens (B, T, D)."""
+        return nnx.merge(self.graph, nnx.State(params))
+
+    def __call__(
+        self, params: dict, supports: UInt8[Array, "B K H W C"]
+    ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]:
+        """Images of any size, RGB or greyscale -> (pooled, tokens), of the tower's dtype."""
+        b, k = supports.shape[:2]
+        images = self.preprocessing(supports.reshape(b * k, *supports.shape[2:]))
+        pooled, tokens = self.tower(params)(images)
+        return pooled.reshape(b, k, -1), tokens.reshape(b, k, *tokens.shape[1:])
+
+
+def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, dict]:
+    """The encoder in a local directory or of a hub id, and its parameters.
+
+    The parameters are float32 NumPy arrays: what puts them on devices decides how.
+    dtype: of the tower's matmuls and of its outputs, "float32" or "bfloat16".
+
+    Errors:
+        DataError: files missing or damaged, another architecture, an image size that the
+            tower cannot take, a tensor that is missing, left over or misshapen.
+    """
+    checkpoint = open_checkpoint(location)
+    kind = checkpoint.require("model_type", *_ARCHITECTURES)
+    architecture = _ARCHITECTURES[kind]
+    preprocessing = read_preprocessing(checkpoint.directory)
+    config = architecture.read_config(checkpoint, preprocessing.output_size)
+    _check_sizes(checkpoint, config)
+    abstract = nnx.eval_shape(
+        lambda: architecture.tower(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=0))
+    )
+    params = load_params(
+        checkpoint,
+        nnx.to_pure_dict(nnx.state(abstract)),
+        architecture.mapping(checkpoint, config),
+        architecture.ignored,
+    )
+    height, width = (side // config.patch_size for side in preprocessing.output_size)
+    encoder = FrozenEncoder(
+        checkpoint, preprocessing, config.hidden_size, (height, width), nnx.graphdef(abstract)
+    )
+    return encoder, params
+
+
+def _check_sizes(checkpoint: Checkpoint, config: _TowerConfig) -> None:
+    where = checkpoint.config_file
+    if config.num_channels != 3:
+        raise DataError(f"{where}: num_channels is {config.num_channels}; the images have 3")
+    if config.hidden_size % config.num_attention_heads:
+        raise DataError(
+            f"{where}: num_attention_heads={config.num_attention_heads} does not divide "
+            f"hidden_size={config.hidden_size}"
+        )
+    if config.patch_size > config.image_size:
+        raise DataError(
+            f"{where}: patch_size={config.patch_size} is larger than image_size={config.image_size}"
+        )

@@ -1,0 +1,299 @@
+"""Published weights: finding a checkpoint, and reading its tensors into parameters.
+
+A checkpoint is a folder in the hub's layout: config.json beside model.safetensors
+(transformers) or diffusion_pytorch_model.safetensors (diffusers), or the same in shards
+with an index. Only JSON and safetensors are read: nothing in them can run.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import huggingface_hub
+import ml_dtypes  # noqa: F401  # names bfloat16 for NumPy, which safetensors asks
+import numpy as np
+import pydantic
+import safetensors
+from flax import traverse_util
+
+from fsdit.errors import DataError
+
+T = TypeVar("T")
+
+_STEMS = ("model", "diffusion_pytorch_model")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True, eq=False)  # one is equal to itself only, so that it can be hashed
+class Checkpoint:
+    """directory: where config.json lies; files: tensor name -> file that holds it."""
+
+    directory: Path
+    config: dict[str, Any]
+    files: Mapping[str, Path]
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "config.json"
+
+    def sha256(self) -> str:
+        """Of the weight files, one after another by name: of a single file, the hub's own."""
+        digest = hashlib.sha256()
+        for path in sorted(set(self.files.values())):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def require(self, key: str, *known: str) -> str:
+        """config.json's `key`, which has to be one of the `known` values."""
+        value = self.config.get(key)
+        if value not in known:
+            raise DataError(
+                f"{self.config_file}: {key} is {value!r}; this network reads "
+                f"{' or '.join(map(repr, known))} only"
+            )
+        return value
+
+    def parse(
+        self, cls: type[T], section: str = "", defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> T:
+        """The dataclass `cls` from the fields of config.json that it names.
+
+        section: a part of config.json, "" for its top. Fields that config.json leaves out
+        are those of `defaults`, then of `cls`, which have to be the publisher's.
+        """
+        values = self.config.get(section) or {} if section else self.config
+        where = f"{self.config_file}: {section}" if section else str(self.config_file)
+        if not isinstance(values, dict):
+            raise DataError(f"{where} is no JSON object; fetch it again")
+        return parse_fields(cls, {**defaults, **values}, where)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from.
+
+    names: tensors, each put through `transform`, then joined along the last axis.
+    layers: with a number L, each name holds a "{}" for the layers 0 to L - 1, and the
+    results are stacked along a new first axis.
+    """
+
+    names: tuple[str, ...]
+    transform: Callable[[np.ndarray], np.ndarray] = np.asarray
+    layers: int | None = None
+
+    def tensors(self) -> list[tuple[int | None, int, str]]:
+        """(layer, place along the last axis, name of the tensor), of all tensors."""
+        numbers = [None] if self.layers is None else range(self.layers)
+        return [(n, i, t.format(n)) for n in numbers for i, t in enumerate(self.names)]
+
+
+# Path of a parameter, "blocks/mlp/up/kernel" -> its source.
+Mapped = Mapping[str, Source]
+
+
+def linear(path: str, *names: str, layers: int | None = None) -> dict[str, Source]:
+    """Kernel and bias at `path` from PyTorch's linear layers, whose weights are (out, in).
+
+    Several names make one layer that computes all of them, side by side.
+    """
+    return {
+        f"{path}/kernel": Source(tuple(f"{n}.weight" for n in names), np.transpose, layers),
+        f"{path}/bias": Source(tuple(f"{n}.bias" for n in names), layers=layers),
+    }
+
+
+def norm(path: str, name: str, layers: int | None = None) -> dict[str, Source]:
+    """Scale and bias at `path` from a norm of PyTorch."""
+    return {
+        f"{path}/scale": Source((f"{name}.weight",), layers=layers),
+        f"{path}/bias": Source((f"{name}.bias",), layers=layers),
+    }
+
+
+def open_checkpoint(location: str, subfolder: str = "") -> Checkpoint:
+    """The checkpoint in a local directory, or of a hub id ("google/siglip2-base-patch16-224").
+
+    A hub id is fetched into the hub's cache, or found there when there is no network.
+
+    Errors:
+        DataError: no such directory or id, files missing or damaged.
+    """
+    folder = Path(location).expanduser()
+    if not folder.is_dir():
+        folder = _fetch(location, subfolder)
+    folder = folder / subfolder
+    config = read_json(folder / "config.json")
+    return Checkpoint(folder, config, _tensor_files(folder))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
+
+    Errors:
+        DataError: no such file, or no JSON object in it.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; fetch {path.name} of the checkpoint too") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}; fetch it again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no JSON object; fetch it again")
+    return value
+
+
+def parse_fields(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """The dataclass `cls` from the entries of `values` that it names, types checked.
+
+    Errors:
+        DataError: a field is missing or of another type; named after `where`.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] == "missing" else f", given {first['input']!r}"
+        raise DataError(f"{where}: {field}: {first['msg']}{given}") from None
+
+
+def load_params(
+    checkpoint: Checkpoint, template: dict, mapping: Mapped, ignored: Iterable[str] = ()
+) -> dict:
+    """Parameters for `template`, a nested dict of abstract arrays, in NumPy on the host.
+
+    mapping: the source of every parameter. ignored: prefixes of tensors that are not read,
+    such as a text tower's. Values are cast to the template's types.
+
+    Errors:
+        DataError: a tensor is missing, left over, not of floats, or does not fit.
+    """
+    flat = traverse_util.flatten_dict(template)
+    wanted = {"/".join(map(str, keys)): (keys, leaf) for keys, leaf in flat.items()}
+    if wanted.keys() != mapping.keys():
+        raise ValueError(f"mapping and module differ in {sorted(wanted.keys() ^ mapping.keys())}")
+    _check_names(checkpoint, mapping, tuple(ignored))
+    handles = {path: _open(path) for path in set(checkpoint.files.values())}
+    loaded = {}
+    for path, origin in mapping.items():
+        keys, leaf = wanted[path]
+        loaded[keys] = target = np.empty(leaf.shape, leaf.dtype)
+        layers = target if origin.layers is not None else target[None]
+        width = target.shape[-1] // len(origin.names)
+        for layer, i, name in origin.tensors():
+            place = layers[layer or 0][..., i * width : (i + 1) * width]
+            file = checkpoint.files[name]
+            tensor = _read(handles[file], name, file)
+            value = _transformed(tensor, origin.transform)
+            if value is None or value.shape != place.shape:
+                raise DataError(
+                    f"{file}: tensor {name!r} of shape {tensor.shape} does not fit {path}, "
+                    f"which is {place.shape} by config.json"
+                )
+            place[...] = value
+    return traverse_util.unflatten_dict(loaded)
+
+
+def _check_names(checkpoint: Checkpoint, mapping: Mapped, ignored: tuple[str, ...]) -> None:
+    needed = {name for origin in mapping.values() for _, _, name in origin.tensors()}
+    if missing := sorted(needed - checkpoint.files.keys()):
+        raise DataError(
+            f"{checkpoint.directory}: tensor {_some(missing)} missing; config.json and the "
+            "weights do not belong together, or the checkpoint is of another architecture"
+        )
+    extra = sorted(n for n in checkpoint.files.keys() - needed if not n.startswith(ignored))
+    if extra:
+        raise DataError(
+            f"{checkpoint.directory}: tensor {_some(extra)} left over; this network has no "
+            "place for it, so it would not compute what the checkpoint's own does"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]!r}" + (f" and {len(names) - 1} more are" if len(names) > 1 else " is")
+
+
+def _transformed(tensor: np.ndarray, transform: Callable) -> np.ndarray | None:
+    """None where the tensor has too few axes, or too few values, to be transformed."""
+    try:
+        return transform(tensor)
+    except (ValueError, IndexError):
+        return None
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged or no safetensors file: {error}") from None
+
+
+def _read(handle: Any, name: str, path: Path) -> np.ndarray:
+    kind = handle.get_slice(name).get_dtype()
+    if kind not in ("F64", "F32", "F16", "BF16"):
+        raise DataError(f"{path}: tensor {name!r} holds {kind}, not float32, float16 or bfloat16")
+    return handle.get_tensor(name)
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file, from the index or from the single file."""
+    for stem in _STEMS:
+        single, index = _weight_files(folder, stem)
+        if single.exists():
+            return dict.fromkeys(_open(single).keys(), single)
+        if index.exists():
+            return _indexed_files(index)
+    raise DataError(f"no weights there: {_what_to_fetch(folder)}")
+
+
+def _indexed_files(index: Path) -> dict[str, Path]:
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or any(Path(str(f)).name != f for f in where.values()):
+        raise DataError(f"{index}: weight_map is no map from tensors to files beside it")
+    held = {}
+    for name in sorted(set(where.values())):
+        path = index.parent / name
+        if not path.exists():
+            raise DataError(f"{path} is missing, which {index.name} names; fetch it too")
+        held |= dict.fromkeys(_open(path).keys(), path)
+    if lost := sorted(where.keys() - held.keys()):
+        raise DataError(f"{index}: tensor {_some(lost)} in none of its files; fetch them again")
+    return held
+
+
+def _weight_files(folder: Path, stem: str) -> tuple[Path, Path]:
+    return folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+
+
+def _fetch(location: str, subfolder: str) -> Path:
+    """The folder of a hub id's snapshot."""
+    if not _HUB_ID.fullmatch(location):
+        wanted = _what_to_fetch(Path("DIRECTORY"), subfolder)
+        raise DataError(f"{location!r} is neither a directory nor a hub id; {wanted}")
+    files = ["config.json", "preprocessor_config.json"]
+    for stem in _STEMS:
+        files += [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+        files += [f"{stem}-?????-of-?????.safetensors"]
+    patterns = [f"{subfolder}/{name}" if subfolder else name for name in files]
+    try:
+        return Path(huggingface_hub.snapshot_download(location, allow_patterns=patterns))
+    except Exception as error:  # of several libraries; whatever failed, the way out is the same
+        reason = str(error).split(". ")[0] or type(error).__name__
+        wanted = _what_to_fetch(Path(location.split("/")[1]), subfolder)
+        raise DataError(f"{location!r} cannot be had from the hub ({reason}); {wanted}") from error
+
+
+def _what_to_fetch(folder: Path, subfolder: str = "") -> str:
+    return (
+        f"put config.json, {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors (or its index.json "
+        f"and all shards), and an encoder's preprocessor_config.json into {folder / subfolder} "
+        f"and name {folder}"
+    )
