@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx, traverse_util
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from fsdit.errors import ConfigError, DataError
 from fsdit.models import layers
@@ -210,17 +210,15 @@ class Autoencoder(nnx.Module):
         make, width = _Builder(config, dtype, rngs), config.latent_channels
         self.encoder = _Encoder(make)
         self.decoder = _Decoder(make)
-        f32 = jnp.float32
-        self.quant_conv = make.linear(2 * width, 2 * width, f32) if config.use_quant_conv else None
-        self.post_quant_conv = (
-            make.linear(width, width, f32) if config.use_post_quant_conv else None
-        )
+        quant, post_quant = config.use_quant_conv, config.use_post_quant_conv
+        self.quant_conv = make.linear(2 * width, 2 * width, _FLOAT32) if quant else None
+        self.post_quant_conv = make.linear(width, width, _FLOAT32) if post_quant else None
 
     def encode(
         self, pixels: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B h w c"], Float[Array, "B h w c"]]:
         """(mean, log-variance) of the posterior, float32."""
-        moments = self.encoder(pixels).astype(jnp.float32)
+        moments = self.encoder(pixels).astype(_FLOAT32)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
@@ -230,7 +228,7 @@ class Autoencoder(nnx.Module):
         """Pixels, about [-1, 1], float32."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
-        return self.decoder(z).astype(jnp.float32)
+        return self.decoder(z).astype(_FLOAT32)
 
 
 @functools.cache
@@ -288,7 +286,7 @@ class AutoencoderKL:
     ) -> Float[Array, "B h w c"]:
         """Latents drawn from posteriors. Needs no parameters."""
         noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-        z = mean.astype(jnp.float32) + jnp.exp(log_variance.astype(jnp.float32) / 2) * noise
+        z = mean.astype(_FLOAT32) + jnp.exp(log_variance.astype(_FLOAT32) / 2) * noise
         shift, scale = self._shift_and_scale
         return (z - shift) * scale
 
@@ -301,7 +299,7 @@ class AutoencoderKL:
         shift, scale = self._shift_and_scale
 
         def part(latents: Array) -> Array:
-            return unscale_pixels(self.network.decode(latents.astype(jnp.float32) / scale + shift))
+            return unscale_pixels(self.network.decode(latents.astype(_FLOAT32) / scale + shift))
 
         return _in_parts(part, latents, self.max_batch)
 
@@ -324,7 +322,7 @@ class AutoencoderKL:
             )
 
 
-def _in_parts(function: Callable, batch: Array, limit: int | None) -> Array:
+def _in_parts(function: Callable[[Array], PyTree], batch: Array, limit: int | None) -> PyTree:
     """`function` over the rows of `batch`, at most `limit` of them at once.
 
     Part m takes rows m, m + parts, ...: each device works on its own rows.
