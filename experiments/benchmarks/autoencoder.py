@@ -7,6 +7,7 @@ turns in one process; the ratio is ours / PyTorch's, in images/s. Then what a 3 
 convolution of the network takes in several forms, the one in use first.
 """
 
+import copy
 import os
 import tempfile
 import time
@@ -58,17 +59,25 @@ def networks(images: np.ndarray) -> None:
     ours_z = jnp.asarray(z.numpy().transpose(0, 2, 3, 1))
     moments = jax.jit(AutoencoderKL.moments)
     decode = jax.jit(lambda codec, z: codec.network.decode(z))
-    pairs = {
-        "encode": (lambda: moments(codec, images), lambda: model.encode(pixels)),
-        "decode": (lambda: decode(codec, ours_z), lambda: model.decode(z)),
+    last, nhwc = copy.deepcopy(model).to(memory_format=torch.channels_last), torch.channels_last
+    last_pixels, last_z = (a.contiguous(memory_format=nhwc) for a in (pixels, z))
+    works = {
+        "encode": {
+            "ours": lambda: moments(codec, images),
+            "PyTorch": lambda: model.encode(pixels),
+            "PyTorch, channels last": lambda: last.encode(last_pixels),
+        },
+        "decode": {
+            "ours": lambda: decode(codec, ours_z),
+            "PyTorch": lambda: model.decode(z),
+            "PyTorch, channels last": lambda: last.decode(last_z),
+        },
     }
-    for name, (ours, theirs) in pairs.items():
-        seconds = fastest({"ours": ours, "PyTorch": theirs})
-        rates = {side: len(images) / s for side, s in seconds.items()}
-        print(
-            f"{name}, {_SIZE.value} px, batch {len(images)}: {rates['ours']:.3f} images/s, "
-            f"PyTorch {rates['PyTorch']:.3f}, ratio {rates['ours'] / rates['PyTorch']:.2f}"
-        )
+    for name, sides in works.items():
+        rates = {side: len(images) / s for side, s in fastest(sides).items()}
+        ours = rates.pop("ours")
+        print(f"{name}, {_SIZE.value} px, batch {len(images)}: {ours:.3f} images/s; ", end="")
+        print("; ".join(f"{k} {v:.3f}, ratio {ours / v:.2f}" for k, v in rates.items()))
 
 
 def fastest(sides: dict[str, Callable]) -> dict[str, float]:

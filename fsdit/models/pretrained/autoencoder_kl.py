@@ -232,12 +232,11 @@ class Autoencoder(nnx.Module):
 
 
 @functools.cache
-def _graph(config: AutoencoderConfig, dtype: str) -> nnx.GraphDef:
-    return nnx.graphdef(nnx.eval_shape(lambda: _build(config, dtype, 0)))
-
-
-def _build(config: AutoencoderConfig, dtype: str, seed: int) -> Autoencoder:
-    return Autoencoder(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
+def _abstract(config: AutoencoderConfig, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and shapes; nothing is computed."""
+    return nnx.split(
+        nnx.eval_shape(lambda: Autoencoder(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    )
 
 
 @flax.struct.dataclass
@@ -255,7 +254,7 @@ class AutoencoderKL:
 
     @property
     def network(self) -> Autoencoder:
-        return nnx.merge(_graph(self.config, self.dtype), nnx.State(self.params))
+        return nnx.merge(_abstract(self.config, self.dtype)[0], nnx.State(self.params))
 
     def latent_shape(self, image_size: int, channels: int) -> tuple[int, int, int]:
         """(h, w, c) of the latents of square images.
@@ -338,9 +337,19 @@ def _in_parts(function: Callable[[Array], PyTree], batch: Array, limit: int | No
 
 
 def init(config: AutoencoderConfig, seed: int, **options) -> AutoencoderKL:
-    """Random parameters, a pure function of the seed."""
-    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_build(config, "float32", seed))))()
-    return AutoencoderKL(params, config, **options)
+    """Random kernels, a pure function of the seed; parameters in NumPy.
+
+    options: as of `load`.
+    """
+    random = np.random.default_rng(seed)  # compiles nothing, unlike JAX's initializers
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.ndim == 1:
+            return np.full(leaf.shape, 1 if path[-1].key == "scale" else 0, leaf.dtype)
+        deviation = leaf.dtype.type(math.prod(leaf.shape[:-1]) ** -0.5)
+        return random.standard_normal(leaf.shape, leaf.dtype) * deviation
+
+    return AutoencoderKL(jax.tree.map_with_path(draw, _abstract_params(config)), config, **options)
 
 
 def load(location: str, subfolder: str = "", **options) -> AutoencoderKL:
@@ -401,7 +410,7 @@ def mapping(config: AutoencoderConfig, old_attention: bool = False) -> weights.M
 
 
 def _abstract_params(config: AutoencoderConfig) -> dict:
-    return jax.eval_shape(lambda: init(config, 0).params)
+    return nnx.to_pure_dict(_abstract(config, "float32")[1])
 
 
 def _conv_kernel(tensor: np.ndarray) -> np.ndarray:
