@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data_prep import finish, plan, runners, shards, sources, splits
 from data_prep.images import ImageOptions
 from fsdit import program
-from fsdit.data import layout
+from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError
 
 _INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
@@ -210,8 +210,6 @@ def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertSha
 
 
 def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
-    from fsdit.data import episodes  # with Grain and JAX, which workers do without
-
     finished = finish.finish(
         folder,
         planned,

@@ -8,9 +8,8 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 
 from fsdit.data.layout import SplitInfo
@@ -87,7 +86,7 @@ class FileEpisodes:
         else:
             self._shuffled = _shuffled(range(len(reader)), seed)
 
-    def _group_by_class(self, num_classes: int, seed: int) -> list[grain.MapDataset]:
+    def _group_by_class(self, num_classes: int, seed: int) -> list[Any]:
         members: list[list[int]] = [[] for _ in range(num_classes)]
         for i in range(len(self._reader)):
             members[self._reader[i].class_id].append(i)
@@ -105,8 +104,10 @@ class FileEpisodes:
         return self._reader[self._by_class[self._order[place]][turn]]
 
 
-def _shuffled(items, seed: int) -> grain.MapDataset:
+def _shuffled(items: Sequence[int], seed: int) -> Any:
     """An endless, seeded stream over `items` that is reshuffled each epoch."""
+    import grain  # with JAX, which programs that only draw episodes do without
+
     return grain.MapDataset.source(items).seed(seed).shuffle().repeat()
 
 
