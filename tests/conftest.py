@@ -1,8 +1,10 @@
 """Shared fixtures: eight host devices, a compilation cache, one glyph dataset, small runs."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -92,3 +94,14 @@ def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 300)
         timeout=timeout,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
+    """A new file system of `size` ("200k") for a test; where none can be mounted, it is skipped."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from fsdit.config import from_dict, to_dict
-from tests.conftest import ROOT, environment, experiment_file, run_module
+from tests.conftest import ROOT, environment, experiment_file, run_module, small_disk_at
 
 STEPS = 60
 # A save at each step: a run too slow to end before it hears of its preemption, which
@@ -242,14 +242,8 @@ def _saved(workdir):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 6 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk_at(tmp_path / "disk", size="6m") as disk:
+        yield disk
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
-from tests.conftest import ROOT, environment, run_module
+from tests.conftest import ROOT, environment, run_module, small_disk_at
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo, stored
 
 SMALL = ("--num_classes=3,1,2", "--sets_per_class=4", "--shard_mb=0.01", "--workers=1")
@@ -457,14 +457,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, converted,
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 200 KB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with small_disk_at(tmp_path / "disk", size="200k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
