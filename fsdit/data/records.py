@@ -22,8 +22,9 @@ from PIL import Image
 from fsdit.errors import DataError, OutputError
 
 FORMAT_VERSION = 1
-# One record a group makes random access cheap; images are compressed already.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
+# One record a group makes random access cheap; images are compressed already; threads of
+# the writer cost a small record three times what it takes to write.
+_WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 
 
 @dataclasses.dataclass(frozen=True)
