@@ -47,13 +47,53 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class EncoderConfig:
-    """The support encoder. "learned": a small ViT trained together with the DiT."""
+    """The support encoder.
 
-    name: Literal["learned"] = "learned"
+    "learned": a small ViT of these sizes, trained together with the DiT. "frozen": the
+    published SigLIP, SigLIP 2 or DINOv2 at `location`.
+    """
+
+    name: Literal["learned", "frozen"] = "learned"
     patch_size: int = 8
     hidden_size: int = 384
     depth: int = 4
     num_heads: int = 6
+    location: str = ""  # a directory in the hub's layout, or a hub id
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the frozen one, and its features
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CodecConfig:
+    """Images -> what the flow works on, and back.
+
+    "pixels": the images themselves. "autoencoder_kl": the latents of the frozen VAE at
+    `location`, a directory in the hub's layout or a hub id.
+    """
+
+    name: Literal["pixels", "autoencoder_kl"] = "pixels"
+    location: str = ""
+    subfolder: str = ""  # "vae" in the checkpoint of a whole pipeline
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    max_batch: int = 64  # images encoded or decoded at once, over all devices
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FeaturesConfig:
+    """Where a run has the outputs of its frozen networks from.
+
+    "online": it computes them. "precomputed": it reads what `data_prep.encode` wrote.
+    """
+
+    supports: Literal["online", "precomputed"] = "online"
+    targets: Literal["online", "precomputed"] = "online"
+    # Names of the files that were written; "": the last part of the network's location.
+    encoder: str = ""
+    codec: str = ""
+    # "device": what is precomputed is loaded once, sharded over all devices.
+    location: Literal["host", "device"] = "host"
+    device_gb: float = 8.0  # of each device's memory that it may take
+    cache_mb: int = 4_096  # of each host's memory for features computed online; 0: no cache
+    encode_batch: int = 64  # supports encoded at once on each host
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -70,6 +110,7 @@ class ModelConfig:
     # Of the Perceiver that turns support tokens into the context; 0: the tokens themselves.
     num_latents: int = 64
     encoder: EncoderConfig = EncoderConfig()
+    codec: CodecConfig = CodecConfig()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matmuls; parameters are float32
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
@@ -142,6 +183,7 @@ class Config:
     name: str = "miniimagenet"
     seed: int = 0
     data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
     model: ModelConfig = ModelConfig()
     flow: FlowConfig = FlowConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -160,6 +202,10 @@ _RESUMABLE = (
     "data.workers",
     "data.read_threads",
     "data.prefetch",
+    "features.location",
+    "features.device_gb",
+    "features.cache_mb",
+    "model.codec.max_batch",
     "model.scan_layers",
     "model.remat",
     "sampling",
