@@ -14,7 +14,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from fsdit.data import layout, readers, records
-from fsdit.data.layout import DatasetInfo
+from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.errors import DataError
 
 _FILE_NAME = re.compile(
@@ -103,8 +103,8 @@ def _expected_records(info: DatasetInfo, split: str) -> dict[str, int]:
     return {
         "images": images,
         "episodes": info.splits[split].episodes,
-        **{f"features-{name}": images for name in info.encoders},
-        **{f"latents-{name}": images for name in info.vaes},
+        **{f"features-{name}": images for name in info.features},
+        **{f"latents-{name}": images for name in info.latents},
     }
 
 
@@ -125,6 +125,17 @@ def _wrong_lists(
             yield f"lists {len(numbers)} {kind} files, where {total} make the whole"
         if count != expected[kind]:
             yield f"lists {count} {kind} records, dataset.json makes it {expected[kind]}"
+        elif kind != "episodes":
+            yield from _cut_otherwise(shards, kind)
+
+
+def _cut_otherwise(shards: list[Shard], kind: str) -> Iterator[str]:
+    """Files whose records are not those of the image file of the same place."""
+    images = [shard for shard in shards if shard.kind == "images"]
+    for shard, image in zip((s for s in shards if s.kind == kind), images, strict=False):
+        if shard.records != image.records:
+            name = shard.path.name
+            yield f"{name} has {shard.records} records, {image.path.name} {image.records} images"
 
 
 def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
@@ -200,7 +211,32 @@ def _record_check(
         return lambda payload, index: _check_image(
             records.decode_image(payload), int(np.searchsorted(ends, index, side="right")), info
         )
-    return lambda payload, index: None  # features and latents: that they can be read
+    kind, _, name = shard.kind.partition("-")
+    if kind == "features" and name in info.features:
+        return lambda payload, index: _check_features(payload, info.features[name])
+    if kind == "latents" and name in info.latents:
+        return lambda payload, index: _check_latents(payload, info.latents[name])
+    return lambda payload, index: None  # of no description: that it can be read
+
+
+def _check_features(payload: bytes, info: FeaturesInfo) -> None:
+    record = records.decode_features(payload)
+    readers.check_features(record, info)
+    _check_finite("pooled", record.pooled)
+    if record.tokens is not None:
+        _check_finite("tokens", record.tokens)
+
+
+def _check_latents(payload: bytes, info: LatentsInfo) -> None:
+    record = records.decode_latents(payload)
+    readers.check_latents(record, info)
+    _check_finite("mean", record.mean)
+    _check_finite("log_variance", record.log_variance)
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if bad := int(np.count_nonzero(~np.isfinite(array))):
+        raise DataError(f"{name}: {bad} of {array.size} values are not finite")
 
 
 def _check_image(record: records.ImageRecord, class_id: int, info: DatasetInfo) -> tuple[int, int]:

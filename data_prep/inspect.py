@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from fsdit import program
-from fsdit.data import layout, pictures, readers
+from fsdit.data import layout, pictures, readers, records
 from fsdit.errors import ConfigError
 
 _DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to show.", required=True)
@@ -44,7 +44,7 @@ def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...
     split = info.splits[name]
     manifest = layout.read_manifest(directory / name)
     sizes = split.images_per_class or (0,)
-    present = {file.rsplit("-", 3)[0] for file in manifest} - {"images", "episodes"}
+    present = {str(records.shard_kind(file)) for file in manifest} - {"images", "episodes"}
     return (
         name,
         str(len(split.classes)),

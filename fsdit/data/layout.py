@@ -28,12 +28,15 @@ from fsdit.data.records import (
     attempt_name,
     encode_episode,
     encode_image,
+    shard_kind,
     shard_name,
     write_shard,
 )
 from fsdit.errors import DataError
 
 SPLITS = ("train", "val", "test")
+# The kinds of file that a dataset is made of; features and latents are made from it.
+_KINDS = ("images", "episodes")
 # `dataset.json` is under this name while data_prep.episodes exchanges files.
 REBUILDING = "dataset.json.rebuilding"
 # Of `dataset.json` as it is read: no text for a number, no unknown field.
@@ -62,9 +65,45 @@ class SplitInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class FeaturesInfo:
+    """How a set of features was made, and the shapes of its records.
+
+    encoder: the location that was named; sha256: of its weight files. tokens: whether the
+    grid[0] * grid[1] tokens of each image are kept beside the pooled ones.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    encoder: str
+    sha256: str
+    preprocessing: dict[str, Any]
+    dtype: Literal["float16", "bfloat16"]
+    dim: PositiveInt
+    grid: tuple[PositiveInt, PositiveInt]
+    tokens: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentsInfo:
+    """How a set of latents was made, and the shape (h, w, c) of each posterior's mean."""
+
+    __pydantic_config__ = _STRICT
+
+    codec: str
+    sha256: str
+    dtype: Literal["float16", "bfloat16"]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What `dataset.json` says. `image_size` is the height and width in pixels.
 
+    features, latents: by the name that is in their files' names.
     shared_classes: the splits are meant to have classes in common (and no image).
     """
 
@@ -75,8 +114,8 @@ class DatasetInfo:
     splits: Mapping[str, SplitInfo]
     command: str
     seed: int
-    encoders: tuple[str, ...] = ()
-    vaes: tuple[str, ...] = ()
+    features: Mapping[str, FeaturesInfo] = dataclasses.field(default_factory=dict)
+    latents: Mapping[str, LatentsInfo] = dataclasses.field(default_factory=dict)
     shared_classes: bool = False
 
     def split(self, name: str) -> SplitInfo:
@@ -167,6 +206,8 @@ def read_description(path: Path) -> DatasetInfo:
     if expected not in (None, _content_sum({"version": version, **values})):
         raise DataError(f"{path}: damaged or edited: its sha256 is not that of its content")
     try:
+        for unused in ("encoders", "vaes"):  # of older files, always empty
+            values.pop(unused, None)
         info = pydantic.TypeAdapter(DatasetInfo).validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
@@ -212,10 +253,26 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     return values
 
 
-def dataset_fingerprint(directory: str | Path) -> str:
-    """Identifies a dataset by content: a sha256 over its manifests' sums."""
+def files_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
+    """Names of a manifest's files of one kind, in order."""
+    return sorted(name for name in manifest if shard_kind(name) == kind)
+
+
+def dataset_fingerprint(directory: str | Path, kinds: Sequence[str] = ()) -> str:
+    """Identifies a dataset by content: a sha256 over its manifests' sums.
+
+    kinds: of other files to cover than images and episodes, "features-siglip2". Raises
+    DataError where there are none.
+    """
     digest = hashlib.sha256()
     for split in sorted(read_dataset_info(directory).splits):
-        for name, entry in sorted(read_manifest(Path(directory) / split).items()):
-            digest.update(f"{split}/{name} {entry['sha256']}\n".encode())
+        folder = Path(directory) / split
+        manifest = read_manifest(folder)
+        present = set(map(shard_kind, manifest))
+        for kind in kinds:
+            if kind not in present:
+                raise DataError(f"{folder}: the manifest lists no {kind} files")
+        for name, entry in sorted(manifest.items()):
+            if shard_kind(name) in (*_KINDS, *kinds):
+                digest.update(f"{split}/{name} {entry['sha256']}\n".encode())
     return digest.hexdigest()

@@ -7,10 +7,20 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-from fsdit.data.layout import SplitInfo, read_manifest
-from fsdit.data.records import Episode, decode_episode, decode_image, decode_pixels, num_supports
+from fsdit.data.layout import FeaturesInfo, LatentsInfo, SplitInfo, files_of, read_manifest
+from fsdit.data.records import (
+    Episode,
+    FeatureRecord,
+    LatentRecord,
+    decode_episode,
+    decode_features,
+    decode_image,
+    decode_latents,
+    decode_pixels,
+    num_supports,
+)
 from fsdit.errors import DataError
 
 
@@ -57,7 +67,7 @@ def read_shard(path: epath.PathLike) -> Iterator[bytes]:
 
 
 class RecordReader:
-    """Random access to the records of one kind ("images", "episodes") in a split.
+    """Random access to the records of one kind ("images", "features-siglip2") in a split.
 
     Opens the files that the manifest names, checks their sizes and counts, and
     names file and record when one cannot be read. Picklable, for worker processes.
@@ -67,7 +77,7 @@ class RecordReader:
         self.directory = Path(directory)
         self.kind = kind
         manifest = read_manifest(self.directory)
-        self._names = sorted(name for name in manifest if name.startswith(f"{kind}-"))
+        self._names = files_of(manifest, kind)
         if not self._names:
             raise DataError(f"{self.directory}: the manifest lists no {kind} files")
         sizes = [manifest[name]["bytes"] for name in self._names]
@@ -203,6 +213,89 @@ def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
             )
     if len(set(images)) != shots + 1:
         raise DataError(f"target and supports {images} are not {shots + 1} distinct images")
+
+
+class FeatureReader:
+    """Features of a split's images by index, checked against their description.
+
+    count: images of the split. Raises DataError.
+    """
+
+    def __init__(self, directory: str | Path, name: str, info: FeaturesInfo, count: int):
+        self._records = _precomputed(directory, f"features-{name}", count)
+        self._info = info
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Float[np.ndarray, "..."]]:
+        """`pooled` (D,), and `tokens` (T, D) where they are kept; read-only.
+
+        Raises DataError naming file and record.
+        """
+        try:
+            record = decode_features(self._records[index])
+            check_features(record, self._info)
+        except DataError as error:
+            raise DataError(_located(error, self._records, index)) from None
+        if record.tokens is None:
+            return {"pooled": record.pooled}
+        return {"pooled": record.pooled, "tokens": record.tokens}
+
+
+class LatentReader:
+    """Posteriors of a split's images by index, checked against their description.
+
+    count: images of the split. Raises DataError.
+    """
+
+    def __init__(self, directory: str | Path, name: str, info: LatentsInfo, count: int):
+        self._records = _precomputed(directory, f"latents-{name}", count)
+        self._info = info
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(
+        self, index: int
+    ) -> tuple[Float[np.ndarray, "2 h w c"], Float[np.ndarray, "2 h w c"]]:
+        """(mean, log-variance) of the image [0] and its mirror image [1]; read-only.
+
+        Raises DataError naming file and record.
+        """
+        try:
+            record = decode_latents(self._records[index])
+            check_latents(record, self._info)
+        except DataError as error:
+            raise DataError(_located(error, self._records, index)) from None
+        return record.mean, record.log_variance
+
+
+def _precomputed(directory: str | Path, kind: str, count: int) -> RecordReader:
+    records = RecordReader(directory, kind)
+    if len(records) != count:
+        raise DataError(
+            f"{directory}: the manifest lists {len(records)} {kind} records for {count} images: "
+            "copy it again, or make them again with data_prep.encode"
+        )
+    return records
+
+
+def check_features(record: FeatureRecord, info: FeaturesInfo) -> None:
+    """Raises DataError for features that are not as the description says."""
+    tokens = None if record.tokens is None else record.tokens.shape
+    found = (record.pooled.dtype.name, record.pooled.shape, tokens)
+    expected = (info.dtype, (info.dim,), (info.num_tokens, info.dim) if info.tokens else None)
+    if found != expected:
+        raise DataError(f"features of type, pooled and tokens {found}, the dataset says {expected}")
+
+
+def check_latents(record: LatentRecord, info: LatentsInfo) -> None:
+    """Raises DataError for a posterior that is not as the description says."""
+    found = (record.mean.dtype.name, record.mean.shape)
+    expected = (info.dtype, (2, *info.shape))
+    if found != expected:
+        raise DataError(f"latents of type and shape {found}, the dataset says {expected}")
 
 
 def _located(error: DataError, records: RecordReader, index: int) -> str:

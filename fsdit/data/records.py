@@ -1,22 +1,26 @@
 """One record of a dataset, format version 1: the only place where writer and reader meet.
 
 A record is a msgpack map: data only, nothing that can run. Images hold encoded bytes,
-episodes indices of images. Records lie in ArrayRecord files, one a group.
+episodes indices of images, features and latents raw arrays of 16-bit floats. Records lie
+in ArrayRecord files, one a group.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import io
+import math
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import ml_dtypes
 import msgpack
 import numpy as np
 from array_record.python import array_record_module
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from fsdit.errors import DataError, OutputError
@@ -25,6 +29,9 @@ FORMAT_VERSION = 1
 # One record a group makes random access cheap; images are compressed already; threads of
 # the writer cost a small record three times what it takes to write.
 _WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
+_SHARD_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.array_record")
+# Types of stored features and latents, by name.
+HALF_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,22 @@ class Episode:
     class_id: int
     target: int
     supports: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureRecord:
+    """What a frozen encoder makes of one image; `tokens` is None where they were not kept."""
+
+    pooled: Float[np.ndarray, "D"]
+    tokens: Float[np.ndarray, "T D"] | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentRecord:
+    """Posterior that a frozen VAE gives one image: [0] as it is, [1] of its mirror image."""
+
+    mean: Float[np.ndarray, "2 h w c"]
+    log_variance: Float[np.ndarray, "2 h w c"]
 
 
 def num_supports(shots: int) -> int:
@@ -74,9 +97,79 @@ def decode_episode(payload: bytes) -> Episode:
     return Episode(fields["class_id"], fields["target"], tuple(fields["supports"]))
 
 
+def encode_features(record: FeatureRecord) -> bytes:
+    """Arrays of a type in HALF_TYPES."""
+    tokens = None if record.tokens is None else _packed(record.tokens)
+    return msgpack.packb({"v": FORMAT_VERSION, "pooled": _packed(record.pooled), "tokens": tokens})
+
+
+def decode_features(payload: bytes) -> FeatureRecord:
+    """Inverse of `encode_features`; the arrays are read-only. Raises DataError."""
+    fields = _fields(payload, FeatureRecord)
+    pooled = _unpacked("pooled", fields["pooled"], ndim=1)
+    if fields["tokens"] is None:
+        return FeatureRecord(pooled, None)
+    tokens = _unpacked("tokens", fields["tokens"], ndim=2)
+    if tokens.dtype != pooled.dtype or tokens.shape[1:] != pooled.shape:
+        raise DataError(
+            f"tokens are {tokens.dtype} {tokens.shape}, pooled {pooled.dtype} {pooled.shape}"
+        )
+    return FeatureRecord(pooled, tokens)
+
+
+def encode_latents(record: LatentRecord) -> bytes:
+    """Arrays of a type in HALF_TYPES."""
+    return msgpack.packb(
+        {
+            "v": FORMAT_VERSION,
+            "mean": _packed(record.mean),
+            "log_variance": _packed(record.log_variance),
+        }
+    )
+
+
+def decode_latents(payload: bytes) -> LatentRecord:
+    """Inverse of `encode_latents`; the arrays are read-only. Raises DataError."""
+    fields = _fields(payload, LatentRecord)
+    mean = _unpacked("mean", fields["mean"], ndim=4)
+    log_variance = _unpacked("log_variance", fields["log_variance"], ndim=4)
+    if mean.dtype != log_variance.dtype or mean.shape != log_variance.shape or len(mean) != 2:
+        raise DataError(
+            f"mean is {mean.dtype} {mean.shape}, log_variance {log_variance.dtype} "
+            f"{log_variance.shape}; both should be of one type and (2, h, w, c)"
+        )
+    return LatentRecord(mean, log_variance)
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    if array.dtype not in HALF_TYPES.values():
+        raise ValueError(f"arrays are stored as {' or '.join(HALF_TYPES)}, not {array.dtype}")
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.tobytes()}
+
+
+def _unpacked(name: str, value: dict[str, Any], ndim: int) -> np.ndarray:
+    if value.keys() != {"dtype", "shape", "data"}:
+        raise DataError(f"{name} has fields {sorted(map(str, value))}")
+    kind, shape, data = value["dtype"], value["shape"], value["data"]
+    if not isinstance(kind, str) or kind not in HALF_TYPES:
+        raise DataError(f"{name} is of type {kind!r:.40}, not {' or '.join(HALF_TYPES)}")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != ndim
+        or not all(type(size) is int and size > 0 for size in shape)
+    ):
+        raise DataError(f"{name} has shape {shape!r:.40}, not {ndim} positive sizes")
+    dtype = HALF_TYPES[kind]
+    if type(data) is not bytes or len(data) != math.prod(shape) * dtype.itemsize:
+        size = f"{len(data)} bytes" if type(data) is bytes else type(data).__name__
+        raise DataError(f"{name}: {size} do not fill shape {tuple(shape)} of {kind}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
 _FIELD_TYPES = {
-    "key": str, "class_id": int, "data": bytes, "height": int, "width": int,
-    "target": int, "supports": list,
+    "key": (str,), "class_id": (int,), "data": (bytes,), "height": (int,), "width": (int,),
+    "target": (int,), "supports": (list,),
+    "pooled": (dict,), "tokens": (dict, type(None)), "mean": (dict,), "log_variance": (dict,),
 }  # fmt: skip
 
 
@@ -96,7 +189,7 @@ def _fields(payload: bytes, kind: type) -> dict[str, Any]:
             f"{kind.__name__} has fields {sorted(map(str, values))}, expected {sorted(names)}"
         )
     for name, value in values.items():
-        if type(value) is not _FIELD_TYPES[name]:
+        if type(value) not in _FIELD_TYPES[name]:
             raise DataError(f"{kind.__name__}: {name} is {value!r:.40}")
     return values
 
@@ -120,6 +213,12 @@ def decode_pixels(data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
 
 def shard_name(kind: str, index: int, count: int) -> str:
     return f"{kind}-{index:05d}-of-{count:05d}.array_record"
+
+
+def shard_kind(name: str) -> str | None:
+    """Inverse of `shard_name`: "features-a" and "features-a-b" are different kinds."""
+    match = _SHARD_NAME.fullmatch(name)
+    return match[1] if match else None
 
 
 def attempt_name() -> str:

@@ -16,6 +16,10 @@ from fsdit.errors import DataError
 
 SPLIT = layout.SplitInfo(classes=("a", "b"), images_per_class=(3, 4), episodes=2, shots=2)
 EPISODES = [Episode(0, 0, (1, 2)), Episode(1, 6, (3, 5))]
+FEATURES = layout.FeaturesInfo(
+    "google/siglip2", "12ab", {"mean": [0.5, 0.5, 0.5]}, "bfloat16", 3, (2, 2), tokens=True
+)
+LATENTS = layout.LatentsInfo("stabilityai/sd-vae", "34cd", "float16", (2, 2, 4))
 IDS = st.integers(0, 2**31 - 1)
 
 
@@ -187,7 +191,9 @@ def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, 
 
 
 def test_a_dataset_description_survives_and_its_version_is_checked(tmp_path):
-    info = layout.DatasetInfo(24, 1, {"train": SPLIT}, "command", 3, ("siglip2",), ())
+    info = layout.DatasetInfo(
+        24, 1, {"train": SPLIT}, "command", 3, {"siglip2": FEATURES}, {"sd": LATENTS}
+    )
     layout.write_dataset_json(tmp_path, info)
     assert layout.read_dataset_info(tmp_path) == info
     with pytest.raises(DataError, match="no split 'dev' in the dataset; it has train"):
@@ -216,8 +222,9 @@ def test_a_changed_description_is_noticed_by_its_sum(described):
 
 def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
     values = json.loads(described.read_text())
-    del values["sha256"], values["shared_classes"]
-    described.write_text(json.dumps(values))
+    for name in ("sha256", "shared_classes", "features", "latents"):
+        del values[name]
+    described.write_text(json.dumps(values | {"encoders": [], "vaes": []}))
     assert layout.read_dataset_info(described.parent).command == "command"
 
 

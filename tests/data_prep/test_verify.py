@@ -4,13 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 from data_prep.verify import damage_lines, verify
 from fsdit.data import layout, records
-from fsdit.data.records import Episode, ImageRecord
+from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
 from fsdit.errors import DataError
 from tests.conftest import ROOT, environment, run_module
 from tests.data_prep import datasets
@@ -94,20 +97,97 @@ def same_class_in_val(directory: Path) -> None:
     describe(directory, splits=splits)
 
 
-def features(directory: Path, *names: str) -> None:
-    """Adds a feature file to each split; dataset.json names it if `names` do."""
-    for split, info in layout.read_dataset_info(directory).splits.items():
+FEATURES = layout.FeaturesInfo("e", "12", {}, "float16", 3, (2, 2), tokens=True)
+LATENTS = layout.LatentsInfo("v", "34", "bfloat16", (2, 2, 4))
+FEATURES_1 = "train/features-siglip2-00001-of-00002.array_record"
+LATENTS_0 = "val/latents-sd-00000-of-00002.array_record"
+
+
+def features_of(index: int, **changes) -> FeatureRecord:
+    pooled = np.full(3, index, np.float16)
+    tokens = np.full((4, 3), -index, np.float16)
+    return dataclasses.replace(FeatureRecord(pooled, tokens), **changes)
+
+
+def latents_of(index: int, **changes) -> LatentRecord:
+    array = np.full((2, *LATENTS.shape), index, ml_dtypes.bfloat16)
+    return dataclasses.replace(LatentRecord(array, -array), **changes)
+
+
+def precompute(directory: Path, features: bool = True, latents: bool = True) -> None:
+    """Adds features and latents beside each image file; dataset.json names them if asked."""
+    for split in layout.read_dataset_info(directory).splits:
         manifest = layout.read_manifest(directory / split)
-        file = records.shard_name("features-siglip2", 0, 1)
-        manifest[file] = records.write_shard(directory / split / file, [b"x"] * info.num_images)
+        for i, file in enumerate(layout.files_of(manifest, "images")):
+            count = manifest[file]["records"]
+            for kind, payload in (
+                ("features-siglip2", lambda j: records.encode_features(features_of(j))),
+                ("latents-sd", lambda j: records.encode_latents(latents_of(j))),
+            ):
+                name = records.shard_name(kind, i, 2)
+                manifest[name] = records.write_shard(
+                    directory / split / name, map(payload, range(count))
+                )
         layout.write_json(directory / split / "manifest.json", manifest)
-    describe(directory, encoders=names)
+    describe(
+        directory,
+        features={"siglip2": FEATURES} if features else {},
+        latents={"sd": LATENTS} if latents else {},
+    )
 
 
 def one_feature_less(directory: Path) -> None:
-    features(directory, "siglip2")
-    file = directory / "val" / records.shard_name("features-siglip2", 0, 1)
-    rewrite(file, lambda payloads: payloads[1:])
+    precompute(directory)
+    rewrite(shard(directory, "val", "features-siglip2"), lambda payloads: payloads[1:])
+
+
+def features_move_to_another_file(directory: Path) -> None:
+    precompute(directory)
+    moved = []
+    rewrite(shard(directory, kind="features-siglip2"), lambda p: moved.append(p[0]) or p[1:])
+    rewrite(shard(directory, kind="features-siglip2", index=0), lambda p: p + moved)
+
+
+def change_features(place: int, **changes) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        precompute(directory)
+        payload = records.encode_features(features_of(place, **changes))
+        rewrite(
+            shard(directory, kind="features-siglip2"),
+            lambda payloads: [*payloads[:place], payload, *payloads[place + 1 :]],
+        )
+
+    return damage
+
+
+def change_latents(place: int, **changes) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        precompute(directory)
+        payload = records.encode_latents(latents_of(place, **changes))
+        rewrite(
+            shard(directory, "val", "latents-sd", index=0),
+            lambda payloads: [*payloads[:place], payload, *payloads[place + 1 :]],
+        )
+
+    return damage
+
+
+def flip_a_feature(directory: Path) -> None:
+    precompute(directory)
+    file = shard(directory, kind="features-siglip2")
+    flip(file, file.read_bytes().index(features_of(3).tokens.tobytes()) + 5)
+
+
+def no_latents(directory: Path) -> None:
+    precompute(directory)
+    file = shard(directory, "val", "latents-sd", index=0)
+    rewrite(file, lambda payloads: [b"x"] * len(payloads))
+
+
+def not_finite() -> np.ndarray:
+    array = np.full((2, *LATENTS.shape), 1, ml_dtypes.bfloat16)
+    array[1, 0, 1, 2:] = np.nan, np.inf
+    return array
 
 
 # Records 0 to 5 of the second image file of train are images 6 to 11.
@@ -215,16 +295,60 @@ DAMAGES = {
         "val/manifest.json: '../train/x' is no file name of this format",
     ),
     "features that are missing": (
-        lambda d: describe(d, encoders=("siglip2",)),
+        lambda d: describe(d, features={"siglip2": FEATURES}),
         "train/manifest.json: features-siglip2-00000-of-00001.array_record is not listed",
     ),
     "features that are not described": (
-        features,
+        lambda d: precompute(d, features=False),
         "val/manifest.json: lists features-siglip2 files, dataset.json does not",
     ),
     "features of fewer images": (
         one_feature_less,
         "val/manifest.json: lists 6 features-siglip2 records, dataset.json makes it 7",
+    ),
+    "features cut otherwise than images": (
+        features_move_to_another_file,
+        "train/manifest.json: features-siglip2-00000-of-00002.array_record has 7 records, "
+        "images-00000-of-00002.array_record 6 images",
+    ),
+    "flipped bit in features": (
+        flip_a_feature,
+        f"{FEATURES_1}: its sha256 is not the manifest's",
+        f"{FEATURES_1}, record 3: damaged: .*mismatch",
+    ),
+    "features of another type": (
+        change_features(
+            2, pooled=np.ones(3, ml_dtypes.bfloat16), tokens=np.ones((4, 3), ml_dtypes.bfloat16)
+        ),
+        f"{FEATURES_1}, record 2: features of .*'bfloat16', .* the dataset says .*'float16'",
+    ),
+    "features without tokens": (
+        change_features(2, tokens=None),
+        f"{FEATURES_1}, record 2: features of .*None",
+    ),
+    "features that are not a number": (
+        change_features(4, pooled=np.array([1, np.nan, 1], np.float16)),
+        f"{FEATURES_1}, record 4: pooled: 1 of 3 values are not finite",
+    ),
+    "tokens that are infinite": (
+        change_features(4, tokens=np.full((4, 3), np.inf, np.float16)),
+        f"{FEATURES_1}, record 4: tokens: 12 of 12 values are not finite",
+    ),
+    "latents that are not finite": (
+        change_latents(1, log_variance=not_finite()),
+        f"{LATENTS_0}, record 1: log_variance: 2 of 32 values are not finite",
+    ),
+    "latents of another shape": (
+        change_latents(
+            1,
+            mean=np.ones((2, 2, 2, 8), ml_dtypes.bfloat16),
+            log_variance=np.ones((2, 2, 2, 8), ml_dtypes.bfloat16),
+        ),
+        rf"{LATENTS_0}, record 1: latents of .*8\)\), the dataset says .*4\)\)",
+    ),
+    "no latents": (
+        no_latents,
+        f"{LATENTS_0}, record 0: not a LatentRecord",
     ),
 }
 
@@ -240,7 +364,7 @@ def test_a_damage_is_found_and_named(dataset, name):
 
 def test_a_sound_dataset_has_no_damage(dataset):
     assert lines(dataset) == []
-    features(dataset, "siglip2")
+    precompute(dataset)
     assert lines(dataset) == []
 
 
