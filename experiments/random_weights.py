@@ -1,7 +1,7 @@
 """Checkpoints of a support encoder and of an autoencoder, with random weights.
 
-    python -m experiments.random_weights --output_dir=weights                # tiny
-    python -m experiments.random_weights --output_dir=weights_b --size=base
+    python -m experiments.random_weights --output_dir=weights   # tiny
+    python -m experiments.random_weights --output_dir=weights/base --size=base
 
 For smoke runs without a network: every program reads OUT/siglip and OUT/vae as it reads
 published checkpoints, but nothing in them was learned, so what is drawn means nothing.
