@@ -1,0 +1,26 @@
+"""As miniimagenet_b2.py, with DiT-L/2: width 1024, 24 layers.
+
+    python -m fsdit.main --config=experiments/miniimagenet_l2.py --workdir=runs/miniimagenet_l2
+
+648 M trainable parameters: the state (parameters, EMA, AdamW's two moments) is 10.4 GB, so it
+is sharded over all chips. Over several slices give --config.mesh.fsdp the chips of one and
+--config.mesh.data=-1. If memory falls short: --config.model.remat=dots or full.
+
+Hardware: meant for a TPU slice of eight chips or more; not run on one.
+Expected result: none measured yet.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from fsdit.config import Config, MeshConfig, dit, load_experiment
+
+
+def get_config() -> Config:
+    base = load_experiment(str(Path(__file__).with_name("miniimagenet_b2.py")))
+    return dataclasses.replace(
+        base,
+        name="miniimagenet_l2",
+        model=dit("L", patch_size=2, encoder=base.model.encoder, codec=base.model.codec),
+        mesh=MeshConfig(data=1, fsdp=-1),
+    )
