@@ -11,7 +11,7 @@ DATA := datasets/glyphs
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[encoders]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 # PyTorch, which the frozen networks are compared with, is large; the demo does without.

@@ -7,8 +7,8 @@ what it needs. pydantic's dataclasses check types and parse the text of flags.
 import difflib
 import importlib.util
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import pydantic
@@ -115,6 +115,11 @@ class ModelConfig:
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
 
+    @property
+    def use_context(self) -> bool:
+        """Whether the model attends to the supports' tokens."""
+        return self.use_support_tokens and self.cross_attention != "none"
+
 
 @dataclass(frozen=True, config=_STRICT)
 class FlowConfig:
@@ -192,6 +197,20 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
 
+    @property
+    def precomputed_features(self) -> str:
+        """NAME of the feature files that are read; "" where none are."""
+        if self.features.supports == "online":
+            return ""
+        return self.features.encoder or PurePath(self.model.encoder.location).name
+
+    @property
+    def precomputed_latents(self) -> str:
+        """NAME of the latent files that are read; "" where none are."""
+        if self.features.targets == "online":
+            return ""
+        return self.features.codec or PurePath(self.model.codec.location).name
+
 
 # What may differ between a checkpoint and the run that continues it: these change
 # how fast, how long or how closely watched a run is, not what its steps compute.
@@ -205,6 +224,9 @@ _RESUMABLE = (
     "features.location",
     "features.device_gb",
     "features.cache_mb",
+    "model.encoder.location",  # of the same weights: their sum is in the checkpoint
+    "model.codec.location",
+    "model.codec.subfolder",
     "model.codec.max_batch",
     "model.scan_layers",
     "model.remat",
@@ -332,7 +354,7 @@ def validate(config: Config) -> None:
         "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
         "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
-        "checkpoint.interval checkpoint.keep_last"
+        "checkpoint.interval checkpoint.keep_last model.codec.max_batch features.encode_batch"
     )
     flat = flatten(to_dict(config))
     problems = [
@@ -340,7 +362,7 @@ def validate(config: Config) -> None:
     ]
     not_negative = (
         "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
-        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every"
+        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb"
     )
     problems += [
         f"config.{p} must not be negative, got {flat[p]}"
@@ -406,6 +428,30 @@ def validate(config: Config) -> None:
             "config.mesh: an axis is a positive size, or -1 for what is left",
         ),
     ]
-    for wrong, message in checks:
+    for wrong, message in (*checks, *_frozen_checks(config)):
         if wrong:
             raise ConfigError(message)
+
+
+def _frozen_checks(config: Config) -> Iterator[tuple[bool, str]]:
+    """(whether it is wrong, message) about the frozen networks."""
+    encoder, codec, features = config.model.encoder, config.model.codec, config.features
+    for path, network, trivial, source in (
+        ("model.encoder", encoder, "learned", f"supports={features.supports}"),
+        ("model.codec", codec, "pixels", f"targets={features.targets}"),
+    ):
+        yield (
+            network.name != trivial and not network.location,
+            f"config.{path}.location is empty: name the directory or hub id of the weights",
+        )
+        yield (
+            network.name == trivial and source.endswith("precomputed"),
+            f"config.features.{source}: config.{path}.name={trivial} has nothing to precompute",
+        )
+    yield (
+        features.location == "device"
+        and "precomputed" not in (features.supports, features.targets),
+        "config.features.location=device is for what is precomputed: set config.features.supports "
+        "or config.features.targets to precomputed",
+    )
+    yield features.device_gb <= 0, "config.features.device_gb must be positive"

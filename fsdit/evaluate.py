@@ -27,10 +27,9 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value)
     run = checkpoint.load_run(workdir)
     protocol = protocols.make_protocol(run.config, _SPLIT.value, _EPISODES.value, _SEED.value)
-    arguments = (run.networks, run.config, protocol, run.ema, run.mesh)
-    drawings = protocols.draw_episodes(*arguments)
+    drawings = protocols.draw_episodes(run, protocol)
     scores = protocols.retrieval(run.config, protocol, drawings)
-    picture = protocols.draw_variations(*arguments, rows=12, columns=5)
+    picture = protocols.draw_variations(run, protocol, rows=12, columns=5)
     output = Path(_OUTPUT.value)
     report.write(output, run.config.name, run.step, protocol, scores, picture)
 

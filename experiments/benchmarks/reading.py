@@ -24,7 +24,7 @@ from absl import app, flags
 from PIL import Image
 
 from experiments.benchmarks.photos import make_photos
-from fsdit.config import DataConfig
+from fsdit.config import Config, DataConfig
 from fsdit.data import input as episode_input
 from fsdit.data import records
 from fsdit.data.episodes import SampledEpisodes
@@ -107,7 +107,7 @@ def ours(dataset: Path, workers: int) -> Iterator:
         dataset_dir=str(dataset), batch_size=_BATCH, shots=_SHOTS, source="sampled", workers=workers
     )
     return episode_input.host_batches(
-        episode_input.training_examples(config, seed=0),
+        episode_input.training_examples(Config(data=config)),
         rows=range(_BATCH),
         batch_size=_BATCH,
         start=0,

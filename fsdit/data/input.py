@@ -10,63 +10,157 @@ JAX where it finds it, but starts no backend).
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import grain
 import numpy as np
 from absl import flags
 from grain import experimental as grain_experimental
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
-from fsdit.config import DataConfig
+from fsdit.config import Config, DataConfig
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
-from fsdit.data.layout import read_dataset_info
-from fsdit.data.readers import EpisodeReader, ImageReader
+from fsdit.data.layout import DatasetInfo, read_dataset_info
+from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader
+from fsdit.errors import DataError
 
 Batch = dict[str, Any]
+Kind = Literal["images", "numbers"]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadExample:
     """global index -> one example, read and decoded.
 
-    index () uint32, class_id () int32, target (H, W, C) uint8, supports (K, H, W, C) uint8;
-    with K = 0 one support, the target as it is stored.
+    index () uint32, class_id () int32; and, as the run's networks take them,
+
+        supports   images (K, H, W, C) uint8; their features {"pooled": (K, D), "tokens":
+                   (K, T, D)}; or their numbers (K,) int32
+        target     image (H, W, C) uint8; mean and log-variance of its latents, each
+                   (h, w, c); or a number () int32: twice the image's, one more if mirrored
+
+    With K = 0 one support, the target as it is stored.
     """
 
+    split: str
     episodes: EpisodeStream
     images: ImageReader
     seed: int
     flip: bool
+    supports: FeatureReader | Kind = "images"
+    targets: LatentReader | Kind = "images"
 
     def __call__(self, index: int) -> Batch:
         episode = self.episodes[index]
-        target = self.images[episode.target]
-        if self.flip and np.random.Philox(key=[self.seed, 1], counter=index).random_raw() & 1:
-            target = target[:, ::-1]
+        random = np.random.Philox(key=[self.seed, 1], counter=index)
+        mirrored = self.flip and bool(random.random_raw() & 1)
         return {
             "index": np.uint32(index),
             "class_id": np.int32(episode.class_id),
-            "target": target,
-            "supports": np.stack([self.images[i] for i in episode.supports]),
+            "target": self._target(episode.target, mirrored),
+            "supports": self._supports(episode.supports),
         }
 
+    def pictures(
+        self, index: int
+    ) -> tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "H W C"]]:
+        """Supports and target as images, whatever the networks take."""
+        episode = self.episodes[index]
+        return np.stack([self.images[i] for i in episode.supports]), self.images[episode.target]
 
-def training_examples(config: DataConfig, seed: int) -> ReadExample:
+    def _target(self, image: int, mirrored: bool) -> Any:
+        if self.targets == "numbers":
+            return np.int32(2 * image + mirrored)
+        if self.targets == "images":
+            pixels = self.images[image]
+            return pixels[:, ::-1] if mirrored else pixels
+        return tuple(moment[int(mirrored)] for moment in self.targets[image])
+
+    def _supports(self, images: Sequence[int]) -> Any:
+        if self.supports == "numbers":
+            return np.array(images, np.int32)
+        if self.supports == "images":
+            return np.stack([self.images[i] for i in images])
+        features = [self.supports[i] for i in images]
+        return {name: np.stack([f[name] for f in features]) for name in features[0]}
+
+
+def training_examples(config: Config) -> ReadExample:
     """Endless training examples. Raises DataError for a dataset that cannot serve them."""
-    info = read_dataset_info(config.dataset_dir)
+    data, info = config.data, read_dataset_info(config.data.dataset_dir)
     split = info.split("train")
-    directory = Path(config.dataset_dir) / "train"
     episodes: EpisodeStream
-    if config.source == "sampled":
-        episodes = SampledEpisodes(split, config.shots, seed, config.stratified)
+    if data.source == "sampled":
+        episodes = SampledEpisodes(split, data.shots, config.seed, data.stratified)
     else:
-        reader = EpisodeReader(directory, split, config.shots)
-        episodes = FileEpisodes(reader, seed, len(split.classes), config.stratified)
-    images = ImageReader(directory, info.image_size, info.channels, split.num_images)
-    return ReadExample(episodes, images, seed, config.flip)
+        reader = EpisodeReader(Path(data.dataset_dir) / "train", split, data.shots)
+        episodes = FileEpisodes(reader, config.seed, len(split.classes), data.stratified)
+    location = config.features.location
+    return _examples(config, info, "train", episodes, flip=data.flip, location=location)
+
+
+def _examples(
+    config: Config,
+    info: DatasetInfo,
+    split: str,
+    episodes: EpisodeStream,
+    flip: bool,
+    location: str,
+) -> ReadExample:
+    """location: "device" where features that are precomputed lie there."""
+    directory, count = Path(config.data.dataset_dir) / split, info.split(split).num_images
+    images = ImageReader(directory, info.image_size, info.channels, count)
+    supports: FeatureReader | Kind = "images"
+    targets: LatentReader | Kind = "images"
+    if config.model.encoder.name == "frozen":
+        supports = "numbers"  # of what is encoded when it is first needed, or is on the devices
+    if config.precomputed_features:
+        reader = feature_reader(config, info, split)
+        supports = "numbers" if location == "device" else reader
+    if config.precomputed_latents:
+        reader = latent_reader(config, info, split)
+        targets = "numbers" if location == "device" else reader
+    return ReadExample(split, episodes, images, config.seed, flip, supports, targets)
+
+
+def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureReader:
+    """The features that `config` names. Raises DataError."""
+    name = config.precomputed_features
+    described = _described(info.features, name, config, "supports", "encoder")
+    if config.model.use_context and not described.tokens:
+        raise DataError(
+            f"{config.data.dataset_dir}: the features {name!r} hold no tokens, and the model "
+            "attends to them: encode with --tokens, or set config.model.use_support_tokens=false"
+        )
+    directory = Path(config.data.dataset_dir) / split
+    return FeatureReader(directory, name, described, info.split(split).num_images)
+
+
+def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader:
+    """The latents that `config` names. Raises DataError."""
+    name = config.precomputed_latents
+    described = _described(info.latents, name, config, "targets", "vae")
+    directory = Path(config.data.dataset_dir) / split
+    return LatentReader(directory, name, described, info.split(split).num_images)
+
+
+def feature_files(config: Config) -> list[str]:
+    """Kinds of the files beside images and episodes that a run reads."""
+    features, latents = config.precomputed_features, config.precomputed_latents
+    return [f"features-{features}"] * bool(features) + [f"latents-{latents}"] * bool(latents)
+
+
+def _described(present: Mapping[str, T], name: str, config: Config, field: str, flag: str) -> T:
+    if name not in present:
+        has = f"it has {', '.join(present)}" if present else "it has none"
+        raise DataError(
+            f"{config.data.dataset_dir}: nothing called {name!r} for config.features.{field}="
+            f"precomputed ({has}): make it with `python -m data_prep.encode --{flag}=...`"
+        )
+    return present[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,25 +181,23 @@ class FixedEpisodes:
 FixedExamples = tuple[ReadExample, int]
 
 
-def evaluation_examples(
-    config: DataConfig, split: str, seed: int, limit: int | None = None
-) -> FixedExamples:
+def evaluation_examples(config: Config, split: str, limit: int | None = None) -> FixedExamples:
     """Fixed examples of a split and their number: its episode files, unshuffled.
 
     Where the files hold episodes of another K, as many are drawn by seed instead,
     each class in turn.
     """
-    info = read_dataset_info(config.dataset_dir)
+    data, info = config.data, read_dataset_info(config.data.dataset_dir)
     description = info.split(split)
-    directory = Path(config.dataset_dir) / split
     episodes: EpisodeStream
-    if description.shots == config.shots:
-        episodes = EpisodeReader(directory, description, config.shots)
+    if description.shots == data.shots:
+        episodes = EpisodeReader(Path(data.dataset_dir) / split, description, data.shots)
     else:
-        episodes = SampledEpisodes(description, config.shots, seed, stratified=True)
+        episodes = SampledEpisodes(description, data.shots, config.seed, stratified=True)
     size = description.episodes if limit is None else min(limit, description.episodes)
-    images = ImageReader(directory, info.image_size, info.channels, description.num_images)
-    return ReadExample(FixedEpisodes(episodes, size), images, seed, flip=False), size
+    fixed = FixedEpisodes(episodes, size)
+    # On the host even where the training split's features are on the devices.
+    return _examples(config, info, split, fixed, flip=False, location="host"), size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,25 +1,24 @@
 """The evaluation protocol as data, and its run: draw for episodes, then judge."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from fsdit.config import Config
 from fsdit.data import input as episode_input
+from fsdit.data.episodes import EpisodeStream
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.pictures import episode_grid
 from fsdit.data.readers import ImageReader
+from fsdit.data.records import Episode
 from fsdit.errors import ConfigError
 from fsdit.evaluation import metrics
 from fsdit.models.drawing import make_draw
-from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
+from fsdit.training.checkpoint import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,64 +61,59 @@ def make_protocol(config: Config, split: str, episodes: int, seed: int) -> Proto
     )
 
 
-def draw_episodes(
-    networks: Networks, config: Config, protocol: Protocol, params: dict, mesh: Mesh
-) -> Drawings:
+def draw_episodes(run: Run, protocol: Protocol) -> Drawings:
     """Draws one image an episode."""
+    config, mesh = run.config, run.mesh
     sampling = dataclasses.replace(
         config.sampling,
         solver=protocol.solver,
         num_steps=protocol.num_steps,
         guidance_scale=protocol.guidance_scale,
     )
-    draw = make_draw(networks, sampling, protocol.seed, mesh)
-    rows = []
-    for batch in _batches(config, protocol, mesh):
-        drawn = draw(params, batch["supports"], batch["index"])
-        parts = (batch["class_id"], batch["supports"], batch["target"], drawn)
-        rows.append(meshes.to_host(parts))
-    columns = [np.concatenate(c)[: protocol.episodes] for c in zip(*rows, strict=True)]
-    return Drawings(*columns)
+    draw = make_draw(run.networks, sampling, protocol.seed, mesh)
+    read, _ = episode_input.evaluation_examples(config, protocol.split, protocol.episodes)
+    size = -(-min(config.data.batch_size, protocol.episodes) // mesh.size) * mesh.size
+    count = -(-protocol.episodes // size)
+    batches = run.feed.batches(read, size, count)
+    drawn = [
+        meshes.to_host(draw(run.ema, run.feed.codec, batch["supports"], batch["index"]))
+        for batch in tqdm(batches, total=count, desc="drawing", unit="batch")
+    ]
+    class_id = [read.episodes[i].class_id for i in range(protocol.episodes)]
+    supports, targets = zip(*map(read.pictures, range(protocol.episodes)), strict=True)
+    return Drawings(
+        np.array(class_id, np.int32),
+        np.stack(supports),
+        np.stack(targets),
+        np.concatenate(drawn)[: protocol.episodes],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """Each of the first `size` episodes `times` times over, then again from the first."""
+
+    episodes: EpisodeStream
+    size: int
+    times: int
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.episodes[index // self.times % self.size]
 
 
 def draw_variations(
-    networks: Networks,
-    config: Config,
-    protocol: Protocol,
-    params: dict,
-    mesh: Mesh,
-    rows: int,
-    columns: int,
+    run: Run, protocol: Protocol, rows: int, columns: int
 ) -> UInt8[np.ndarray, "Y X C"]:
     """A picture: `rows` episodes, supports on the left, `columns` drawings on the right."""
-    examples, size = episode_input.evaluation_examples(config.data, protocol.split, config.seed)
-    rows = min(rows, size)
-    supports = np.stack([examples(i)["supports"] for i in range(rows)])
-    total = -(-rows * columns // mesh.size) * mesh.size  # filled up to divide over the mesh
-    repeated = np.resize(np.repeat(supports, columns, axis=0), (total, *supports.shape[1:]))
-    draw = make_draw(networks, config.sampling, protocol.seed, mesh)
-    place = meshes.global_batch(mesh, total)
-    mine = meshes.host_rows(mesh, total)
-    index = np.arange(total, dtype=np.uint32)
-    drawn = meshes.to_host(draw(params, *place((repeated[mine], index[mine]))))
+    read, rows = episode_input.evaluation_examples(run.config, protocol.split, rows)
+    repeated = dataclasses.replace(read, episodes=_Repeated(read.episodes, rows, columns))
+    total = -(-rows * columns // run.mesh.size) * run.mesh.size
+    batch = next(run.feed.batches(repeated, total, 1))
+    draw = make_draw(run.networks, run.config.sampling, protocol.seed, run.mesh)
+    drawn = meshes.to_host(draw(run.ema, run.feed.codec, batch["supports"], batch["index"]))
     drawn = drawn[: rows * columns].reshape(rows, columns, *drawn.shape[1:])
+    supports = np.stack([read.pictures(i)[0] for i in range(rows)])
     return episode_grid(supports, [drawn[:, i] for i in range(columns)])
-
-
-def _batches(config: Config, protocol: Protocol, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    examples, _ = episode_input.evaluation_examples(config.data, protocol.split, config.seed)
-    size = -(-min(config.data.batch_size, protocol.episodes) // mesh.size) * mesh.size
-    count = -(-protocol.episodes // size)
-    batches = episode_input.host_batches(
-        examples,
-        meshes.host_rows(mesh, size),
-        size,
-        start=0,
-        num_batches=count,
-        config=dataclasses.replace(config.data, workers=0),
-        place=meshes.global_batch(mesh, size),
-    )
-    return iter(tqdm(batches, total=count, desc="drawing", unit="batch"))
 
 
 def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[str, dict]:

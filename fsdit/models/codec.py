@@ -7,25 +7,30 @@ from typing import Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 
 @runtime_checkable
 class LatentCodec(Protocol):
-    """encode may draw from a posterior with one key an example; decode is deterministic.
+    """An image has moments, which are worth storing; latents are drawn from them.
 
-    A codec is a pytree whose leaves are its parameters. Code that is compiled takes it as
-    an argument, so that parameters are placed and sharded like any other, and are no
-    constants of the program: `jax.jit(lambda codec, x: codec.decode(x))`.
+    A codec is a pytree whose leaves are its parameters. Code that is compiled and needs
+    them, by `moments` or `decode`, takes the codec as an argument, so that they are placed
+    and sharded like any other, and are no constants of the program:
+    `jax.jit(lambda codec, x: codec.decode(x))`.
     """
 
     def latent_shape(self, image_size: int, channels: int) -> tuple[int, int, int]:
         """(h, w, c) of the latents of square images."""
         ...
 
-    def encode(
-        self, images: UInt8[Array, "B H W C"], keys: Key[Array, "B"]
-    ) -> Float[Array, "B h w c"]: ...
+    def moments(self, images: UInt8[Array, "B H W C"]) -> PyTree[Array]:
+        """Whatever `sample` draws from, of each image."""
+        ...
+
+    def sample(self, moments: PyTree[Array], keys: Key[Array, "B"]) -> Float[Array, "B h w c"]:
+        """One key an example. Needs no parameters."""
+        ...
 
     def decode(self, latents: Float[Array, "B h w c"]) -> UInt8[Array, "B H W C"]: ...
 
@@ -47,11 +52,14 @@ class PixelCodec:
     def latent_shape(self, image_size: int, channels: int) -> tuple[int, int, int]:
         return (image_size, image_size, channels)
 
-    def encode(
-        self, images: UInt8[Array, "B H W C"], keys: Key[Array, "B"]
+    def moments(self, images: UInt8[Array, "B H W C"]) -> UInt8[Array, "B H W C"]:
+        return images
+
+    def sample(
+        self, moments: UInt8[Array, "B H W C"], keys: Key[Array, "B"]
     ) -> Float[Array, "B H W C"]:
         del keys
-        return scale_pixels(images)
+        return scale_pixels(moments)
 
     def decode(self, latents: Float[Array, "B H W C"]) -> UInt8[Array, "B H W C"]:
         return unscale_pixels(latents)

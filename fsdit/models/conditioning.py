@@ -43,7 +43,7 @@ class SupportConditioner(nnx.Module):
         dim = config.hidden_size
         self.grid = encoder_grid
         self.num_latents = config.num_latents
-        self.use_context = config.use_support_tokens and config.cross_attention != "none"
+        self.use_context = config.use_context
         self.vector_in = layers.Linear(encoder_dim, dim, rngs=rngs)
         self.vector_out = layers.Linear(dim, dim, rngs=rngs)
         normal = nnx.initializers.normal(0.02)
@@ -62,7 +62,9 @@ class SupportConditioner(nnx.Module):
             )
             self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
 
-    def __call__(self, pooled: Float[Array, "B K E"], tokens: Float[Array, "B K T E"]) -> Condition:
+    def __call__(
+        self, pooled: Float[Array, "B K E"], tokens: Float[Array, "B K T E"] | None
+    ) -> Condition:
         hidden = nnx.silu(self.vector_in(pooled.astype(jnp.float32).mean(1)))
         context = self._context(tokens) if self.use_context else None
         return Condition(self.vector_out(hidden), context)

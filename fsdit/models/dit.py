@@ -6,16 +6,19 @@ support context between self-attention and MLP, modulated and gated alike.
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from fsdit.config import ModelConfig
 from fsdit.models import layers
 from fsdit.models.conditioning import Condition, SupportConditioner
-from fsdit.models.encoder import LearnedEncoder
+from fsdit.models.encoder import FeatureShape, LearnedEncoder
 
 _TIME_FEATURES = 256
 
 Diagnostics = dict[str, Array]
+# Images (B, K, H, W, C) uint8 for a learned encoder; of a frozen one its outputs,
+# {"pooled": (B, K, E), "tokens": (B, K, T, E)}.
+Supports = Array | dict[str, Array]
 
 
 class DiTBlock(nnx.Module):
@@ -77,7 +80,11 @@ class DiTBlock(nnx.Module):
 
 
 class FewShotDiT(nnx.Module):
-    """Encoder (where it is learned), conditioning and DiT, over latents (h, w, c)."""
+    """Encoder (where it is learned), conditioning and DiT, over latents (h, w, c).
+
+    features: of the frozen encoder whose outputs are the supports; None: a learned one,
+    and the supports are images.
+    """
 
     def __init__(
         self,
@@ -85,6 +92,7 @@ class FewShotDiT(nnx.Module):
         latent_shape: tuple[int, int, int],
         image_size: int,
         channels: int,
+        features: FeatureShape | None,
         *,
         rngs: nnx.Rngs,
     ):
@@ -95,18 +103,21 @@ class FewShotDiT(nnx.Module):
         self.grid = (latent_shape[0] // config.patch_size, latent_shape[1] // config.patch_size)
         patch_dim = config.patch_size**2 * latent_shape[2]
 
-        self.encoder = LearnedEncoder(
-            config.encoder,
-            image_size,
-            channels,
-            scan_layers=config.scan_layers,
-            remat=config.remat,
-            dtype=dtype,
-            rngs=rngs,
+        self.encoder = (
+            LearnedEncoder(
+                config.encoder,
+                image_size,
+                channels,
+                scan_layers=config.scan_layers,
+                remat=config.remat,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            if features is None
+            else None
         )
-        self.conditioner = SupportConditioner(
-            config, self.encoder.dim, self.encoder.grid, dtype=dtype, rngs=rngs
-        )
+        shape = features or FeatureShape(self.encoder.dim, self.encoder.grid)
+        self.conditioner = SupportConditioner(config, shape.dim, shape.grid, dtype=dtype, rngs=rngs)
         cross = self.conditioner.use_context
         self.embed = layers.Linear(patch_dim, dim, dtype=dtype, rngs=rngs)
         self.time_in = layers.Linear(_TIME_FEATURES, dim, rngs=rngs)
@@ -123,12 +134,14 @@ class FewShotDiT(nnx.Module):
         self.final = layers.ZeroLinear(dim, patch_dim, rngs=rngs)
 
     def encode_supports(
-        self, supports: UInt8[Array, "B K H W C"]
-    ) -> tuple[Float[Array, "B K E"], Float[Array, "B K T E"]]:
-        """Support images -> (pooled, tokens)."""
+        self, supports: Supports
+    ) -> tuple[Float[Array, "B K E"], Float[Array, "B K T E"] | None]:
+        """(pooled, tokens); None where a frozen encoder's tokens are not attended to."""
+        if self.encoder is None:
+            return supports["pooled"], supports.get("tokens")
         return self.encoder(supports)
 
-    def condition(self, supports: UInt8[Array, "B K H W C"]) -> Condition:
+    def condition(self, supports: Supports) -> Condition:
         """The condition that training, evaluation and sampling share."""
         return self.conditioner(*self.encode_supports(supports))
 

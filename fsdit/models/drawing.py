@@ -9,21 +9,24 @@ from jaxtyping import Array, UInt8, UInt32
 
 from fsdit.config import SamplingConfig
 from fsdit.flow import path, sampler
+from fsdit.models.codec import LatentCodec
+from fsdit.models.dit import Supports
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.randomness import example_keys, stream_key
 
-# (params, supports (B, K, H, W, C) uint8, index (B,) uint32) -> images (B, H, W, C) uint8
-Draw = Callable[[dict, UInt8[Array, "B K H W C"], UInt32[Array, "B"]], UInt8[Array, "B H W C"]]
+# (params, codec, supports, index (B,) uint32) -> images (B, H, W, C) uint8
+Draw = Callable[[dict, LatentCodec, Supports, UInt32[Array, "B"]], UInt8[Array, "B H W C"]]
 
 
 def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh) -> Draw:
     """A jitted function that draws one image an episode.
 
-    The noise follows (seed, index), so a drawing does not depend on its batch.
+    codec: the networks' own, with its parameters on the mesh. The noise follows (seed,
+    index), so a drawing does not depend on its batch.
     """
 
-    def draw(params: dict, supports: Array, index: Array) -> Array:
+    def draw(params: dict, codec: LatentCodec, supports: Supports, index: Array) -> Array:
         model = networks.model(params)
         condition = model.condition(supports)
         null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
@@ -32,6 +35,6 @@ def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh)
         )
         keys = example_keys(stream_key(seed, "drawing"), index)
         noise = path.sample_noise(keys, networks.latent_shape)
-        return networks.codec.decode(sampler.solve(field, noise, config.solver, config.num_steps))
+        return codec.decode(sampler.solve(field, noise, config.solver, config.num_steps))
 
     return jax.jit(draw, out_shardings=meshes.batch_sharding(mesh))

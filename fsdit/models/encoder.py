@@ -5,6 +5,7 @@ Diffusion Models (Giannone et al., arXiv 2205.15463), with layer norm before and
 the patch embedding (Dual PatchNorm, Kumar et al., arXiv 2302.01327).
 """
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from jaxtyping import Array, Float, UInt8
 from fsdit.config import EncoderConfig
 from fsdit.models import layers
 from fsdit.models.codec import scale_pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureShape:
+    """Width of pooled and tokens, and rows and columns of the tokens."""
+
+    dim: int
+    grid: tuple[int, int]
 
 
 @runtime_checkable

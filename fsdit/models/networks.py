@@ -10,26 +10,29 @@ from fsdit.config import ModelConfig
 from fsdit.errors import ConfigError
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
+from fsdit.models.encoder import FeatureShape
 from fsdit.randomness import stream_key
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Frozen codec and trainable model. Parameters travel apart, as a nested dict.
+    """What the trainable model is built from. Its parameters travel apart, as a nested dict.
 
-    image_size, channels: of the images, in pixels.
+    image_size, channels: of the images, in pixels. codec: for its shapes and `sample`; its
+    parameters are not used from here. features: of the frozen encoder; None: it is learned.
     """
 
     config: ModelConfig
     image_size: int
     channels: int
     codec: LatentCodec = PixelCodec()
+    features: FeatureShape | None = None
 
     def __post_init__(self):
-        for name, patch, size in (
-            ("patch_size", self.config.patch_size, self.latent_shape[0]),
-            ("encoder.patch_size", self.config.encoder.patch_size, self.image_size),
-        ):
+        patches = [("patch_size", self.config.patch_size, self.latent_shape[0])]
+        if self.features is None:
+            patches += [("encoder.patch_size", self.config.encoder.patch_size, self.image_size)]
+        for name, patch, size in patches:
             if size % patch:
                 raise ConfigError(f"config.model.{name}={patch} does not divide the size {size}")
 
@@ -38,7 +41,8 @@ class Networks:
         return self.codec.latent_shape(self.image_size, self.channels)
 
     def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
-        return FewShotDiT(self.config, self.latent_shape, self.image_size, self.channels, rngs=rngs)
+        size = (self.image_size, self.channels)
+        return FewShotDiT(self.config, self.latent_shape, *size, self.features, rngs=rngs)
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:

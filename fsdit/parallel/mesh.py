@@ -5,14 +5,15 @@ The batch is split over both. This is the only place where arrays meet devices.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int, PyTree
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from fsdit.config import Config
 from fsdit.errors import ConfigError
@@ -109,6 +110,56 @@ def global_batch(mesh: Mesh, batch_size: int) -> Callable[[PyTree], PyTree[jax.A
         return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
 
     return lambda tree: jax.tree.map(put, tree)
+
+
+def local_mesh() -> Mesh:
+    """A mesh over this process's own devices, for work that needs no other process."""
+    devices = np.array(jax.local_devices()).reshape(-1, 1)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def row_table(mesh: Mesh, rows: Sequence[PyTree[np.ndarray]], count: int) -> PyTree[jax.Array]:
+    """Arrays (N, ...) of `count` rows, axis 0 over all devices, read by who holds them.
+
+    N is `count` filled up to a multiple of the devices. One device's rows are on the host
+    at a time.
+    """
+    sharding = batch_sharding(mesh)
+    total = -(-count // mesh.size) * mesh.size
+    pieces = []
+    for device, (span,) in sharding.addressable_devices_indices_map((total,)).items():
+        mine = [rows[min(i, count - 1)] for i in range(*span.indices(total))]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *mine)
+        pieces.append(jax.device_put(stacked, device))
+
+    def joined(*parts: jax.Array) -> jax.Array:
+        shape = (total, *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(parts))
+
+    return jax.tree.map(joined, *pieces)
+
+
+def gather_rows(
+    mesh: Mesh, table: Shaped[Array, "N ..."], rows: Int[Array, "B ..."]
+) -> Shaped[Array, "B ..."]:
+    """table[rows], where axis 0 of both and of the result lies over all devices.
+
+    Each device looks up what it holds of the whole batch, and a reduce-scatter brings
+    every row home. Bits are added, not numbers, so what arrives is what was stored.
+    """
+    bits = {2: jnp.uint16, 4: jnp.uint32}[table.dtype.itemsize]
+
+    def local(part: Array, wanted: Array) -> Array:
+        wanted = jax.lax.all_gather(wanted, AXES, tiled=True)
+        place = wanted - jax.lax.axis_index(AXES) * part.shape[0]
+        held = (place >= 0) & (place < part.shape[0])
+        found = part[jnp.clip(place, 0, part.shape[0] - 1)]
+        held = held.reshape(*held.shape, *[1] * (found.ndim - held.ndim))
+        found = jnp.where(held, jax.lax.bitcast_convert_type(found, bits), 0)
+        mine = jax.lax.psum_scatter(found, AXES, tiled=True)
+        return jax.lax.bitcast_convert_type(mine, part.dtype)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(table, rows)
 
 
 def to_host(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:

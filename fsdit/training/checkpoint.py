@@ -2,8 +2,8 @@
 
     W/checkpoints/STEP/state   the training state, written by every process
     W/checkpoints/STEP/data    the position in the data: the next global index
-    W/checkpoints/STEP/meta    configuration, dataset, versions, mesh, running means,
-                               and a fingerprint of the state
+    W/checkpoints/STEP/meta    configuration, sums of dataset and frozen weights, versions,
+                               mesh, running means, and a fingerprint of the state
 
 Orbax writes a step beside its final name and renames it when complete. The
 fingerprint finds what that cannot: a step that was damaged afterwards. A step
@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from jaxtyping import PyTree
 from fsdit.config import Config, MeshConfig, changed_fields, from_dict, to_dict
 from fsdit.data.layout import read_dataset_info
 from fsdit.errors import CheckpointError
+from fsdit.models.feed import Feed
+from fsdit.models.frozen import open_networks
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
@@ -35,6 +37,12 @@ from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.state import TrainState
 
+# What a run reads -> the setting that names it.
+_IDENTITIES = {
+    "dataset": "data.dataset_dir",
+    "encoder": "model.encoder.location",
+    "codec": "model.codec.location",
+}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "array-record")
 
 
@@ -72,8 +80,11 @@ def saved_meta(workdir: str | Path) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
-def check_resumable(workdir: str | Path, config: Config, dataset: str) -> None:
-    """Raises CheckpointError when the workdir's run is not one that `config` continues."""
+def check_resumable(workdir: str | Path, config: Config, identity: Mapping[str, str]) -> None:
+    """Raises CheckpointError when the workdir's run is not one that `config` continues.
+
+    identity: sums of what the run reads, as `Checkpoints` was given them.
+    """
     found = saved_meta(workdir)
     if found is None:
         return
@@ -84,11 +95,12 @@ def check_resumable(workdir: str | Path, config: Config, dataset: str) -> None:
             f"{workdir} holds step {step} of another configuration: {'; '.join(changes)}; "
             "name a new --workdir, or undo the change"
         )
-    if meta["dataset"] != dataset:
-        raise CheckpointError(
-            f"{workdir} holds step {step} of a run on another dataset than "
-            f"config.data.dataset_dir={config.data.dataset_dir}; name a new --workdir"
-        )
+    for name, field in _IDENTITIES.items():
+        if meta["identity"].get(name) != identity.get(name):
+            raise CheckpointError(
+                f"{workdir} holds step {step} of a run on another {name} than config.{field}: "
+                "name a new --workdir, or undo the change"
+            )
 
 
 def restore(
@@ -146,6 +158,7 @@ class Run:
 
     config: Config
     networks: Networks
+    feed: Feed
     mesh: Mesh
     ema: dict
     step: int
@@ -161,13 +174,14 @@ def load_run(workdir: str | Path) -> Run:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
     config = dataclasses.replace(from_dict(found[1]["config"]), mesh=MeshConfig())
     info = read_dataset_info(config.data.dataset_dir)
-    networks = Networks(config.model, info.image_size, info.channels)
+    networks, frozen = open_networks(config, info)
     mesh = meshes.make_mesh(config)
     template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
     restored = restore(workdir, template, set_aside=False)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
-    return Run(config, networks, mesh, restored.state.ema, restored.step)
+    feed = Feed(config, mesh, frozen)
+    return Run(config, networks, feed, mesh, restored.state.ema, restored.step)
 
 
 @jax.jit
@@ -200,13 +214,21 @@ def fingerprint(state: TrainState) -> dict[str, int]:
 class Checkpoints:
     """Writes checkpoints in the background; the step after goes on meanwhile."""
 
-    def __init__(self, workdir: str | Path, config: Config, dataset: str, mesh: Mesh, newest: int):
+    def __init__(
+        self,
+        workdir: str | Path,
+        config: Config,
+        identity: Mapping[str, str],
+        mesh: Mesh,
+        newest: int,
+    ):
+        """identity: sums of the dataset and of the frozen weights, by name."""
         self._workdir = workdir
         self._newest_whole = newest
         self._saving = newest
         self._meta = {
             "config": to_dict(config),
-            "dataset": dataset,
+            "identity": dict(identity),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "mesh": {**mesh.shape, "processes": jax.process_count()},
         }

@@ -18,6 +18,7 @@ from fsdit.config import Config
 from fsdit.data import input as episode_input
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.models.drawing import make_draw
+from fsdit.models.feed import Feed
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
@@ -79,10 +80,11 @@ class Diagnostics:
         networks: Networks,
         config: Config,
         mesh: Mesh,
+        feed: Feed,
         workdir: Path,
         examples: Mapping[str, episode_input.FixedExamples],
     ):
-        self._config, self._mesh, self._workdir = config, mesh, workdir
+        self._config, self._mesh, self._feed, self._workdir = config, mesh, feed, workdir
         self._examples = examples
         self._judged = UNSEEN if UNSEEN in examples else SEEN
         out = meshes.replicated(mesh)
@@ -110,18 +112,8 @@ class Diagnostics:
         self._grids(ema, step, telemetry)
         return row
 
-    def _batches(self, split: str, count: int, batch_size: int | None = None) -> Iterator[Batch]:
-        examples, _ = self._examples[split]
-        size = batch_size or self._config.data.batch_size
-        return episode_input.host_batches(
-            examples,
-            meshes.host_rows(self._mesh, size),
-            size,
-            start=0,
-            num_batches=count,
-            config=dataclasses.replace(self._config.data, workers=0),
-            place=meshes.global_batch(self._mesh, size),
-        )
+    def _batches(self, split: str, count: int) -> Iterator[Batch]:
+        return self._feed.batches(self._examples[split][0], self._config.data.batch_size, count)
 
     def _evaluate(self, ema: dict) -> dict[str, float]:
         """Validation loss, its time bins, and the gap to as many training episodes."""
@@ -143,14 +135,17 @@ class Diagnostics:
 
     def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
         """Supports | target | drawing without guidance | with, seen classes above unseen."""
-        devices = self._mesh.size
-        rows = -(-self._config.train.grid_episodes // devices) * devices
+        rows = self._config.train.grid_episodes
+        size = -(-rows // self._mesh.size) * self._mesh.size
         blocks = {}
-        for split in self._examples:
-            batch = next(self._batches(split, 1, rows))
-            drawn = [draw(ema, batch["supports"], batch["index"]) for draw in self._draw]
-            columns = meshes.to_host((batch["supports"], batch["target"], drawn))
-            blocks[split] = episode_grid(columns[0], [columns[1], *columns[2]])
+        for split, (read, _) in self._examples.items():
+            batch = next(self._feed.batches(read, size, 1))
+            drawn = [
+                meshes.to_host(draw(ema, self._feed.codec, batch["supports"], batch["index"]))
+                for draw in self._draw
+            ]
+            supports, targets = map(np.stack, zip(*map(read.pictures, range(size)), strict=True))
+            blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *drawn)])
         tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
         telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
         if runtime.is_main_process():

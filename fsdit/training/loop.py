@@ -13,7 +13,10 @@ from fsdit.config import Config, to_dict
 from fsdit.data import input as episode_input
 from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
+from fsdit.models.feed import Feed
+from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
+from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
 from fsdit.training import checkpoint, optimizer
@@ -29,13 +32,15 @@ from fsdit.training.telemetry import Telemetry
 class Inputs:
     """What a run is made of and reads, opened and checked.
 
-    evaluation: the fixed episodes of the splits that are watched. dataset: fingerprint.
+    evaluation: the fixed episodes of the splits that are watched. identity: sums of the
+    dataset and of the frozen weights, by name.
     """
 
     networks: Networks
+    frozen: Frozen
     training: episode_input.ReadExample
     evaluation: dict[str, episode_input.FixedExamples]
-    dataset: str
+    identity: dict[str, str]
 
 
 def open_inputs(config: Config, workdir: Path) -> Inputs:
@@ -44,17 +49,15 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
     Raises ConfigError, DataError or CheckpointError.
     """
     info = read_dataset_info(config.data.dataset_dir)
-    networks = Networks(config.model, info.image_size, info.channels)
-    training = episode_input.training_examples(config.data, config.seed)
+    training = episode_input.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
-    evaluation = {
-        split: episode_input.evaluation_examples(config.data, split, config.seed)
-        for split in watched
-    }
-    dataset = dataset_fingerprint(config.data.dataset_dir)
-    checkpoint.check_resumable(workdir, config, dataset)
-    return Inputs(networks, training, evaluation, dataset)
+    evaluation = {split: episode_input.evaluation_examples(config, split) for split in watched}
+    networks, frozen = open_networks(config, info)
+    dataset = dataset_fingerprint(config.data.dataset_dir, episode_input.feature_files(config))
+    identity = {"dataset": dataset, **frozen.weights}
+    checkpoint.check_resumable(workdir, config, identity)
+    return Inputs(networks, frozen, training, evaluation, identity)
 
 
 def train(config: Config, workdir: Path, inputs: Inputs) -> int:
@@ -78,10 +81,18 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     if runtime.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
-    telemetry = Telemetry(workdir, config, restored.step, restored.running)
-    checkpoints = Checkpoints(workdir, config, inputs.dataset, mesh, restored.step)
-    diagnostics = Diagnostics(networks, config, mesh, workdir, inputs.evaluation)
-    batches = _batches(inputs.training, config, mesh, restored)
+    feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
+    telemetry = Telemetry(workdir, config, restored.step, restored.running, feed.counters)
+    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step)
+    diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)
+    batches = feed.batches(
+        inputs.training,
+        config.data.batch_size,
+        config.train.num_steps - restored.step,
+        start=restored.next_index,
+        workers=config.data.workers,
+        overfit_batches=config.train.overfit_batches,
+    )
     step_fn = _compiled_step(networks, config, tx, mesh, template)
     try:
         with jax.transfer_guard("disallow"):
@@ -131,20 +142,12 @@ def _run(
     return True
 
 
-def _batches(
-    read: episode_input.ReadExample, config: Config, mesh: Mesh, restored: Restored
-) -> Iterator[Batch]:
-    size = config.data.batch_size
-    return episode_input.host_batches(
-        read,
-        meshes.host_rows(mesh, size),
-        size,
-        start=restored.next_index,
-        num_batches=config.train.num_steps - restored.step,
-        config=config.data,
-        place=meshes.global_batch(mesh, size),
-        overfit_batches=config.train.overfit_batches,
-    )
+def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
+    if config.features.location == "host":
+        return None
+    if runtime.is_main_process():
+        print("loading what is precomputed onto the devices", flush=True)
+    return ResidentFeatures(config, mesh)
 
 
 def _compiled_step(

@@ -16,7 +16,8 @@ from fsdit.training.state import TrainState
 
 TIME_BINS = 10
 
-Batch = dict[str, Array]
+# index (B,), class_id (B,), target: moments of the codec, supports: as the model takes them.
+Batch = dict[str, PyTree[Array]]
 
 
 def noised(
@@ -27,7 +28,7 @@ def noised(
     def keys(name: str) -> Array:
         return example_keys(stream_key(config.seed, f"{stream}/{name}", step), batch["index"])
 
-    data = networks.codec.encode(batch["target"], keys("latent"))
+    data = networks.codec.sample(batch["target"], keys("latent"))
     noise = path.sample_noise(keys("noise"), networks.latent_shape)
     t = path.sample_time(config.flow, keys("time"))
     return path.interpolate(noise, data, t), path.velocity(noise, data), t

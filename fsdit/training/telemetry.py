@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Telemetry:
-    def __init__(self, workdir: Path, config: Config, start: int, running: dict[str, Any]):
-        """start: completed steps; running: `self.running` when they were saved, or {}."""
-        self._config = config
+    def __init__(
+        self,
+        workdir: Path,
+        config: Config,
+        start: int,
+        running: dict[str, Any],
+        counters: Callable[[], Mapping[str, float]] = dict,
+    ):
+        """start: completed steps; running: `self.running` when they were saved, or {}.
+
+        counters: asked for more values at each line that is written.
+        """
+        self._config, self._counters = config, counters
         self._last = config.train.num_steps
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self.running = running or {
@@ -125,6 +135,7 @@ class Telemetry:
             "train/nonfinite_steps": int(metrics["nonfinite"]),
             **bin_means("train", np.array(running["bin_losses"]), np.array(running["bin_counts"])),
             **speed,
+            **self._counters(),
             **extra,
         }
         running["bin_losses"] = [0.0] * TIME_BINS

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fsdit.config import DataConfig
+from fsdit.config import Config, DataConfig
 from fsdit.data.input import evaluation_examples, host_batches, training_examples
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import EpisodeReader
@@ -17,8 +17,16 @@ def config(glyphs):
     return DataConfig(dataset_dir=str(glyphs), batch_size=BATCH, shots=5, flip=True)
 
 
+def training(data, seed=0):
+    return training_examples(Config(data=data, seed=seed))
+
+
+def evaluation(data, split, limit=None):
+    return evaluation_examples(Config(data=data), split, limit)
+
+
 def batches(config, rows=range(BATCH), start=0, count=STEPS, **options):
-    read = training_examples(config, seed=0)
+    read = training(config)
     return list(host_batches(read, rows, BATCH, start, count, config, place=lambda b: b, **options))
 
 
@@ -77,7 +85,7 @@ def test_resuming_goes_on_with_the_next_batch_on_any_number_of_hosts(config, hos
 
 def test_with_k_0_the_support_is_the_target_before_its_flip(config):
     config = DataConfig(**{**vars(config), "shots": 0, "source": "sampled"})
-    plain = training_examples(DataConfig(**{**vars(config), "flip": False}), seed=0)
+    plain = training(DataConfig(**{**vars(config), "flip": False}))
     for batch in batches(config):
         assert batch["supports"].shape == (BATCH, 1, 24, 24, 1)
         for index, support in zip(batch["index"], batch["supports"], strict=True):
@@ -85,13 +93,13 @@ def test_with_k_0_the_support_is_the_target_before_its_flip(config):
 
 
 def test_another_seed_reads_other_examples(config):
-    first, second = (training_examples(config, seed)(0) for seed in (0, 1))
+    first, second = (training(config, seed)(0) for seed in (0, 1))
     assert not np.array_equal(first["supports"], second["supports"])
 
 
 def test_flip_mirrors_about_half_of_the_targets_by_index_and_never_a_support(config):
     plain = DataConfig(**{**vars(config), "flip": False})
-    flipping, still = training_examples(config, seed=0), training_examples(plain, seed=0)
+    flipping, still = training(config), training(plain)
     mirrored = []
     for i in range(60):
         a, b = flipping(i), still(i)
@@ -119,7 +127,7 @@ def test_overfit_batches_can_be_resumed_and_split(config):
 
 def test_place_receives_each_batch_in_order_and_its_result_comes_out(config):
     stream = host_batches(
-        training_examples(config, 0),
+        training(config),
         range(BATCH),
         BATCH,
         0,
@@ -131,7 +139,7 @@ def test_place_receives_each_batch_in_order_and_its_result_comes_out(config):
 
 
 def test_evaluation_reads_the_episode_files_in_order(config, glyphs):
-    read, size = evaluation_examples(config, "test", seed=0)
+    read, size = evaluation(config, "test")
     info = read_dataset_info(glyphs).splits["test"]
     stored = EpisodeReader(glyphs / "test", info, 5)
     assert size == info.episodes
@@ -143,8 +151,8 @@ def test_evaluation_reads_the_episode_files_in_order(config, glyphs):
 @pytest.mark.parametrize("shots", [5, 3, 0])
 def test_evaluation_examples_are_fixed_and_wrap_round(config, shots):
     config = DataConfig(**{**vars(config), "shots": shots})
-    read, size = evaluation_examples(config, "val", seed=0, limit=6)
-    again, _ = evaluation_examples(config, "val", seed=0, limit=6)
+    read, size = evaluation(config, "val", limit=6)
+    again, _ = evaluation(config, "val", limit=6)
     assert size == 6
     for i, j in ((0, 6), (5, 11), (2, 14)):
         for name in ("class_id", "target", "supports"):
@@ -156,12 +164,12 @@ def test_evaluation_examples_are_fixed_and_wrap_round(config, shots):
 
 
 def test_a_limit_past_the_end_is_the_whole_split(config, glyphs):
-    _, size = evaluation_examples(config, "val", seed=0, limit=10**6)
+    _, size = evaluation(config, "val", limit=10**6)
     assert size == read_dataset_info(glyphs).splits["val"].episodes
 
 
 def test_batches_arrive_one_at_a_time(config):
-    read = training_examples(config, seed=0)
+    read = training(config)
     stream = host_batches(read, range(BATCH), BATCH, 0, 10**9, config, place=lambda b: b)
     taken = list(itertools.islice(stream, 2))
     assert taken[1]["index"][0] == BATCH

@@ -15,6 +15,9 @@ from fsdit.training import checkpoint, optimizer
 from fsdit.training import state as train_state
 
 
+IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
+
+
 @pytest.fixture
 def config(small_config):
     # Wide enough that fsdp shards some kernels.
@@ -31,7 +34,7 @@ def saved_run(workdir, config, steps=(5, 10)):
     """A workdir with a checkpoint at each of `steps`, all of different content."""
     networks, tx, template = template_of(config)
     state = train_state.init(networks, tx, 0, template)
-    writer = checkpoint.Checkpoints(workdir, config, "dataset", meshes.make_mesh(config), 0)
+    writer = checkpoint.Checkpoints(workdir, config, IDENTITY, meshes.make_mesh(config), 0)
     states = {}
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
@@ -113,7 +116,7 @@ def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     template = template_of(config)[2]
     restored = checkpoint.restore(tmp_path, template, set_aside=True)
     mesh = meshes.make_mesh(config)
-    writer = checkpoint.Checkpoints(tmp_path, config, "dataset", mesh, restored.step)
+    writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, mesh, restored.step)
     writer.save(restored.state, 10, 160, {})
     writer.finish()
     assert checkpoint.restore(tmp_path, template, set_aside=True).step == 10
@@ -174,8 +177,9 @@ def test_another_configuration_is_refused_with_the_field(tmp_path, config):
     saved_run(tmp_path, config)
     wider = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=128))
     with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 128.* has 64"):
-        checkpoint.check_resumable(tmp_path, wider, "dataset")
-    with pytest.raises(CheckpointError, match="another dataset"):
-        checkpoint.check_resumable(tmp_path, config, "another")
+        checkpoint.check_resumable(tmp_path, wider, IDENTITY)
+    for name in ("dataset", "encoder", "codec"):
+        with pytest.raises(CheckpointError, match=f"another {name} than config"):
+            checkpoint.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
     moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
-    checkpoint.check_resumable(tmp_path, moved, "dataset")
+    checkpoint.check_resumable(tmp_path, moved, IDENTITY)

@@ -29,7 +29,7 @@ def run_steps(config, steps, first=0):
     )
     size = config.data.batch_size
     batches = episode_input.host_batches(
-        episode_input.training_examples(config.data, config.seed),
+        episode_input.training_examples(config),
         meshes.host_rows(mesh, size),
         size,
         start=first,
@@ -93,7 +93,7 @@ def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):
     networks = Networks(small_config.model, 24, 1)
     params = networks.init(0)
-    read = episode_input.training_examples(small_config.data, 0)
+    read = episode_input.training_examples(small_config)
     batch = jax.tree.map(lambda *rows: np.stack(rows), *[read(i) for i in range(8)])
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
     shuffled = jax.tree.map(lambda a: a[order], batch)

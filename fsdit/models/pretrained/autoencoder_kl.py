@@ -279,20 +279,14 @@ class AutoencoderKL:
 
     def sample(
         self,
-        mean: Float[Array, "B h w c"],
-        log_variance: Float[Array, "B h w c"],
+        moments: tuple[Float[Array, "B h w c"], Float[Array, "B h w c"]],
         keys: Key[Array, "B"],
     ) -> Float[Array, "B h w c"]:
         """Latents drawn from posteriors. Needs no parameters."""
+        mean, log_variance = (part.astype(_FLOAT32) for part in moments)
         noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-        z = mean.astype(_FLOAT32) + jnp.exp(log_variance.astype(_FLOAT32) / 2) * noise
         shift, scale = self._shift_and_scale
-        return (z - shift) * scale
-
-    def encode(
-        self, images: UInt8[Array, "B H W C"], keys: Key[Array, "B"]
-    ) -> Float[Array, "B h w c"]:
-        return self.sample(*self.moments(images), keys)
+        return (mean + jnp.exp(log_variance / 2) * noise - shift) * scale
 
     def decode(self, latents: Float[Array, "B h w c"]) -> UInt8[Array, "B H W C"]:
         shift, scale = self._shift_and_scale

@@ -1,0 +1,117 @@
+"""The frozen networks of a run, opened and checked on the host before any device is used."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from fsdit.config import Config
+from fsdit.data.layout import DatasetInfo
+from fsdit.errors import ConfigError, DataError
+from fsdit.models.codec import LatentCodec, PixelCodec
+from fsdit.models.encoder import FeatureShape
+from fsdit.models.networks import Networks
+from fsdit.models.pretrained import autoencoder_kl
+from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
+from fsdit.models.pretrained.preprocessing import read_preprocessing
+from fsdit.models.pretrained.weights import open_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Parameters are NumPy arrays here; the feed puts them on the devices.
+
+    encoder: None where supports need none, because it is learned or its outputs are read.
+    features: shape of a frozen encoder's outputs; None: the encoder is learned.
+    weights: sha256 of the weights behind "encoder" and "codec", for checkpoints.
+    """
+
+    codec: LatentCodec = PixelCodec()
+    encoder: FrozenEncoder | None = None
+    encoder_params: dict = dataclasses.field(default_factory=dict)
+    features: FeatureShape | None = None
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def open_networks(config: Config, info: DatasetInfo) -> tuple[Networks, Frozen]:
+    """The trainable and the frozen networks of a run on a dataset.
+
+    Raises ConfigError or DataError: weights that are missing, of another architecture or not
+    those behind the precomputed files; a cache that holds less than a batch.
+    """
+    frozen = _with_encoder(_with_codec(Frozen(), config, info), config, info)
+    networks = Networks(config.model, info.image_size, info.channels, frozen.codec, frozen.features)
+    return networks, frozen
+
+
+def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
+    wanted = config.model.codec
+    if wanted.name == "pixels":
+        return frozen
+    codec = autoencoder_kl.load(
+        wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
+    )
+    sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
+    described = info.latents.get(config.precomputed_latents)
+    if described is not None and described.sha256 != sha256:
+        raise DataError(
+            f"the latents {config.precomputed_latents!r} of {config.data.dataset_dir} were made by "
+            f"{described.codec}, whose weights are not those of config.model.codec.location="
+            f"{wanted.location}: name that codec, or encode again under another name"
+        )
+    weights = {**frozen.weights, "codec": sha256}
+    return dataclasses.replace(frozen, codec=codec, weights=weights)
+
+
+def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
+    wanted = config.model.encoder
+    if wanted.name == "learned":
+        return frozen
+    described = info.features.get(config.precomputed_features)
+    if described is not None:
+        _check_same_encoder(config, described)
+        return dataclasses.replace(
+            frozen,
+            features=FeatureShape(described.dim, tuple(described.grid)),
+            weights={**frozen.weights, "encoder": described.sha256},
+        )
+    encoder, params = load_encoder(wanted.location, wanted.dtype)
+    features = FeatureShape(encoder.dim, encoder.grid)
+    _check_cache(config, features)
+    return dataclasses.replace(
+        frozen,
+        encoder=encoder,
+        encoder_params=params,
+        features=features,
+        weights={**frozen.weights, "encoder": encoder.checkpoint.sha256()},
+    )
+
+
+def _check_same_encoder(config: Config, described) -> None:
+    """By the weights where they are at hand; their name decides where only that is known."""
+    location = config.model.encoder.location
+    if Path(location).is_dir():
+        checkpoint = open_checkpoint(location)
+        preprocessing = dataclasses.asdict(read_preprocessing(checkpoint.directory))
+        same = described.sha256 == checkpoint.sha256()
+        same &= _plain(described.preprocessing) == _plain(preprocessing)
+    else:
+        same = described.encoder == location
+    if not same:
+        raise DataError(
+            f"the features {config.precomputed_features!r} of {config.data.dataset_dir} were made "
+            f"by {described.encoder}, which is not config.model.encoder.location={location}: name "
+            "that encoder, or encode again under another name"
+        )
+
+
+def _check_cache(config: Config, features: FeatureShape) -> None:
+    width = np.dtype("float32").itemsize // (1 + (config.model.encoder.dtype == "bfloat16"))
+    tokens = features.grid[0] * features.grid[1] if config.model.use_context else 0
+    supports = config.data.batch_size * max(config.data.shots, 1)
+    needed = supports * (1 + tokens) * features.dim * width / 1e6
+    if 0 < config.features.cache_mb < needed:
+        raise ConfigError(
+            f"config.features.cache_mb={config.features.cache_mb} holds less than one batch, "
+            f"{needed:.0f} MB of features: give more, or 0 for no cache"
+        )
