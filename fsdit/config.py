@@ -92,7 +92,7 @@ class FeaturesConfig:
     # "device": what is precomputed is loaded once, sharded over all devices.
     location: Literal["host", "device"] = "host"
     device_gb: float = 8.0  # of each device's memory that it may take
-    cache_mb: int = 4_096  # of each host's memory for features computed online; 0: no cache
+    cache_mb: float = 4_096.0  # of each host's memory for features computed online; 0: no cache
     encode_batch: int = 64  # supports encoded at once on each host
 
 

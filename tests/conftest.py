@@ -26,6 +26,8 @@ from fsdit.config import (
     OptimizerConfig,
     SamplingConfig,
     TrainConfig,
+    apply_overrides,
+    load_experiment,
 )
 
 
@@ -35,6 +37,45 @@ def glyphs(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "glyphs"
     run_module("data_prep.glyphs", f"--output_dir={directory}").check_returncode()
     return directory
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """`siglip` and `vae` in the hub's layout: tiny, random."""
+    from experiments import random_weights
+
+    directory = tmp_path_factory.mktemp("weights")
+    random_weights.write(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """Drawn photos of eight classes, 32 x 32, as the tiny miniImageNet recipe takes them."""
+    from tests.data_prep.photos import class_folders
+
+    folder = tmp_path_factory.mktemp("photos")
+    run_module(
+        "data_prep.convert",
+        f"--input={class_folders(folder / 'images', classes=8, images=8)}",
+        f"--output_dir={folder / 'dataset'}",
+        *("--num_classes=4,2,2", "--image_size=32", "--sets_per_class=4", "--workers=1"),
+    ).check_returncode()
+    return folder / "dataset"
+
+
+@pytest.fixture
+def frozen_config(photos, weights) -> Config:
+    """The tiny miniImageNet recipe on `photos` and `weights`: every frozen part, in seconds."""
+    config = load_experiment(str(ROOT / "experiments" / "miniimagenet_tiny.py"))
+    return apply_overrides(
+        config,
+        {
+            "data.dataset_dir": str(photos),
+            "model.encoder.location": str(weights / "siglip"),
+            "model.codec.location": str(weights / "vae"),
+        },
+    )
 
 
 @pytest.fixture

@@ -5,27 +5,28 @@ import json
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from fsdit.config import from_dict, to_dict
-from tests.conftest import ROOT, environment, experiment_file, run_module, small_disk_at
+from tests.conftest import experiment_file, run_module, small_disk_at
+from tests.processes import (
+    UNHURRIED,
+    final_state,
+    finish,
+    losses,
+    rows,
+    start,
+    start_pod,
+    wait_for_step,
+)
 
 STEPS = 60
-# A save at each step: a run too slow to end before it hears of its preemption, which
-# JAX looks for once a second.
-UNHURRIED = "--config.checkpoint.interval=1"
 SHORT = "--config.train.num_steps=24"  # for pods: their processes share the cores
 
 
@@ -38,67 +39,6 @@ def experiment(tmp_path, small_config):
         checkpoint=dataclasses.replace(small_config.checkpoint, interval=7),
     )
     return experiment_file(tmp_path / "experiment.py", config)
-
-
-def start(experiment, workdir, *flags, devices=1):
-    command = [sys.executable, "-m", "fsdit.main", f"--config={experiment}", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*command, *flags],
-        env=environment(devices),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def start_pod(count, experiment, workdir, *flags, devices=1):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    return [
-        start(
-            experiment,
-            workdir,
-            f"--coordinator_address={address}",
-            f"--num_processes={count}",
-            f"--process_id={i}",
-            *flags,
-            devices=devices,
-        )
-        for i in range(count)
-    ]
-
-
-def finish(process, timeout=240):
-    output, _ = process.communicate(timeout=timeout)
-    return process.returncode, output
-
-
-def rows(workdir):
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def losses(workdir):
-    return {row["step"]: row["train/loss"] for row in rows(workdir)}
-
-
-def wait_for_step(process, workdir, step, timeout=240):
-    """Returns as soon as the log of the running process has this step."""
-    deadline = time.monotonic() + timeout
-    while max([0, *losses(workdir)]) < step:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"step {step} was not reached"
-        time.sleep(0.02)
-
-
-def final_state(workdir, step=STEPS):
-    folder = Path(workdir) / "checkpoints" / str(step) / "state"
-    handler = ocp.StandardCheckpointHandler()
-    state = handler.restore(folder, args=ocp.args.StandardRestore())
-    return jax.tree.map(np.asarray, state)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +89,9 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     for row, expected in zip(rows(workdir), rows(reference), strict=True):
         assert {k: row.get(k) for k in same} == {k: expected.get(k) for k in same}
     assert losses(workdir) == losses(reference)
-    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(reference))
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(workdir, STEPS), final_state(reference, STEPS)
+    )
 
 
 @pytest.mark.slow
@@ -232,7 +174,7 @@ def test_a_nonfinite_run_stops_and_keeps_its_checkpoint(tmp_path, experiment):
     status, output = finish(start(experiment, tmp_path / "run", *flags))
     assert status == 1
     assert output.splitlines()[-1].startswith("error: step") and "10 steps in a row" in output
-    state = final_state(tmp_path / "run", step=max(_saved(tmp_path / "run")))
+    state = final_state(tmp_path / "run", max(_saved(tmp_path / "run")))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
 
 

@@ -1,12 +1,14 @@
 """The frozen networks of a run, opened and checked on the host before any device is used."""
 
 import dataclasses
+import json
 from pathlib import Path
 
-import numpy as np
+import jax.numpy as jnp
 
 from fsdit.config import Config
-from fsdit.data.layout import DatasetInfo
+from fsdit.data.layout import DatasetInfo, FeaturesInfo
+from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.encoder import FeatureShape
@@ -87,14 +89,14 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
     )
 
 
-def _check_same_encoder(config: Config, described) -> None:
+def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
     """By the weights where they are at hand; their name decides where only that is known."""
     location = config.model.encoder.location
     if Path(location).is_dir():
         checkpoint = open_checkpoint(location)
         preprocessing = dataclasses.asdict(read_preprocessing(checkpoint.directory))
         same = described.sha256 == checkpoint.sha256()
-        same &= _plain(described.preprocessing) == _plain(preprocessing)
+        same &= described.preprocessing == json.loads(json.dumps(preprocessing))
     else:
         same = described.encoder == location
     if not same:
@@ -106,12 +108,12 @@ def _check_same_encoder(config: Config, described) -> None:
 
 
 def _check_cache(config: Config, features: FeatureShape) -> None:
-    width = np.dtype("float32").itemsize // (1 + (config.model.encoder.dtype == "bfloat16"))
+    width = jnp.dtype(config.model.encoder.dtype).itemsize
     tokens = features.grid[0] * features.grid[1] if config.model.use_context else 0
-    supports = config.data.batch_size * max(config.data.shots, 1)
+    supports = config.data.batch_size * num_supports(config.data.shots)
     needed = supports * (1 + tokens) * features.dim * width / 1e6
     if 0 < config.features.cache_mb < needed:
         raise ConfigError(
-            f"config.features.cache_mb={config.features.cache_mb} holds less than one batch, "
+            f"config.features.cache_mb={config.features.cache_mb:g} holds less than one batch, "
             f"{needed:.0f} MB of features: give more, or 0 for no cache"
         )

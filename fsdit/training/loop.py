@@ -68,6 +68,7 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     """
     networks = inputs.networks
     mesh = meshes.make_mesh(config)
+    feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
     restored = checkpoint.restore(workdir, template, set_aside=True)
@@ -81,7 +82,6 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     if runtime.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
-    feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
     telemetry = Telemetry(workdir, config, restored.step, restored.running, feed.counters)
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step)
     diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)

@@ -14,7 +14,6 @@ from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, optimizer
 from fsdit.training import state as train_state
 
-
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
 
 

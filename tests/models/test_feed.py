@@ -1,0 +1,161 @@
+"""Batches through the frozen networks: cached or not, read or computed, on host or devices."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fsdit.config import apply_overrides
+from fsdit.data import input as episode_input
+from fsdit.data.layout import read_dataset_info
+from fsdit.errors import ConfigError, DataError
+from fsdit.models.feed import Feed
+from fsdit.models.frozen import open_networks
+from fsdit.models.online import OnlineFeatures
+from fsdit.models.pretrained.encoder import load_encoder
+from fsdit.parallel import mesh as meshes
+
+
+def changed(config, **overrides):
+    return apply_overrides(config, {k.replace("__", "."): str(v) for k, v in overrides.items()})
+
+
+def batches(config, count=3, read=None):
+    """Training batches as NumPy, and the feed that made them."""
+    _, frozen = open_networks(config, read_dataset_info(config.data.dataset_dir))
+    feed = Feed(config, meshes.make_mesh(config), frozen)
+    read = read or episode_input.training_examples(config)
+    made = list(feed.batches(read, config.data.batch_size, count))
+    return jax.device_get(made), feed
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def online(config):
+    encoder, params = load_encoder(config.model.encoder.location, config.model.encoder.dtype)
+    return OnlineFeatures(encoder, params, config)
+
+
+def test_a_batch_has_features_and_moments_of_its_images(frozen_config):
+    made, feed = batches(frozen_config)
+    read = episode_input.training_examples(frozen_config)
+    location = frozen_config.model.encoder.location
+    encoder, params = load_encoder(location, "float32")
+    for batch in made:
+        indices = [int(i) for i in batch["index"]]
+        supports = np.stack([read.pictures(i)[0] for i in indices])
+        pooled, tokens = jax.jit(encoder)(params, supports)
+        np.testing.assert_allclose(batch["supports"]["pooled"], pooled, atol=1e-5)
+        np.testing.assert_allclose(batch["supports"]["tokens"], tokens, atol=1e-5)
+        targets = np.stack([read(i)["target"] for i in indices])
+        moments = jax.jit(lambda codec, x: codec.moments(x))(feed.codec, targets)
+        for ours, expected in zip(batch["target"], moments, strict=True):
+            np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_a_pooled_condition_computes_and_keeps_no_tokens(frozen_config):
+    (batch, *_), feed = batches(changed(frozen_config, model__use_support_tokens=False))
+    assert batch["supports"].keys() == {"pooled"}
+    _, whole = batches(frozen_config)
+    assert 0 < feed.counters()["encoder_cache/bytes"] < whole.counters()["encoder_cache/bytes"] / 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_cache_changes_no_bit(frozen_config, dtype):
+    config = changed(frozen_config, model__encoder__dtype=dtype)
+    expected, feed = batches(changed(config, features__cache_mb=0))
+    assert feed.counters()["encoder_cache/hits"] == feed.counters()["encoder_cache/bytes"] == 0
+    actual, feed = batches(config)
+    assert feed.counters()["encoder_cache/hits"] > 0
+    assert_same(actual, expected)
+
+
+def test_where_a_batch_begins_changes_no_bit(frozen_config):
+    """As after a restart: other images are missing, so they meet other rows."""
+    whole, _ = batches(frozen_config, count=4)
+    _, frozen = open_networks(frozen_config, read_dataset_info(frozen_config.data.dataset_dir))
+    feed = Feed(frozen_config, meshes.make_mesh(frozen_config), frozen)
+    read = episode_input.training_examples(frozen_config)
+    size = frozen_config.data.batch_size
+    resumed = jax.device_get(list(feed.batches(read, size, 2, start=2 * size)))
+    assert_same(resumed, whole[2:])
+
+
+def test_each_distinct_image_is_encoded_once_a_batch_and_found_again(frozen_config):
+    features = online(frozen_config)
+    read = episode_input.training_examples(frozen_config)
+    numbers = np.array([[3, 5, 3], [5, 3, 9]], np.int32)
+    first = features(read.images, "train", numbers)
+    counters = features.counters()
+    assert (counters["encoder_cache/misses"], counters["encoder_cache/hits"]) == (3, 0)
+    assert counters["encoder_cache/bytes"] == 3 * (1 + 16) * 32 * 4
+    again = features(read.images, "train", numbers[:, ::-1])
+    assert features.counters()["encoder_cache/misses"] == 3
+    assert features.counters()["encoder_cache/hits"] == 3
+    assert_same(again, jax.tree.map(lambda a: a[:, ::-1], first))
+    np.testing.assert_array_equal(first["tokens"][0, 0], first["tokens"][1, 1])
+    assert not np.array_equal(first["tokens"][0, 0], first["tokens"][0, 1])
+
+
+def test_the_same_number_of_another_split_is_another_image(frozen_config):
+    features = online(frozen_config)
+    numbers = np.array([[0]], np.int32)
+    train = episode_input.training_examples(frozen_config).images
+    val = episode_input.evaluation_examples(frozen_config, "val")[0].images
+    seen, unseen = features(train, "train", numbers), features(val, "val", numbers)
+    assert not np.array_equal(seen["pooled"], unseen["pooled"])
+
+
+def test_the_cache_stays_within_its_budget_and_forgets_the_oldest(frozen_config):
+    one = (1 + 16) * 32 * 4
+    features = online(changed(frozen_config, features__cache_mb=2.5 * one / 1e6))
+    read = episode_input.training_examples(frozen_config)
+    for number in (0, 1, 0, 2, 0, 1):  # 1 is the least recently used when 2 comes
+        features(read.images, "train", np.array([[number]], np.int32))
+        assert features.counters()["encoder_cache/bytes"] <= 2 * one
+    assert features.counters()["encoder_cache/misses"] == 4
+    assert features.counters()["encoder_cache/hits"] == 2
+
+
+def test_a_cache_that_holds_less_than_a_batch_is_refused(frozen_config):
+    info = read_dataset_info(frozen_config.data.dataset_dir)
+    one = (1 + 16) * 32 * 4 / 1e6
+    supports = frozen_config.data.batch_size * frozen_config.data.shots
+    open_networks(changed(frozen_config, features__cache_mb=supports * one), info)
+    small = changed(frozen_config, features__cache_mb=(supports - 1) * one)
+    with pytest.raises(ConfigError, match=r"config\.features\.cache_mb=.* less than one batch"):
+        open_networks(small, info)
+
+
+@pytest.mark.parametrize(
+    ("field", "folder", "words"),
+    [
+        ("model.encoder.location", "vae", "model_type is None"),
+        ("model.codec.location", "siglip", "_class_name is None"),
+        (
+            "model.encoder.location",
+            "nothing",
+            "nothing.*neither a directory.*model.safe",
+        ),
+        (
+            "model.codec.location",
+            "nothing",
+            "nothing.*neither a directory.*model.safe",
+        ),
+    ],
+)
+def test_weights_that_are_missing_or_of_another_network_are_named(
+    frozen_config, weights, field, folder, words
+):
+    config = apply_overrides(frozen_config, {field: str(weights / folder)})
+    with pytest.raises(DataError, match=words):
+        open_networks(config, read_dataset_info(config.data.dataset_dir))
+
+
+def test_a_size_of_images_that_the_codec_cannot_take_is_refused(frozen_config):
+    info = read_dataset_info(frozen_config.data.dataset_dir)
+    with pytest.raises(ConfigError, match="multiples of 4, these are 34 x 34"):
+        open_networks(frozen_config, dataclasses.replace(info, image_size=34))

@@ -1,0 +1,79 @@
+"""Runs of the training program as processes: started, watched, ended, read back."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tests.conftest import ROOT, environment
+
+# A save at each step: a run too slow to end before it hears of its preemption, which
+# JAX looks for once a second.
+UNHURRIED = "--config.checkpoint.interval=1"
+
+
+def start(experiment, workdir, *flags, devices=1):
+    command = [sys.executable, "-m", "fsdit.main", f"--config={experiment}", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *flags],
+        env=environment(devices),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_pod(count, experiment, workdir, *flags, devices=1):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    return [
+        start(
+            experiment,
+            workdir,
+            f"--coordinator_address={address}",
+            f"--num_processes={count}",
+            f"--process_id={i}",
+            *flags,
+            devices=devices,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(process, timeout=240):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def rows(workdir):
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def losses(workdir):
+    return {row["step"]: row["train/loss"] for row in rows(workdir)}
+
+
+def wait_for_step(process, workdir, step, timeout=240):
+    """Returns as soon as the log of the running process has this step."""
+    deadline = time.monotonic() + timeout
+    while max([0, *losses(workdir)]) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.02)
+
+
+def final_state(workdir, step):
+    folder = Path(workdir) / "checkpoints" / str(step) / "state"
+    handler = ocp.StandardCheckpointHandler()
+    state = handler.restore(folder, args=ocp.args.StandardRestore())
+    return jax.tree.map(np.asarray, state)

@@ -1,0 +1,173 @@
+"""The miniImageNet path whole, at its smallest: frozen networks, latents, every source of them."""
+
+import dataclasses
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdit.config import apply_overrides
+from tests.conftest import experiment_file, run_module
+from tests.processes import (
+    UNHURRIED,
+    final_state,
+    finish,
+    losses,
+    rows,
+    start,
+    start_pod,
+    wait_for_step,
+)
+
+STEPS = 24
+ONLINE = ("--config.features.cache_mb=16",)
+UNCACHED = ("--config.features.cache_mb=0",)
+PRECOMPUTED = ("--config.features.supports=precomputed", "--config.features.targets=precomputed")
+DEVICE = (*PRECOMPUTED, "--config.features.location=device")
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory, photos, weights):
+    """`photos` with the features and latents of `weights`."""
+    dataset = tmp_path_factory.mktemp("encoded") / "dataset"
+    shutil.copytree(photos, dataset)
+    run_module(
+        "data_prep.encode",
+        f"--dataset_dir={dataset}",
+        f"--encoder={weights / 'siglip'}",
+        f"--vae={weights / 'vae'}",
+    ).check_returncode()
+    return dataset
+
+
+@pytest.fixture
+def experiment(tmp_path, frozen_config, encoded):
+    config = apply_overrides(frozen_config, {"data.dataset_dir": str(encoded)})
+    train = dataclasses.replace(config.train, num_steps=STEPS, log_interval=1, eval_interval=1000)
+    return experiment_file(tmp_path / "experiment.py", dataclasses.replace(config, train=train))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Makes, once for each choice of flags, the run that others are compared with."""
+    made = {}
+
+    def run(experiment, flags):
+        if flags not in made:
+            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+            status, output = finish(start(experiment, workdir, *flags))
+            assert status == 0, output
+            made[flags] = workdir
+        return made[flags]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "reference"),
+    [(ONLINE, UNCACHED), (PRECOMPUTED, PRECOMPUTED), (DEVICE, PRECOMPUTED)],
+    ids=["online", "precomputed", "device"],
+)
+def test_trains_is_preempted_resumes_bitwise_and_draws(
+    tmp_path, experiment, undisturbed, flags, reference
+):
+    """Online against a run without a cache, on devices against one that reads on the host."""
+    workdir = tmp_path / "run"
+    process = start(experiment, workdir, *flags, UNHURRIED)
+    wait_for_step(process, workdir, 3)
+    process.send_signal(signal.SIGTERM)
+    status, output = finish(process)
+    assert status == 75, output
+    status, output = finish(start(experiment, workdir, *flags))
+    assert status == 0 and "resuming" in output, output
+
+    expected = undisturbed(experiment, reference)
+    assert losses(workdir) == losses(expected)
+    assert len(losses(workdir)) == STEPS
+    states = (final_state(run, STEPS) for run in (workdir, expected))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+    result = run_module(
+        "fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'test'}", "--episodes=8"
+    )
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "test" / "drawings.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 100
+
+
+@pytest.mark.slow
+def test_losses_from_stored_features_are_those_online_to_their_precision(experiment, undisturbed):
+    stored, online = (losses(undisturbed(experiment, f)) for f in (PRECOMPUTED, UNCACHED))
+    np.testing.assert_allclose(stored[1], online[1], rtol=1e-3)
+    np.testing.assert_allclose(list(stored.values()), list(online.values()), rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_the_cache_changes_no_bit_on_two_processes(tmp_path, experiment, undisturbed):
+    runs = {}
+    for name, flags in (("cached", ONLINE), ("uncached", UNCACHED)):
+        results = [finish(p) for p in start_pod(2, experiment, tmp_path / name, *flags)]
+        assert [status for status, _ in results] == [0, 0], results
+        runs[name] = rows(tmp_path / name)
+    for cached, uncached in zip(runs["cached"], runs["uncached"], strict=True):
+        assert cached["train/loss"] == uncached["train/loss"]
+        assert uncached["encoder_cache/bytes"] == 0
+    assert runs["cached"][-1]["encoder_cache/hits"] > runs["cached"][-1]["encoder_cache/misses"] > 0
+    alone = losses(undisturbed(experiment, UNCACHED))
+    np.testing.assert_allclose(runs["cached"][-1]["train/loss"], alone[STEPS], rtol=1e-3)
+
+
+def refused(experiment, workdir, *flags):
+    """The one line that a run ends with which left nothing behind."""
+    result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and not workdir.exists()
+    return line
+
+
+def test_features_of_another_encoder_are_refused(tmp_path, experiment, encoded, weights):
+    other = tmp_path / "other" / "siglip"
+    shutil.copytree(weights / "siglip", other)
+    data = bytearray((other / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (other / "model.safetensors").write_bytes(data)
+    flags = (*PRECOMPUTED, f"--config.model.encoder.location={other}")
+    line = refused(experiment, tmp_path / "run", *flags)
+    assert "'siglip'" in line and str(encoded) in line and "config.model.encoder.location" in line
+
+
+def test_features_that_are_not_there_are_named(tmp_path, experiment):
+    flags = (*PRECOMPUTED, "--config.features.encoder=dinov2")
+    line = refused(experiment, tmp_path / "run", *flags)
+    assert "'dinov2'" in line and "it has siglip" in line and "data_prep.encode --encoder" in line
+
+
+def test_what_does_not_fit_the_devices_is_refused_with_the_figure(tmp_path, experiment):
+    flags = (*DEVICE, "--config.features.device_gb=0.0001")
+    line = refused(experiment, tmp_path / "run", *flags)
+    assert "GB on each of 1 devices" in line and "config.features.device_gb=0.0001" in line
+
+
+@pytest.mark.slow
+def test_another_encoder_of_the_same_place_does_not_continue_a_run(
+    tmp_path, experiment, undisturbed, weights
+):
+    moved = tmp_path / "weights"
+    shutil.copytree(weights, moved)
+    data = bytearray((moved / "siglip" / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (moved / "siglip" / "model.safetensors").write_bytes(data)
+    workdir = undisturbed(experiment, UNCACHED)
+    flags = (*UNCACHED, f"--config.model.encoder.location={moved / 'siglip'}")
+    result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
+    assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr
+    flags = (*UNCACHED, f"--config.model.codec.location={moved / 'vae'}")  # the same, elsewhere
+    status, output = finish(start(experiment, workdir, *flags))
+    assert status == 0 and "is finished" in output, output
+    assert json.loads((workdir / "config.json").read_text())["name"] == "miniimagenet_tiny"
