@@ -6,6 +6,7 @@ A row of the picture is an episode: its supports, a bar, its target.
 """
 
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,16 @@ def table(directory: Path, info: layout.DatasetInfo) -> str:
     rows = [_COLUMNS, *(_row(directory, info, name) for name in info.splits)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join([f"{info.image_size} x {info.image_size} x {info.channels}", *lines])
+    size = f"{info.image_size} x {info.image_size} x {info.channels}"
+    return "\n".join([size, *lines, *_precomputed(info)])
+
+
+def _precomputed(info: layout.DatasetInfo) -> Iterator[str]:
+    for name, of in info.features.items():
+        tokens = f" and {of.grid[0]} x {of.grid[1]} tokens" if of.tokens else ""
+        yield f"features-{name}: pooled{tokens} of width {of.dim}, {of.dtype}, by {of.encoder}"
+    for name, of in info.latents.items():
+        yield f"latents-{name}: {' x '.join(map(str, of.shape))}, {of.dtype}, by {of.codec}"
 
 
 def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...]:

@@ -21,7 +21,13 @@ ROOMS = (
     "training",
     "evaluation",
 )
-FOR_DATA_PREP = ("fsdit.data", "fsdit.models.pretrained", "fsdit.errors", "fsdit.program")
+FOR_DATA_PREP = (
+    "fsdit.data",
+    "fsdit.models.pretrained",
+    "fsdit.parallel",
+    "fsdit.errors",
+    "fsdit.program",
+)
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
 
 

@@ -253,6 +253,11 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     return values
 
 
+def default_name(location: str) -> str:
+    """Name of the features or latents of the network at `location`: its last part."""
+    return Path(location).name
+
+
 def files_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
     """Names of a manifest's files of one kind, in order."""
     return sorted(name for name in manifest if shard_kind(name) == kind)

@@ -1,0 +1,154 @@
+"""Adds what frozen networks make of a dataset's images, so that training can read it.
+
+    python -m data_prep.encode --dataset_dir=datasets/mini \
+      --encoder=google/siglip2-base-patch16-224 --vae=stabilityai/sd-vae-ft-mse
+
+Features of the encoder and latents of the VAE, of each image and its mirror image, are
+written beside the images, a file for each file of images. Stopped at any moment, the same
+command goes on, whole files are kept. Several processes share the files, over a folder
+that all see. Do not rebuild episodes meanwhile.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from data_prep import encoding
+from data_prep.outputs import Output, features, latents
+from fsdit import program
+from fsdit.data import layout
+from fsdit.errors import ConfigError
+from fsdit.parallel import runtime
+
+_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to add to.", required=True)
+_ENCODER = flags.DEFINE_string("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
+_TOKENS = flags.DEFINE_bool("tokens", True, "Keep an image's tokens beside its pooled features.")
+_VAE = flags.DEFINE_string("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
+_VAE_SUBFOLDER = flags.DEFINE_string("vae_subfolder", "", "'vae' in a whole pipeline's checkpoint.")
+_NAME = flags.DEFINE_string("name", None, "Of the features; default: last part of --encoder.")
+_VAE_NAME = flags.DEFINE_string("vae_name", None, "Of the latents; default: last part of --vae.")
+_DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "bfloat16"], "What is stored.")
+_COMPUTE_DTYPE = flags.DEFINE_enum(
+    "compute_dtype", "float32", ["float32", "bfloat16"], "What the networks compute in."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "Images at once in each process; rounded up to its devices.", lower_bound=1
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+
+_SANE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if not (_ENCODER.value or _VAE.value):
+        raise ConfigError("--encoder or --vae, or both: name what to encode with")
+    names = _name("name", "encoder"), _name("vae_name", "vae")
+    directory = Path(_DATASET_DIR.value)
+    info = layout.read_dataset_info(directory)
+    outputs = _outputs(info, *names)
+    folder = encoding.WorkingFolder(directory)
+    tasks = encoding.tasks(directory, info)
+    is_left = not encoding.is_told(folder, info, outputs)
+    if is_left:
+        _check_names(info, outputs)
+        folder.begin(info, outputs, _COMPUTE_DTYPE.value)
+    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
+    if is_left:
+        _encode(folder, info, outputs, tasks)
+        runtime.wait_for_all("encoded")
+    if runtime.is_main_process():
+        if is_left:
+            encoding.finish(folder, outputs, tasks)
+        else:
+            encoding.remove(folder)
+        print(f"dataset: {directory}")
+    runtime.stop()
+
+
+def _name(flag: str, location_flag: str) -> str:
+    """Of the files: as given, or the last part of the location."""
+    given, location = flags.FLAGS[flag].value, flags.FLAGS[location_flag].value
+    if location is None:
+        if given is not None:
+            raise ConfigError(f"--{flag}={given} is for --{location_flag}: give that too")
+        return ""
+    name = layout.default_name(location) if given is None else given
+    if not _SANE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--{flag}={name}: a name for files is of letters, digits, '.', '_' and '-'; "
+            f"give another with --{flag}"
+        )
+    return name
+
+
+def _outputs(info: layout.DatasetInfo, name: str, vae_name: str) -> list[Output]:
+    found = []
+    if _ENCODER.value:
+        found.append(
+            features(_ENCODER.value, name, _TOKENS.value, _DTYPE.value, _COMPUTE_DTYPE.value)
+        )
+    if _VAE.value:
+        found.append(
+            latents(
+                _VAE.value,
+                _VAE_SUBFOLDER.value,
+                vae_name,
+                info,
+                _DTYPE.value,
+                _COMPUTE_DTYPE.value,
+            )
+        )
+    return found
+
+
+def _check_names(info: layout.DatasetInfo, outputs: Sequence[Output]) -> None:
+    """Raises ConfigError for a name that the dataset has already."""
+    for output in outputs:
+        if old := encoding.described(info, output.kind):
+            flag = "name" if output.kind.startswith("features-") else "vae_name"
+            what = "already there" if old == output.info else f"there, but otherwise made: {old}"
+            raise ConfigError(
+                f"--dataset_dir={_DATASET_DIR.value}: {output.kind} is {what}; give another name "
+                f"with --{flag}"
+            )
+
+
+def _encode(
+    folder: encoding.WorkingFolder,
+    info: layout.DatasetInfo,
+    outputs: Sequence[Output],
+    tasks: Sequence[encoding.Task],
+) -> None:
+    """This process's part: the files whose number is its own, in turn."""
+    mine = tasks[jax.process_index() :: jax.process_count()]
+    devices = jax.local_device_count()
+    batch_size = -(-_BATCH_SIZE.value // devices) * devices
+    silent = None if runtime.is_main_process() else True  # None: where there is no terminal
+    for output in outputs:
+        left = [task for task in mine if not folder.is_done(task, output.kind)]
+        images = sum(len(task.images) for task in left)
+        started = time.monotonic()
+        with (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+            tqdm(total=images, desc=output.kind, unit="image", disable=silent) as bar,
+        ):
+            encoding.Encoding(folder, info, batch_size, threads, bar.update).run(output, left)
+        if runtime.is_main_process() and left:
+            rate = images / (time.monotonic() - started)
+            print(f"{output.kind}: {images} images by process 0, {rate:.1f} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)
