@@ -141,6 +141,10 @@ def _cut_otherwise(shards: list[Shard], kind: str) -> Iterator[str]:
 def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
     """Files and folders beside the splits that an interrupted program left, or of no split."""
     for path in sorted(directory.iterdir()):
+        if path.name == layout.ENCODING:
+            advice = "start it again with the same flags, or delete this"
+            yield Damage("", path, f"{path}: left by data_prep.encode: {advice}")
+            continue
         stray = path.suffix in (".partial", ".next", ".array_record")
         folder = path.is_dir() and any(path.glob("*.array_record"))
         if stray or path.name == layout.REBUILDING or (folder and path.name not in info.splits):

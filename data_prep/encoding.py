@@ -57,13 +57,13 @@ def tasks(directory: Path, info: DatasetInfo) -> list[Task]:
 
 @dataclasses.dataclass(frozen=True)
 class WorkingFolder:
-    """`encode.partial` in the dataset: what is done, and with which settings."""
+    """In the dataset: what is done, and with which settings."""
 
     dataset: Path
 
     @property
     def root(self) -> Path:
-        return self.dataset / "encode.partial"
+        return self.dataset / layout.ENCODING
 
     @property
     def settings(self) -> Path:
@@ -229,10 +229,16 @@ def with_outputs(info: DatasetInfo, outputs: Sequence[Output]) -> DatasetInfo:
 
 
 def is_told(folder: WorkingFolder, info: DatasetInfo, outputs: Sequence[Output]) -> bool:
-    """Whether all is done but the removal of the working folder."""
-    return folder.root.exists() and all(described(info, o.kind) == o.info for o in outputs)
+    """Whether all is done but the removal of a working folder that holds nothing else."""
+    if not folder.root.exists() or any(described(info, o.kind) != o.info for o in outputs):
+        return False
+    if not folder.settings.exists():
+        return True
+    begun = json.loads(folder.settings.read_text())["outputs"]
+    return begun.keys() == {output.kind for output in outputs}
 
 
 def remove(folder: WorkingFolder) -> None:
-    """The last step; a kill before it leaves the folder to the next start."""
+    """The settings first: a folder without them holds nothing of worth."""
+    folder.settings.unlink(missing_ok=True)
     shutil.rmtree(folder.root)

@@ -39,6 +39,8 @@ SPLITS = ("train", "val", "test")
 _KINDS = ("images", "episodes")
 # `dataset.json` is under this name while data_prep.episodes exchanges files.
 REBUILDING = "dataset.json.rebuilding"
+# What data_prep.encode has made lies here until all is there.
+ENCODING = "encode.partial"
 # Of `dataset.json` as it is read: no text for a number, no unknown field.
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
 

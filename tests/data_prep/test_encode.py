@@ -94,8 +94,8 @@ def refused(dataset, *flags) -> str:
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert "Traceback" not in done.stderr
     after = files(dataset)
-    assert {name: after[name] for name in after if "encode.partial" not in name} == {
-        name: before[name] for name in before if "encode.partial" not in name
+    assert {name: after[name] for name in after if layout.ENCODING not in name} == {
+        name: before[name] for name in before if layout.ENCODING not in name
     }
     return line
 
@@ -160,7 +160,7 @@ def test_what_is_stored_is_what_the_networks_give(undisturbed, weights):
     assert_features(undisturbed, weights / "siglip", "siglip")
     assert_latents(undisturbed, weights / "vae", "vae")
     assert verify(undisturbed, fast=False, workers=0).damages == []
-    assert not (undisturbed / "encode.partial").exists()
+    assert not (undisturbed / layout.ENCODING).exists()
 
 
 def test_files_are_those_of_the_images_with_other_records(undisturbed):
@@ -239,7 +239,7 @@ def test_two_processes_write_the_files_of_one(dataset, undisturbed, weights):
 def test_stopped_and_started_again_it_ends_as_if_never_stopped(
     dataset, undisturbed, weights, how, after
 ):
-    folder = dataset / "encode.partial"
+    folder = dataset / layout.ENCODING
     process = start(dataset, *both(weights))
     deadline = time.monotonic() + 120
     while len(list(folder.glob("*/*-of-*.json"))) < after:
@@ -326,13 +326,23 @@ def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
     assert at > 2 * len(all_tasks)
 
 
-def test_a_name_that_is_there_is_refused(undisturbed, weights, tmp_path):
+def test_a_name_that_is_there_is_refused(undisturbed, weights):
     line = refused(undisturbed, *both(weights))
     assert "features-siglip is already there; give another name with --name" in line
     line = refused(undisturbed, f"--vae={weights / 'vae'}")
     assert "latents-vae is already there; give another name with --vae_name" in line
     line = refused(undisturbed, f"--encoder={weights / 'siglip'}", "--notokens")
     assert "features-siglip is there, but otherwise made" in line
+
+
+def test_what_is_there_already_takes_nothing_from_what_was_begun(undisturbed, weights, tmp_path):
+    dataset = Path(shutil.copytree(undisturbed, tmp_path / "d"))
+    info = layout.read_dataset_info(dataset)
+    other = outputs.features(str(weights / "siglip"), "other", True, "float16", "float32")
+    encoding.WorkingFolder(dataset).begin(info, [other], "float32")
+    before = files(dataset)
+    refused(dataset, *both(weights))
+    assert files(dataset) == before
 
 
 def test_more_can_be_added_and_episodes_rebuilt(undisturbed, weights, tmp_path):
@@ -368,7 +378,7 @@ def test_what_was_begun_is_not_gone_on_with_otherwise(dataset, weights, tmp_path
     datasets.flip(file, whole.index(b"PNG") + 40)
     line = refused(dataset, f"--encoder={weights / 'siglip'}")
     assert f"{file}, record 0: damaged" in line
-    assert list((dataset / "encode.partial").glob("train/*.array_record"))
+    assert list((dataset / layout.ENCODING).glob("train/*.array_record"))
     other = shutil.copytree(weights / "siglip", tmp_path / "other" / "siglip")
     tensors = load_file(other / "model.safetensors")
     save_file({n: t * 1.5 for n, t in tensors.items()}, other / "model.safetensors")
@@ -403,7 +413,7 @@ def test_values_that_the_type_cannot_hold_are_refused_with_the_image(dataset, we
     line = refused(dataset, f"--vae={location}")
     assert "images-00000-of-00004.array_record, record 0: its latents-vae are not finite" in line
     assert "--dtype=bfloat16" in line
-    shutil.rmtree(dataset / "encode.partial")
+    shutil.rmtree(dataset / layout.ENCODING)
     succeed(dataset, f"--vae={location}", "--dtype=bfloat16")
     assert_latents(dataset, location, "vae")
 
@@ -432,4 +442,4 @@ def test_an_image_size_that_the_vae_cannot_take(weights, tmp_path):
     assert (
         "multiples of 8, these are 36 x 36; convert the dataset with another --image_size" in line
     )
-    assert not (tmp_path / "d" / "encode.partial").exists()
+    assert not (tmp_path / "d" / layout.ENCODING).exists()

@@ -277,6 +277,10 @@ DAMAGES = {
         lambda d: (d / "dataset.json.partial").write_text("{"),
         "dataset.json.partial: not part of the dataset",
     ),
+    "left by an interrupted encoding": (
+        lambda d: (d / layout.ENCODING / "train").mkdir(parents=True),
+        "encode.partial: left by data_prep.encode: start it again with the same",
+    ),
     "missing manifest": (
         lambda d: (d / "val" / "manifest.json").unlink(),
         "val/manifest.json: no such file",
