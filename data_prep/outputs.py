@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PyTree, UInt8
 
 from fsdit.data import records
@@ -15,6 +14,7 @@ from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
 from fsdit.models.pretrained.weights import open_checkpoint
+from fsdit.parallel import mesh as meshes
 
 # Arrays of the stored type with one row an image, and whether all of a row is finite.
 Rows = tuple[Mapping[str, Float[Array, "B ..."]], Bool[Array, "B"]]
@@ -103,10 +103,8 @@ def on_local_devices(output: Output) -> Callable[[UInt8[np.ndarray, "B H W C"]],
 
     B is a multiple of their number.
     """
-    devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    mesh = meshes.local_mesh()
+    rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated(mesh)
     params = jax.device_put(output.params, everywhere)
     function = jax.jit(output.function, in_shardings=(everywhere, rows), out_shardings=rows)
     return lambda images: function(params, jax.device_put(images, rows))

@@ -4,9 +4,8 @@
       --workdir=runs/miniimagenet_reconstruction
 
 It shows what the condition can carry: how much of an image its embedding brings back.
-Targets are mirrored at random as elsewhere and supports are not, so half of the drawings
-should be mirror images; --config.data.flip=false asks for the support as it is. Episodes
-are drawn on the fly, so a dataset whose files hold five-shot ones will do.
+No target is mirrored, for supports never are. Episodes are drawn on the fly, so a dataset
+whose files hold five-shot ones will do.
 
 Hardware: as miniimagenet_b2.py; not run on a TPU.
 Expected result: none measured yet.
@@ -23,5 +22,5 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         name="miniimagenet_reconstruction",
-        data=dataclasses.replace(base.data, shots=0, source="sampled"),
+        data=dataclasses.replace(base.data, shots=0, source="sampled", flip=False),
     )

@@ -1,4 +1,4 @@
-"""Every setting of a run: typed, frozen, validated, and readable without JAX.
+"""Every setting of a run: typed, frozen, and readable without JAX.
 
 The defaults are those of the miniImageNet experiment; an experiment file changes
 what it needs. pydantic's dataclasses check types and parse the text of flags.
@@ -7,8 +7,8 @@ what it needs. pydantic's dataclasses check types and parse the text of flags.
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
@@ -197,20 +197,6 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
 
-    @property
-    def precomputed_features(self) -> str:
-        """NAME of the feature files that are read; "" where none are."""
-        if self.features.supports == "online":
-            return ""
-        return self.features.encoder or PurePath(self.model.encoder.location).name
-
-    @property
-    def precomputed_latents(self) -> str:
-        """NAME of the latent files that are read; "" where none are."""
-        if self.features.targets == "online":
-            return ""
-        return self.features.codec or PurePath(self.model.codec.location).name
-
 
 # What may differ between a checkpoint and the run that continues it: these change
 # how fast, how long or how closely watched a run is, not what its steps compute.
@@ -342,116 +328,3 @@ def changed_fields(saved: dict[str, Any], config: Config) -> list[str]:
         if old.get(path) != new.get(path)
         and not any(path == r or path.startswith(r + ".") for r in _RESUMABLE)
     ]
-
-
-def validate(config: Config) -> None:
-    """Checks what one field's type cannot. Raises ConfigError naming the field."""
-    model, encoder, data, train = config.model, config.model.encoder, config.data, config.train
-    rates = config.optimizer
-    positive = (
-        "data.batch_size data.read_threads data.prefetch model.hidden_size "
-        "model.depth model.num_heads model.patch_size "
-        "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
-        "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
-        "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
-        "checkpoint.interval checkpoint.keep_last model.codec.max_batch features.encode_batch"
-    )
-    flat = flatten(to_dict(config))
-    problems = [
-        f"config.{p} must be at least 1, got {flat[p]}" for p in positive.split() if flat[p] < 1
-    ]
-    not_negative = (
-        "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
-        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb"
-    )
-    problems += [
-        f"config.{p} must not be negative, got {flat[p]}"
-        for p in not_negative.split()
-        if flat[p] < 0
-    ]
-    if problems:
-        raise ConfigError("; ".join(problems))
-    checks = [
-        (not data.dataset_dir, "config.data.dataset_dir is empty: name a dataset directory"),
-        (
-            model.hidden_size % model.num_heads or (model.hidden_size // model.num_heads) % 2,
-            f"config.model.num_heads={model.num_heads} must split "
-            f"config.model.hidden_size={model.hidden_size} into heads of even width",
-        ),
-        (
-            model.hidden_size % 4,
-            f"config.model.hidden_size={model.hidden_size} must be a multiple of 4",
-        ),
-        (
-            encoder.hidden_size % encoder.num_heads or encoder.hidden_size % 4,
-            f"config.model.encoder.hidden_size={encoder.hidden_size} must be a multiple of 4 "
-            f"and of config.model.encoder.num_heads={encoder.num_heads}",
-        ),
-        (
-            data.batch_size % train.accumulate_steps,
-            f"config.data.batch_size={data.batch_size} is not divisible by "
-            f"config.train.accumulate_steps={train.accumulate_steps}",
-        ),
-        (
-            not 0 <= train.condition_dropout < 1,
-            f"config.train.condition_dropout={train.condition_dropout} must be in [0, 1)",
-        ),
-        (
-            not config.flow.logit_std > 0,
-            f"config.flow.logit_std={config.flow.logit_std} must be positive",
-        ),
-        (
-            config.sampling.guidance_interval[0] > config.sampling.guidance_interval[1],
-            f"config.sampling.guidance_interval={config.sampling.guidance_interval} is empty: "
-            "give (low, high)",
-        ),
-        (
-            not (rates.peak_learning_rate > 0 and rates.final_learning_rate >= 0),
-            "config.optimizer: learning rates must be positive",
-        ),
-        (
-            not (rates.clip_norm > 0 and rates.eps > 0 and model.mlp_ratio > 0),
-            "config.optimizer.clip_norm, config.optimizer.eps and config.model.mlp_ratio "
-            "must be positive",
-        ),
-        (
-            config.seed >= 2**32,
-            f"config.seed={config.seed} must be below 2**32",
-        ),
-        (
-            not 0 <= train.ema_decay < 1,
-            f"config.train.ema_decay={train.ema_decay} must be in [0, 1)",
-        ),
-        (
-            min(config.mesh.data, config.mesh.fsdp) < -1
-            or 0 in (config.mesh.data, config.mesh.fsdp),
-            "config.mesh: an axis is a positive size, or -1 for what is left",
-        ),
-    ]
-    for wrong, message in (*checks, *_frozen_checks(config)):
-        if wrong:
-            raise ConfigError(message)
-
-
-def _frozen_checks(config: Config) -> Iterator[tuple[bool, str]]:
-    """(whether it is wrong, message) about the frozen networks."""
-    encoder, codec, features = config.model.encoder, config.model.codec, config.features
-    for path, network, trivial, source in (
-        ("model.encoder", encoder, "learned", f"supports={features.supports}"),
-        ("model.codec", codec, "pixels", f"targets={features.targets}"),
-    ):
-        yield (
-            network.name != trivial and not network.location,
-            f"config.{path}.location is empty: name the directory or hub id of the weights",
-        )
-        yield (
-            network.name == trivial and source.endswith("precomputed"),
-            f"config.features.{source}: config.{path}.name={trivial} has nothing to precompute",
-        )
-    yield (
-        features.location == "device"
-        and "precomputed" not in (features.supports, features.targets),
-        "config.features.location=device is for what is precomputed: set config.features.supports "
-        "or config.features.targets to precomputed",
-    )
-    yield features.device_gb <= 0, "config.features.device_gb must be positive"

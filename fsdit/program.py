@@ -10,6 +10,7 @@ from absl import app, flags, logging
 
 from fsdit import config as configs
 from fsdit.errors import EXIT_ERROR, FsditError
+from fsdit.validation import validate
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
@@ -24,7 +25,7 @@ def define_config() -> Callable[[], configs.Config]:
 
     def resolve() -> configs.Config:
         config = configs.apply_overrides(configs.load_experiment(path.value), _overrides)
-        configs.validate(config)
+        validate(config)
         return config
 
     return resolve

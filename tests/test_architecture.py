@@ -12,6 +12,7 @@ from tests.conftest import ROOT, environment
 ROOMS = (
     "errors",
     "config",
+    "validation",
     "randomness",
     "program",
     "parallel",

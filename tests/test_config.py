@@ -6,6 +6,7 @@ import pytest
 from fsdit import config as configs
 from fsdit.config import Config, DataConfig, EncoderConfig, MeshConfig, ModelConfig, TrainConfig
 from fsdit.errors import ConfigError
+from fsdit.validation import validate
 
 VALID = Config(data=DataConfig(dataset_dir="somewhere"))
 
@@ -130,7 +131,7 @@ def test_changed_fields_names_a_setting_that_the_saved_run_did_not_have():
 
 
 def test_the_defaults_with_a_dataset_are_valid():
-    configs.validate(VALID)
+    validate(VALID)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_the_defaults_with_a_dataset_are_valid():
 )
 def test_validate_names_the_field(section, message):
     with pytest.raises(ConfigError, match=message):
-        configs.validate(dataclasses.replace(VALID, **section))
+        validate(dataclasses.replace(VALID, **section))
 
 
 def test_overrides_are_taken_out_of_a_command_line():

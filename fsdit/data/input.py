@@ -10,9 +10,9 @@ JAX where it finds it, but starts no backend).
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -21,14 +21,13 @@ from grain import experimental as grain_experimental
 from jaxtyping import Int, UInt8
 
 from fsdit.config import Config, DataConfig
+from fsdit.data import precomputed
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader
-from fsdit.errors import DataError
 
 Batch = dict[str, Any]
 Kind = Literal["images", "numbers"]
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +51,7 @@ class ReadExample:
     flip: bool
     supports: FeatureReader | Kind = "images"
     targets: LatentReader | Kind = "images"
+    tokens: bool = True  # whether of features more is wanted than what is pooled
 
     def __call__(self, index: int) -> Batch:
         episode = self.episodes[index]
@@ -85,7 +85,8 @@ class ReadExample:
         if self.supports == "images":
             return np.stack([self.images[i] for i in images])
         features = [self.supports[i] for i in images]
-        return {name: np.stack([f[name] for f in features]) for name in features[0]}
+        names = features[0] if self.tokens else ("pooled",)
+        return {name: np.stack([f[name] for f in features]) for name in names}
 
 
 def training_examples(config: Config) -> ReadExample:
@@ -117,50 +118,14 @@ def _examples(
     targets: LatentReader | Kind = "images"
     if config.model.encoder.name == "frozen":
         supports = "numbers"  # of what is encoded when it is first needed, or is on the devices
-    if config.precomputed_features:
-        reader = feature_reader(config, info, split)
+    if precomputed.features_name(config):
+        reader = precomputed.feature_reader(config, info, split)
         supports = "numbers" if location == "device" else reader
-    if config.precomputed_latents:
-        reader = latent_reader(config, info, split)
+    if precomputed.latents_name(config):
+        reader = precomputed.latent_reader(config, info, split)
         targets = "numbers" if location == "device" else reader
-    return ReadExample(split, episodes, images, config.seed, flip, supports, targets)
-
-
-def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureReader:
-    """The features that `config` names. Raises DataError."""
-    name = config.precomputed_features
-    described = _described(info.features, name, config, "supports", "encoder")
-    if config.model.use_context and not described.tokens:
-        raise DataError(
-            f"{config.data.dataset_dir}: the features {name!r} hold no tokens, and the model "
-            "attends to them: encode with --tokens, or set config.model.use_support_tokens=false"
-        )
-    directory = Path(config.data.dataset_dir) / split
-    return FeatureReader(directory, name, described, info.split(split).num_images)
-
-
-def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader:
-    """The latents that `config` names. Raises DataError."""
-    name = config.precomputed_latents
-    described = _described(info.latents, name, config, "targets", "vae")
-    directory = Path(config.data.dataset_dir) / split
-    return LatentReader(directory, name, described, info.split(split).num_images)
-
-
-def feature_files(config: Config) -> list[str]:
-    """Kinds of the files beside images and episodes that a run reads."""
-    features, latents = config.precomputed_features, config.precomputed_latents
-    return [f"features-{features}"] * bool(features) + [f"latents-{latents}"] * bool(latents)
-
-
-def _described(present: Mapping[str, T], name: str, config: Config, field: str, flag: str) -> T:
-    if name not in present:
-        has = f"it has {', '.join(present)}" if present else "it has none"
-        raise DataError(
-            f"{config.data.dataset_dir}: nothing called {name!r} for config.features.{field}="
-            f"precomputed ({has}): make it with `python -m data_prep.encode --{flag}=...`"
-        )
-    return present[name]
+    tokens = config.model.use_context
+    return ReadExample(split, episodes, images, config.seed, flip, supports, targets, tokens)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from fsdit.config import Config
+from fsdit.data import precomputed
 from fsdit.data.layout import DatasetInfo, FeaturesInfo
 from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError, DataError
@@ -54,12 +55,13 @@ def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
         wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
     )
     sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
-    described = info.latents.get(config.precomputed_latents)
+    name = precomputed.latents_name(config)
+    described = info.latents.get(name)
     if described is not None and described.sha256 != sha256:
         raise DataError(
-            f"the latents {config.precomputed_latents!r} of {config.data.dataset_dir} were made by "
-            f"{described.codec}, whose weights are not those of config.model.codec.location="
-            f"{wanted.location}: name that codec, or encode again under another name"
+            f"the latents {name!r} of {config.data.dataset_dir} were made by {described.codec}, "
+            f"whose weights are not those of config.model.codec.location={wanted.location}: name "
+            "that codec, or encode again under another name"
         )
     weights = {**frozen.weights, "codec": sha256}
     return dataclasses.replace(frozen, codec=codec, weights=weights)
@@ -69,7 +71,7 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
     wanted = config.model.encoder
     if wanted.name == "learned":
         return frozen
-    described = info.features.get(config.precomputed_features)
+    described = info.features.get(precomputed.features_name(config))
     if described is not None:
         _check_same_encoder(config, described)
         return dataclasses.replace(
@@ -100,10 +102,11 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
     else:
         same = described.encoder == location
     if not same:
+        name = precomputed.features_name(config)
         raise DataError(
-            f"the features {config.precomputed_features!r} of {config.data.dataset_dir} were made "
-            f"by {described.encoder}, which is not config.model.encoder.location={location}: name "
-            "that encoder, or encode again under another name"
+            f"the features {name!r} of {config.data.dataset_dir} were made by {described.encoder}, "
+            f"which is not config.model.encoder.location={location}: name that encoder, or encode "
+            "again under another name"
         )
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from fsdit.config import Config, to_dict
 from fsdit.data import input as episode_input
+from fsdit.data import precomputed
 from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.models.feed import Feed
@@ -54,7 +55,7 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
     evaluation = {split: episode_input.evaluation_examples(config, split) for split in watched}
     networks, frozen = open_networks(config, info)
-    dataset = dataset_fingerprint(config.data.dataset_dir, episode_input.feature_files(config))
+    dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     checkpoint.check_resumable(workdir, config, identity)
     return Inputs(networks, frozen, training, evaluation, identity)

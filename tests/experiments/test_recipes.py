@@ -11,6 +11,7 @@ from fsdit import config as configs
 from fsdit.data.layout import read_dataset_info
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
+from fsdit.validation import validate
 from tests.conftest import ROOT, run_module
 from tests.data_prep.photos import class_folders
 
@@ -23,7 +24,7 @@ CHANGED = {
     "miniimagenet_pooled": {"model.use_support_tokens", "model.cross_attention"},
     "miniimagenet_precomputed": {"features.supports", "features.targets"},
     "miniimagenet_1shot": {"data.shots", "data.source"},
-    "miniimagenet_reconstruction": {"data.shots", "data.source"},
+    "miniimagenet_reconstruction": {"data.shots", "data.source", "data.flip"},
 }
 
 
@@ -37,7 +38,7 @@ def test_a_recipe_loads_from_anywhere_and_is_valid(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "experiments", None)
     config = configs.load_experiment(str(path))
-    configs.validate(config)
+    validate(config)
     assert config.name == path.stem  # and so no two share a name
 
 

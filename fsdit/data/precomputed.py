@@ -1,0 +1,63 @@
+"""Which files of features and latents a run reads, of those that a dataset has."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from fsdit.config import Config
+from fsdit.data.layout import DatasetInfo, default_name
+from fsdit.data.readers import FeatureReader, LatentReader
+from fsdit.errors import DataError
+
+T = TypeVar("T")
+
+
+def features_name(config: Config) -> str:
+    """NAME of the feature files that a run reads; "" where it reads none."""
+    if config.features.supports == "online":
+        return ""
+    return config.features.encoder or default_name(config.model.encoder.location)
+
+
+def latents_name(config: Config) -> str:
+    """NAME of the latent files that a run reads; "" where it reads none."""
+    if config.features.targets == "online":
+        return ""
+    return config.features.codec or default_name(config.model.codec.location)
+
+
+def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureReader:
+    """The features that `config` names. Raises DataError."""
+    name = features_name(config)
+    described = _described(info.features, name, config, "supports", "encoder")
+    if config.model.use_context and not described.tokens:
+        raise DataError(
+            f"{config.data.dataset_dir}: the features {name!r} hold no tokens, and the model "
+            "attends to them: encode with --tokens, or set config.model.use_support_tokens=false"
+        )
+    directory = Path(config.data.dataset_dir) / split
+    return FeatureReader(directory, name, described, info.split(split).num_images)
+
+
+def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader:
+    """The latents that `config` names. Raises DataError."""
+    name = latents_name(config)
+    described = _described(info.latents, name, config, "targets", "vae")
+    directory = Path(config.data.dataset_dir) / split
+    return LatentReader(directory, name, described, info.split(split).num_images)
+
+
+def feature_files(config: Config) -> list[str]:
+    """Kinds of the files beside images and episodes that a run reads."""
+    features, latents = features_name(config), latents_name(config)
+    return [f"features-{features}"] * bool(features) + [f"latents-{latents}"] * bool(latents)
+
+
+def _described(present: Mapping[str, T], name: str, config: Config, field: str, flag: str) -> T:
+    if name not in present:
+        has = f"it has {', '.join(present)}" if present else "it has none"
+        raise DataError(
+            f"{config.data.dataset_dir}: nothing called {name!r} for config.features.{field}="
+            f"precomputed ({has}): make it with `python -m data_prep.encode --{flag}=...`"
+        )
+    return present[name]
