@@ -62,10 +62,10 @@ def main(argv: list[str]) -> None:
     is_left = not encoding.is_told(folder, info, outputs)
     if is_left:
         _check_names(info, outputs)
-        folder.begin(info, outputs, _COMPUTE_DTYPE.value)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
     if is_left:
+        folder.begin(info, outputs, _COMPUTE_DTYPE.value)
         _encode(folder, info, outputs, tasks)
         runtime.wait_for_all("encoded")
     if runtime.is_main_process():

@@ -305,6 +305,23 @@ def test_descriptions_survive_dataset_json(tmp_path):
     assert info.latents == {"a": LATENTS}
 
 
+def test_a_description_of_before_is_read_and_its_sum_checked(tmp_path):
+    described(tmp_path)
+    path = tmp_path / "dataset.json"
+    values = json.loads(path.read_text())
+    for name in ("features", "latents", "sha256"):
+        del values[name]
+    values |= {"encoders": [], "vaes": []}
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True)
+    signed = {**values, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    path.write_text(json.dumps(signed))
+    info = layout.read_dataset_info(tmp_path)
+    assert info.features == info.latents == {}
+    path.write_text(json.dumps(signed | {"encoders": ["a"]}))
+    with pytest.raises(DataError, match=r"dataset.json: damaged or edited"):
+        layout.read_dataset_info(tmp_path)
+
+
 @pytest.mark.parametrize("fields", [{"dtype": "float32"}, {"dim": 0}, {"grid": [2]}, {"x": 1}])
 def test_a_description_that_is_wrong_is_named(tmp_path, fields):
     described(tmp_path, features={"a": FEATURES})

@@ -435,6 +435,7 @@ def test_values_that_the_type_cannot_hold_are_refused_with_the_image(dataset, we
 def test_a_wrong_flag_is_one_line(photos, weights, flags, named):
     line = refused(photos, *[flag.format(weights=weights) for flag in flags])
     assert any(part in line for part in named.split("|")), line
+    assert not (photos / layout.ENCODING).exists()
 
 
 def test_an_image_size_that_the_vae_cannot_take(weights, tmp_path):
