@@ -36,7 +36,8 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15
+	$(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15 \
+	  --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

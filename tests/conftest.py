@@ -31,6 +31,12 @@ from fsdit.config import (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: two workers share the files, and none may be left for last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def glyphs(tmp_path_factory) -> Path:
     """The embedded dataset, made by its program."""
@@ -124,7 +130,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     }
 
 
-def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 300):
+def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 600):
     """Runs `python -m module flags` to its end; output captured as text."""
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, flags)],

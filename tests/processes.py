@@ -48,7 +48,7 @@ def start_pod(count, experiment, workdir, *flags, devices=1):
     ]
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=600):
     output, _ = process.communicate(timeout=timeout)
     return process.returncode, output
 
@@ -63,7 +63,7 @@ def losses(workdir):
     return {row["step"]: row["train/loss"] for row in rows(workdir)}
 
 
-def wait_for_step(process, workdir, step, timeout=240):
+def wait_for_step(process, workdir, step, timeout=600):
     """Returns as soon as the log of the running process has this step."""
     deadline = time.monotonic() + timeout
     while max([0, *losses(workdir)]) < step:

@@ -228,7 +228,7 @@ def test_two_processes_write_the_files_of_one(dataset, undisturbed, weights):
         )
         for i in range(2)
     ]
-    texts = [process.communicate(timeout=240)[0] for process in pod]
+    texts = [process.communicate(timeout=600)[0] for process in pod]
     assert [process.returncode for process in pod] == [0, 0], texts
     assert f"dataset: {dataset}" in texts[0] and "dataset:" not in texts[1]
     assert "features-siglip: 15 images by process 0" in texts[0]
