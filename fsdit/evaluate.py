@@ -2,7 +2,9 @@
 
     python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/test
 
-Writes drawings.png, results.json and report.html to the output directory.
+Writes drawings.png, results.json and report.html to the output directory. A setting that
+does not change what was trained is a flag here too, --config.model.encoder.location=DIR
+where the frozen weights have moved.
 """
 
 from pathlib import Path
@@ -15,6 +17,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", require
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
 _EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes to draw, one image each.")
+_OVERRIDES = program.define_overrides()
 _SEED = flags.DEFINE_integer("seed", 0, "Decides the noise of the drawings.")
 
 
@@ -22,10 +25,10 @@ def main(argv: list[str]) -> None:
     del argv
     from fsdit.evaluation import protocol as protocols
     from fsdit.evaluation import report
-    from fsdit.training import checkpoint
+    from fsdit.training.run import load_run
 
     workdir = Path(_WORKDIR.value)
-    run = checkpoint.load_run(workdir)
+    run = load_run(workdir, _OVERRIDES())
     protocol = protocols.make_protocol(run.config, _SPLIT.value, _EPISODES.value, _SEED.value)
     drawings = protocols.draw_episodes(run, protocol)
     scores = protocols.retrieval(run.config, protocol, drawings)

@@ -14,17 +14,25 @@ from fsdit.validation import validate
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
-_overrides: dict[str, str] = {}
+_overrides: dict[str, str] | None = None  # None: the program takes no --config.a.b=v
+
+
+def define_overrides() -> Callable[[], dict[str, str]]:
+    """Defines --config.a.b=v; call the result for {"a.b": "v"}."""
+    global _overrides
+    _overrides = {}
+    return lambda: dict(_overrides)
 
 
 def define_config() -> Callable[[], configs.Config]:
     """Defines --config=FILE and --config.a.b=v; call the result for the configuration."""
+    overrides = define_overrides()
     path = flags.DEFINE_string(
         "config", None, "Experiment file; --config.FIELD=VALUE changes a setting.", required=True
     )
 
     def resolve() -> configs.Config:
-        config = configs.apply_overrides(configs.load_experiment(path.value), _overrides)
+        config = configs.apply_overrides(configs.load_experiment(path.value), overrides())
         validate(config)
         return config
 
@@ -39,7 +47,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            if "config" in flags.FLAGS:
+            if _overrides is not None:
                 argv, overrides = configs.split_overrides(argv)
                 _overrides.update(overrides)
             return flags.FLAGS(argv)

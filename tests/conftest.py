@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,20 @@ def photos(tmp_path_factory) -> Path:
         *("--num_classes=4,2,2", "--image_size=32", "--sets_per_class=4", "--workers=1"),
     ).check_returncode()
     return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory, photos, weights) -> Path:
+    """`photos` with the features and latents of `weights`."""
+    dataset = tmp_path_factory.mktemp("encoded") / "dataset"
+    shutil.copytree(photos, dataset)
+    run_module(
+        "data_prep.encode",
+        f"--dataset_dir={dataset}",
+        f"--encoder={weights / 'siglip'}",
+        f"--vae={weights / 'vae'}",
+    ).check_returncode()
+    return dataset
 
 
 @pytest.fixture

@@ -30,20 +30,6 @@ PRECOMPUTED = ("--config.features.supports=precomputed", "--config.features.targ
 DEVICE = (*PRECOMPUTED, "--config.features.location=device")
 
 
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory, photos, weights):
-    """`photos` with the features and latents of `weights`."""
-    dataset = tmp_path_factory.mktemp("encoded") / "dataset"
-    shutil.copytree(photos, dataset)
-    run_module(
-        "data_prep.encode",
-        f"--dataset_dir={dataset}",
-        f"--encoder={weights / 'siglip'}",
-        f"--vae={weights / 'vae'}",
-    ).check_returncode()
-    return dataset
-
-
 @pytest.fixture
 def experiment(tmp_path, frozen_config, encoded):
     config = apply_overrides(frozen_config, {"data.dataset_dir": str(encoded)})
@@ -74,7 +60,7 @@ def undisturbed(tmp_path_factory):
     ids=["online", "precomputed", "device"],
 )
 def test_trains_is_preempted_resumes_bitwise_and_draws(
-    tmp_path, experiment, undisturbed, flags, reference
+    tmp_path, experiment, undisturbed, weights, flags, reference
 ):
     """Online against a run without a cache, on devices against one that reads on the host."""
     workdir = tmp_path / "run"
@@ -92,8 +78,10 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
     states = (final_state(run, STEPS) for run in (workdir, expected))
     jax.tree.map(np.testing.assert_array_equal, *states)
 
+    shutil.copytree(weights, tmp_path / "moved")
     result = run_module(
-        "fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'test'}", "--episodes=8"
+        *("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'test'}"),
+        *("--episodes=8", f"--config.model.codec.location={tmp_path / 'moved' / 'vae'}"),
     )
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "test" / "drawings.png") as picture:
@@ -167,6 +155,11 @@ def test_another_encoder_of_the_same_place_does_not_continue_a_run(
     flags = (*UNCACHED, f"--config.model.encoder.location={moved / 'siglip'}")
     result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
     assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr
+    judged = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path}/result", flags[-1])
+    result = run_module(*judged)
+    assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr
+    result = run_module(*judged, "--config.data.shots=3")
+    assert result.returncode == 1 and "config.data.shots is 3" in result.stderr
     flags = (*UNCACHED, f"--config.model.codec.location={moved / 'vae'}")  # the same, elsewhere
     status, output = finish(start(experiment, workdir, *flags))
     assert status == 0 and "is finished" in output, output

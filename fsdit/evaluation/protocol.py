@@ -18,7 +18,7 @@ from fsdit.errors import ConfigError
 from fsdit.evaluation import metrics
 from fsdit.models.drawing import make_draw
 from fsdit.parallel import mesh as meshes
-from fsdit.training.checkpoint import Run
+from fsdit.training.run import Run
 
 
 @dataclasses.dataclass(frozen=True)

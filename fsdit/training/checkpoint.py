@@ -25,16 +25,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from fsdit.config import Config, MeshConfig, changed_fields, from_dict, to_dict
-from fsdit.data.layout import read_dataset_info
+from fsdit.config import Config, changed_fields, to_dict
 from fsdit.errors import CheckpointError
-from fsdit.models.feed import Feed
-from fsdit.models.frozen import open_networks
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
-from fsdit.training import optimizer
-from fsdit.training import state as train_state
 from fsdit.training.state import TrainState
 
 # What a run reads -> the setting that names it.
@@ -95,11 +88,18 @@ def check_resumable(workdir: str | Path, config: Config, identity: Mapping[str, 
             f"{workdir} holds step {step} of another configuration: {'; '.join(changes)}; "
             "name a new --workdir, or undo the change"
         )
-    for name, field in _IDENTITIES.items():
-        if meta["identity"].get(name) != identity.get(name):
+    check_identity(workdir, step, meta, identity)
+
+
+def check_identity(
+    workdir: str | Path, step: int, meta: Mapping[str, Any], identity: Mapping[str, str]
+) -> None:
+    """Raises CheckpointError where a sum in `identity` is not the one saved."""
+    for name, found in identity.items():
+        if meta["identity"].get(name) != found:
             raise CheckpointError(
-                f"{workdir} holds step {step} of a run on another {name} than config.{field}: "
-                "name a new --workdir, or undo the change"
+                f"{workdir} holds step {step} of a run on another {name} than "
+                f"config.{_IDENTITIES[name]}: undo the change, or name another --workdir"
             )
 
 
@@ -150,38 +150,6 @@ def _free_name(folder: Path) -> Path:
     while name.exists():
         name, n = folder.with_name(f"{folder.name}.damaged-{n}"), n + 1
     return name
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained run, ready to draw: its newest sound checkpoint's EMA weights."""
-
-    config: Config
-    networks: Networks
-    feed: Feed
-    mesh: Mesh
-    ema: dict
-    step: int
-
-
-def load_run(workdir: str | Path) -> Run:
-    """Loads a workdir for evaluation or drawing. Raises CheckpointError or DataError.
-
-    All local devices share the batch; the training mesh does not matter here.
-    """
-    found = saved_meta(workdir)
-    if found is None:
-        raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
-    config = dataclasses.replace(from_dict(found[1]["config"]), mesh=MeshConfig())
-    info = read_dataset_info(config.data.dataset_dir)
-    networks, frozen = open_networks(config, info)
-    mesh = meshes.make_mesh(config)
-    template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
-    restored = restore(workdir, template, set_aside=False)
-    if restored is None:
-        raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
-    feed = Feed(config, mesh, frozen)
-    return Run(config, networks, feed, mesh, restored.state.ema, restored.step)
 
 
 @jax.jit

@@ -1,19 +1,22 @@
 """Batches through the frozen networks: cached or not, read or computed, on host or devices."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from fsdit.config import apply_overrides
+from fsdit.config import MeshConfig, apply_overrides
 from fsdit.data import input as episode_input
+from fsdit.data import layout
 from fsdit.data.layout import read_dataset_info
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import open_networks
 from fsdit.models.online import OnlineFeatures
 from fsdit.models.pretrained.encoder import load_encoder
+from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 
 
@@ -21,12 +24,14 @@ def changed(config, **overrides):
     return apply_overrides(config, {k.replace("__", "."): str(v) for k, v in overrides.items()})
 
 
-def batches(config, count=3, read=None):
+def batches(config, count=3, start=0):
     """Training batches as NumPy, and the feed that made them."""
     _, frozen = open_networks(config, read_dataset_info(config.data.dataset_dir))
-    feed = Feed(config, meshes.make_mesh(config), frozen)
-    read = read or episode_input.training_examples(config)
-    made = list(feed.batches(read, config.data.batch_size, count))
+    mesh = meshes.make_mesh(config)
+    resident = ResidentFeatures(config, mesh) if config.features.location == "device" else None
+    feed = Feed(config, mesh, frozen, resident)
+    read, size = episode_input.training_examples(config), config.data.batch_size
+    made = list(feed.batches(read, size, count, start=start * size))
     return jax.device_get(made), feed
 
 
@@ -76,11 +81,7 @@ def test_the_cache_changes_no_bit(frozen_config, dtype):
 def test_where_a_batch_begins_changes_no_bit(frozen_config):
     """As after a restart: other images are missing, so they meet other rows."""
     whole, _ = batches(frozen_config, count=4)
-    _, frozen = open_networks(frozen_config, read_dataset_info(frozen_config.data.dataset_dir))
-    feed = Feed(frozen_config, meshes.make_mesh(frozen_config), frozen)
-    read = episode_input.training_examples(frozen_config)
-    size = frozen_config.data.batch_size
-    resumed = jax.device_get(list(feed.batches(read, size, 2, start=2 * size)))
+    resumed, _ = batches(frozen_config, count=2, start=2)
     assert_same(resumed, whole[2:])
 
 
@@ -159,3 +160,70 @@ def test_a_size_of_images_that_the_codec_cannot_take_is_refused(frozen_config):
     info = read_dataset_info(frozen_config.data.dataset_dir)
     with pytest.raises(ConfigError, match="multiples of 4, these are 34 x 34"):
         open_networks(frozen_config, dataclasses.replace(info, image_size=34))
+
+
+@pytest.fixture
+def stored(frozen_config, encoded):
+    """Reads features and latents that were made by the networks of `frozen_config`."""
+    return changed(
+        frozen_config,
+        data__dataset_dir=encoded,
+        features__supports="precomputed",
+        features__targets="precomputed",
+    )
+
+
+def test_stored_features_and_moments_are_those_online_to_their_precision(frozen_config, stored):
+    online, _ = batches(frozen_config)
+    read, _ = batches(stored)
+    for ours, expected in zip(read, online, strict=True):
+        np.testing.assert_array_equal(ours["index"], expected["index"])
+        for name in ("supports", "target"):
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(ours[name])} == {"float16"}
+            leaves = zip(*(jax.tree.leaves(batch[name]) for batch in (ours, expected)), strict=True)
+            for stored_leaf, leaf in leaves:
+                np.testing.assert_allclose(stored_leaf.astype(np.float32), leaf, 1e-3, 2e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+def test_what_is_resident_is_what_the_host_reads_to_the_bit(stored, shape, workers):
+    config = dataclasses.replace(stored, mesh=MeshConfig(*shape))
+    expected, _ = batches(changed(config, data__workers=workers))
+    actual, _ = batches(changed(config, features__location="device"))
+    assert_same(actual, expected)
+    numbers = episode_input.training_examples(changed(config, features__location="device"))(0)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(numbers)) == 4 * (2 + 1 + 5)
+
+
+def test_targets_alone_may_be_stored(frozen_config, stored):
+    mixed = changed(stored, features__supports="online")
+    (ours, *_), feed = batches(mixed)
+    (online, *_), _ = batches(frozen_config)
+    (read, *_), _ = batches(stored)
+    assert_same(ours["supports"], online["supports"])
+    assert_same(ours["target"], read["target"])
+    assert feed.counters()["encoder_cache/misses"] > 0
+
+
+def test_a_model_that_attends_to_tokens_needs_stored_ones(stored, tmp_path):
+    copy = tmp_path / "dataset"
+    shutil.copytree(stored.data.dataset_dir, copy)
+    info = read_dataset_info(copy)
+    pooled_only = dataclasses.replace(info.features["siglip"], tokens=False)
+    layout.write_dataset_json(copy, dataclasses.replace(info, features={"siglip": pooled_only}))
+    with pytest.raises(DataError, match=r"'siglip' hold no tokens.*--tokens"):
+        episode_input.training_examples(changed(stored, data__dataset_dir=copy))
+
+
+def test_a_damaged_support_is_named_by_the_batch_that_needs_it(frozen_config, tmp_path):
+    copy = tmp_path / "dataset"
+    shutil.copytree(frozen_config.data.dataset_dir, copy)
+    shard = next((copy / "train").glob("images-*"))
+    data = bytearray(shard.read_bytes())
+    for i in range(len(data) // 8, len(data), 499):
+        data[i] ^= 0xFF
+    shard.write_bytes(data)
+    config = changed(frozen_config, data__dataset_dir=copy)
+    with pytest.raises(DataError, match=f"{shard}.*record"):
+        batches(config)

@@ -1,0 +1,60 @@
+"""A trained run, ready to draw."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields, from_dict
+from fsdit.data.layout import read_dataset_info
+from fsdit.errors import CheckpointError, ConfigError
+from fsdit.models.feed import Feed
+from fsdit.models.frozen import open_networks
+from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
+from fsdit.training import checkpoint, optimizer
+from fsdit.training import state as train_state
+from fsdit.validation import validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """ema: the EMA weights of `step`, the newest sound checkpoint."""
+
+    config: Config
+    networks: Networks
+    feed: Feed
+    mesh: Mesh
+    ema: dict
+    step: int
+
+
+def load_run(workdir: str | Path, overrides: Mapping[str, str]) -> Run:
+    """Loads a workdir for evaluation or drawing. All local devices share the batch.
+
+    overrides: settings as text by dotted path; those that may change on resume may here.
+    Raises CheckpointError, ConfigError or DataError.
+    """
+    found = checkpoint.saved_meta(workdir)
+    if found is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
+    step, meta = found
+    config = apply_overrides(from_dict(meta["config"]), dict(overrides))
+    if changes := changed_fields(meta["config"], config):
+        raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
+    # The training mesh and where its features lay do not matter here.
+    features = dataclasses.replace(config.features, location="host")
+    config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
+    validate(config)
+    info = read_dataset_info(config.data.dataset_dir)
+    networks, frozen = open_networks(config, info)
+    checkpoint.check_identity(workdir, step, meta, frozen.weights)
+    mesh = meshes.make_mesh(config)
+    template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
+    restored = checkpoint.restore(workdir, template, set_aside=False)
+    if restored is None:
+        raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
+    return Run(
+        config, networks, Feed(config, mesh, frozen), mesh, restored.state.ema, restored.step
+    )
