@@ -12,10 +12,11 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.images import ImageOptions, NormalisedImage, UnusableImageError, normalise
+from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Entry, Reader
 from fsdit.data import layout, records
+from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError
 
 _MAX_SOURCE_BYTES = 2**28  # no photograph, and it would have to fit in memory
