@@ -7,6 +7,7 @@ what it needs. pydantic's dataclasses check types and parse the text of flags.
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -134,8 +135,13 @@ class FlowConfig:
 class SamplingConfig:
     """How a drawing is made."""
 
-    solver: Literal["euler", "heun"] = "euler"
+    # "ab2": Adams-Bashforth of two steps; "sde": Euler-Maruyama, which adds noise on the way.
+    # "heun" evaluates the network twice a step, the others once.
+    solver: Literal["euler", "heun", "ab2", "sde"] = "euler"
     num_steps: int = 50
+    schedule: Literal["uniform", "shifted"] = "uniform"
+    shift: float = 3.0  # of the shifted schedule: above 1, smaller steps near noise
+    noise_level: float = 1.0  # of the SDE; 0: none
     guidance_scale: float = 3.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts
 
@@ -404,6 +410,15 @@ def validate(config: Config) -> None:
             config.sampling.guidance_interval[0] > config.sampling.guidance_interval[1],
             f"config.sampling.guidance_interval={config.sampling.guidance_interval} is empty: "
             "give (low, high)",
+        ),
+        (
+            not 0 < config.sampling.shift < math.inf,
+            f"config.sampling.shift={config.sampling.shift} must be positive and finite",
+        ),
+        (
+            not 0 <= config.sampling.noise_level < math.inf,
+            f"config.sampling.noise_level={config.sampling.noise_level} must be finite and "
+            "not negative",
         ),
         (
             not (rates.peak_learning_rate > 0 and rates.final_learning_rate >= 0),
