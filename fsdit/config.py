@@ -134,8 +134,13 @@ class FlowConfig:
 class SamplingConfig:
     """How a drawing is made."""
 
-    solver: Literal["euler", "heun"] = "euler"
+    # "ab2": Adams-Bashforth of two steps; "sde": Euler-Maruyama, which adds noise on the way.
+    # "heun" evaluates the network twice a step, the others once.
+    solver: Literal["euler", "heun", "ab2", "sde"] = "euler"
     num_steps: int = 50
+    schedule: Literal["uniform", "shifted"] = "uniform"
+    shift: float = 3.0  # of the shifted schedule: above 1, smaller steps near noise
+    noise_level: float = 1.0  # of the SDE; 0: none
     guidance_scale: float = 3.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts
 

@@ -1,5 +1,6 @@
 """Checks of a configuration that the type of one field cannot make."""
 
+import math
 from collections.abc import Iterator
 
 from fsdit.config import Config, flatten, to_dict
@@ -66,6 +67,15 @@ def validate(config: Config) -> None:
             config.sampling.guidance_interval[0] > config.sampling.guidance_interval[1],
             f"config.sampling.guidance_interval={config.sampling.guidance_interval} is empty: "
             "give (low, high)",
+        ),
+        (
+            not 0 < config.sampling.shift < math.inf,
+            f"config.sampling.shift={config.sampling.shift} must be positive and finite",
+        ),
+        (
+            not 0 <= config.sampling.noise_level < math.inf,
+            f"config.sampling.noise_level={config.sampling.noise_level} must be finite and "
+            "not negative",
         ),
         (
             not (rates.peak_learning_rate > 0 and rates.final_learning_rate >= 0),

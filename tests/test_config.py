@@ -1,10 +1,19 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
 from fsdit import config as configs
-from fsdit.config import Config, DataConfig, EncoderConfig, MeshConfig, ModelConfig, TrainConfig
+from fsdit.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    MeshConfig,
+    ModelConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from fsdit.errors import ConfigError
 from fsdit.validation import validate
 
@@ -26,6 +35,8 @@ VALID = Config(data=DataConfig(dataset_dir="somewhere"))
         ("optimizer.peak_learning_rate", "3e-4", 3e-4),
         ("sampling.guidance_interval", "(0.1, 0.9)", (0.1, 0.9)),
         ("sampling.guidance_interval", "0.2,0.8", (0.2, 0.8)),
+        ("sampling.schedule", "shifted", "shifted"),
+        ("sampling.shift", "2", 2.0),
         ("mesh.fsdp", "-1", -1),
     ],
 )
@@ -47,6 +58,7 @@ def test_an_override_sets_a_field_in_the_type_of_that_field(path, text, value):
         ("data.batch_size", "1.5"),
         ("data.flip", "perhaps"),
         ("model.cross_attention", "sideways"),
+        ("sampling.schedule", "late"),
         ("sampling.guidance_interval", "0.5"),
         ("sampling.guidance_interval", "low,high"),
     ],
@@ -146,6 +158,10 @@ def test_the_defaults_with_a_dataset_are_valid():
         ({"train": TrainConfig(accumulate_steps=3)}, "config.train.accumulate_steps=3"),
         ({"train": TrainConfig(condition_dropout=1.0)}, "config.train.condition_dropout=1.0"),
         ({"train": TrainConfig(ema_decay=1.0)}, "config.train.ema_decay=1.0"),
+        ({"sampling": SamplingConfig(shift=0.0)}, "config.sampling.shift=0.0"),
+        ({"sampling": SamplingConfig(shift=math.inf)}, "config.sampling.shift=inf"),
+        ({"sampling": SamplingConfig(noise_level=-1.0)}, "config.sampling.noise_level=-1.0"),
+        ({"sampling": SamplingConfig(noise_level=math.nan)}, "config.sampling.noise_level=nan"),
         ({"train": TrainConfig(num_steps=0)}, "config.train.num_steps must be at least 1"),
         ({"mesh": MeshConfig(fsdp=0)}, "config.mesh"),
         ({"mesh": MeshConfig(data=-2)}, "config.mesh"),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
-from fsdit.config import Config
+from fsdit.config import Config, SamplingConfig
 from fsdit.data import input as episode_input
 from fsdit.data.episodes import EpisodeStream
 from fsdit.data.layout import read_dataset_info
@@ -29,9 +29,7 @@ class Protocol:
     shots: int
     episodes: int
     seed: int
-    solver: str
-    num_steps: int
-    guidance_scale: float
+    sampling: SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +47,13 @@ def make_protocol(config: Config, split: str, episodes: int, seed: int) -> Proto
     if episodes < 1:
         raise ConfigError(f"--episodes={episodes} must be at least 1")
     available = read_dataset_info(config.data.dataset_dir).split(split).episodes
-    sampling = config.sampling
-    return Protocol(
-        split=split,
-        shots=config.data.shots,
-        episodes=min(episodes, available),
-        seed=seed,
-        solver=sampling.solver,
-        num_steps=sampling.num_steps,
-        guidance_scale=sampling.guidance_scale,
-    )
+    return Protocol(split, config.data.shots, min(episodes, available), seed, config.sampling)
 
 
 def draw_episodes(run: Run, protocol: Protocol) -> Drawings:
     """Draws one image an episode."""
     config, mesh = run.config, run.mesh
-    sampling = dataclasses.replace(
-        config.sampling,
-        solver=protocol.solver,
-        num_steps=protocol.num_steps,
-        guidance_scale=protocol.guidance_scale,
-    )
-    draw = make_draw(run.networks, sampling, protocol.seed, mesh)
+    draw = make_draw(run.networks, protocol.sampling, protocol.seed, mesh)
     read, _ = episode_input.evaluation_examples(config, protocol.split, protocol.episodes)
     size = -(-min(config.data.batch_size, protocol.episodes) // mesh.size) * mesh.size
     count = -(-protocol.episodes // size)
@@ -109,7 +92,7 @@ def draw_variations(
     repeated = dataclasses.replace(read, episodes=_Repeated(read.episodes, rows, columns))
     total = -(-rows * columns // run.mesh.size) * run.mesh.size
     batch = next(run.feed.batches(repeated, total, 1))
-    draw = make_draw(run.networks, run.config.sampling, protocol.seed, run.mesh)
+    draw = make_draw(run.networks, protocol.sampling, protocol.seed, run.mesh)
     drawn = meshes.to_host(draw(run.ema, run.feed.codec, batch["supports"], batch["index"]))
     drawn = drawn[: rows * columns].reshape(rows, columns, *drawn.shape[1:])
     supports = np.stack([read.pictures(i)[0] for i in range(rows)])

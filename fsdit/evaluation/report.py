@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from fsdit.config import flatten
 from fsdit.data.layout import write_json
 from fsdit.data.pictures import save_picture
 from fsdit.evaluation.protocol import Protocol
@@ -57,7 +58,7 @@ def write(
             {k: f"{v:.3f} / {scores['top1_exact'][k]:.3f}" for k, v in scores["top1"].items()}
         ),
         picture=base64.b64encode((directory / "drawings.png").read_bytes()).decode(),
-        protocol=_rows(facts),
+        protocol=_rows(flatten(facts)),
     )
     partial = directory / "report.html.partial"
     partial.write_text(page)

@@ -4,6 +4,8 @@ t = 0 is noise, t = 1 is data. With noise e ~ N(0, I) and data x,
 
     x_t = (1 - t) e + t x                (1)  linear path
     u   = d x_t / d t = x - e            (2)  velocity, the network's target
+    d log p_t(x_t) / d x_t = -E[e | x_t] / (1 - t)
+                                         (3)  score of the marginal, by Tweedie's formula
 
 Linear (rectified) path and its velocity: Lipman et al., arXiv 2210.02747; Liu et
 al., arXiv 2209.03003. Logit-normal times: Esser et al., arXiv 2403.03206, section 3.1.

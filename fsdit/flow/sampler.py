@@ -1,23 +1,73 @@
-"""ODE solvers for the flow, from noise (t = 0) to data (t = 1), and guidance.
+"""Solvers of the flow, from noise (t = 0) to data (t = 1), their times, and guidance.
 
 A whole trajectory is one `lax.scan`, so it is one dispatch. The state stays float32.
+With steps of size h from t to t + h, and v the velocity at (x, t):
+
+    euler   x + h v                                                             (1)
+    heun    x + h / 2 (v + velocity at (x + h v, t + h))                        (2)
+    ab2     x + h ((1 + w / 2) v - w / 2 v_before),  w = h / h_before           (3)
+    sde     x + h (v - c t e) + sqrt(2 c t (1 - t) h) n,  n ~ N(0, I)           (4)
+
+The first three integrate the flow; all but heun evaluate the velocity once a step.
+
+Equation 3 is Adams-Bashforth of two steps for unequal ones (Hairer, Norsett and Wanner,
+Solving Ordinary Differential Equations I, section III.5): v is continued linearly from
+the last two; the first step is Euler's. Multistep methods of this family for diffusion:
+Zhang and Chen, arXiv 2204.13902. DPM-Solver++(2M), arXiv 2211.01095, steps in the log
+signal-to-noise ratio log(t / (1 - t)), infinite at both ends of this path, where it has
+to fall back to first order; the velocity itself has no such ends.
+
+Equation 4 is Euler-Maruyama for a stochastic equation with the marginals of the flow
+(Ma et al., arXiv 2401.08740, section 2). For any g(t),
+
+    dx = (velocity + g^2 / 2 score) dt + g dW                                   (5)
+
+has the marginals of dx = velocity dt. On this path score = -e / (1 - t), where e is the
+expected noise x - t v (`path`, equation 3). We take g^2 = 2 c t (1 - t), with the noise
+level c: it vanishes at both ends and takes the division out of the drift. The last
+step is Euler's (c = 0, which keeps the marginals too): its noise would stay in the data.
+With the expected data held, a step multiplies a difference of x by
+1 - h (1 + c t) / (1 - t), which for c <= 1 is within [-1, 1] on any schedule.
+
 Classifier-free guidance: Ho and Salimans, arXiv 2207.12598, in velocity form; the
-guidance interval: Kynkaanniemi et al., arXiv 2404.07724.
+guidance interval: Kynkaanniemi et al., arXiv 2404.07724. The velocity jumps where the
+interval ends, and across the jump every solver is of first order.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int, Key
 
 from fsdit.config import SamplingConfig
+from fsdit.flow import path
 
 # (x (B, ...), t (B,), condition) -> velocity (B, ...)
 Velocity = Callable[[Array, Array, Any], Array]
 # (x (B, ...), t ()) -> velocity (B, ...)
 Field = Callable[[Array, Array], Array]
+
+
+class _Step(NamedTuple):
+    """One step of N; as arrays (N,), all of them."""
+
+    index: Int[Array, "*N"]
+    start: Float[Array, "*N"]
+    end: Float[Array, "*N"]
+    size: Float[Array, "*N"]
+    ratio: Float[Array, "*N"]  # of its size to that of the step before; 0 for the first
+
+
+class _State(NamedTuple):
+    x: Float[Array, "B *D"]
+    velocity: Float[Array, "B *D"]  # of the step before, for those that look back
+
+
+# (field, state, step, config, keys) -> state
+_Advance = Callable[[Field, _State, _Step, SamplingConfig, Any], _State]
 
 
 def guided_field(velocity: Velocity, condition: Any, null: Any, config: SamplingConfig) -> Field:
@@ -45,24 +95,75 @@ def guided_field(velocity: Velocity, condition: Any, null: Any, config: Sampling
     return guided
 
 
-def solve(
-    field: Field, noise: Float[Array, "B *D"], solver: str, num_steps: int
-) -> Float[Array, "B *D"]:
-    """Integrates dx/dt = field(x, t) from t = 0 to 1 in equal steps.
+def schedule_times(config: SamplingConfig) -> Float64[np.ndarray, "M"]:
+    """The M = num_steps + 1 times between steps, from 0 to 1.
 
-    solver: "euler" (first order, num_steps evaluations) or "heun" (second order,
-    two evaluations a step).
+    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": t = s / (s + shift (1 - s)): the
+    odds t / (1 - t) are those of s, divided by the shift, so one above 1 makes the steps
+    near noise smaller. It is the timestep shift of Esser et al., arXiv 2403.03206
+    (resolution-dependent shifting): r' = a r / (1 + (a - 1) r), with a = shift and their
+    times r = 1 - t, 1 at noise.
     """
-    dt = 1.0 / num_steps
+    s = np.arange(config.num_steps + 1) / config.num_steps
+    return s if config.schedule == "uniform" else s / (s + config.shift * (1 - s))
 
-    def euler(x: Array, t: Array) -> Array:
-        return x + dt * field(x, t)
 
-    def heun(x: Array, t: Array) -> Array:
-        first = field(x, t)
-        return x + dt / 2 * (first + field(x + dt * first, t + dt))
+def solve(
+    field: Field,
+    noise: Float[Array, "B *D"],
+    config: SamplingConfig,
+    keys: Key[Array, "B"] | None = None,
+) -> Float[Array, "B *D"]:
+    """Carries noise at t = 0 to data at t = 1 by the solver and schedule of `config`.
 
-    step = {"euler": euler, "heun": heun}[solver]
-    times = jnp.arange(num_steps, dtype=jnp.float32) / num_steps
-    x, _ = jax.lax.scan(lambda x, t: (step(x, t), None), noise.astype(jnp.float32), times)
-    return x
+    keys: one an example, for the noise of "sde", which is a function of them and of the
+    step alone; the other solvers are deterministic and do not look at them. Raises
+    ValueError for "sde" without keys.
+    """
+    if config.solver == "sde" and keys is None:
+        raise ValueError("the sde solver needs a key for each example")
+    advance = _SOLVERS[config.solver]
+    x = noise.astype(jnp.float32)
+    state, _ = jax.lax.scan(
+        lambda state, step: (advance(field, state, step, config, keys), None),
+        _State(x, jnp.zeros_like(x)),
+        _steps(schedule_times(config)),
+    )
+    return state.x
+
+
+def _steps(times: Float64[np.ndarray, "M"]) -> _Step:
+    sizes = np.diff(times)
+    ratios = np.append(0.0, sizes[1:] / sizes[:-1])
+    floats = (jnp.asarray(a, jnp.float32) for a in (times[:-1], times[1:], sizes, ratios))
+    return _Step(jnp.arange(len(sizes)), *floats)
+
+
+def _euler(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    v = field(state.x, step.start)
+    return _State(state.x + step.size * v, v)
+
+
+def _heun(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    v = field(state.x, step.start)
+    ahead = field(state.x + step.size * v, step.end)
+    return _State(state.x + step.size / 2 * (v + ahead), v)
+
+
+def _ab2(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    v = field(state.x, step.start)
+    half = step.ratio / 2
+    return _State(state.x + step.size * ((1 + half) * v - half * state.velocity), v)
+
+
+def _sde(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    x, t, h = state.x, step.start, step.size
+    v = field(x, t)
+    level = jnp.where(step.end < 1, config.noise_level, 0.0)
+    drift = v - level * t * path.noise_from_velocity(x, v, jnp.full(x.shape[:1], t))
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, step.index))(keys)
+    spread = jnp.sqrt(2 * level * t * (1 - t) * h)
+    return _State(x + h * drift + spread * path.sample_noise(keys, x.shape[1:]), v)
+
+
+_SOLVERS: dict[str, _Advance] = {"euler": _euler, "heun": _heun, "ab2": _ab2, "sde": _sde}

@@ -33,8 +33,8 @@ def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh)
         field = sampler.guided_field(
             lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
         )
-        keys = example_keys(stream_key(seed, "drawing"), index)
-        noise = path.sample_noise(keys, networks.latent_shape)
-        return codec.decode(sampler.solve(field, noise, config.solver, config.num_steps))
+        start, steps = (example_keys(stream_key(seed, s), index) for s in ("drawing", "sde"))
+        noise = path.sample_noise(start, networks.latent_shape)
+        return codec.decode(sampler.solve(field, noise, config, steps))
 
     return jax.jit(draw, out_shardings=meshes.batch_sharding(mesh))
