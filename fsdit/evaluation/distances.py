@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from fsdit.parallel import mesh as meshes
 
@@ -23,6 +23,9 @@ _MAX_TILE_SIZE = 2**24
 # What rounding leaves between two equal rows of floats, in units of their squared lengths,
 # is below this; and 3e-7 of a length is no difference between float32 features.
 _ROUNDING = 1e-13
+
+# So many products of two int8 stay within int32.
+_INT32_PRODUCTS = 2**16
 
 Rows = dict[str, np.ndarray]
 
@@ -47,14 +50,29 @@ def flat(rows: Shaped[Array, "N *D"]) -> Float[Array, "N d"]:
 def squared_distances(a: Shaped[Array, "N *D"], b: Shaped[Array, "M *D"]) -> Float[Array, "N M"]:
     """Squared Euclidean distances between flattened rows, for compiled code under x64.
 
-    Exact for whole numbers while sums stay below 2^53, as those of uint8 images do. Of
+    Exact for uint8 images, and for other whole numbers while sums stay below 2^53. Of
     floats, equal rows are at distance zero.
     """
+    if a.dtype == b.dtype == jnp.uint8:
+        a, b = (x.reshape(len(x), -1) for x in (a, b))
+        starts = range(0, a.shape[1], _INT32_PRODUCTS)
+        parts = [[x[:, i : i + _INT32_PRODUCTS] for x in (a, b)] for i in starts]
+        return sum(_squared_distances_of_pixels(*part) for part in parts)
     exact = not any(jnp.issubdtype(x.dtype, jnp.floating) for x in (a, b))
     a, b = flat(a), flat(b)
     norms = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
     squared = norms - 2 * jnp.matmul(a, b.T, precision="highest")
     return squared if exact else jnp.where(squared < _ROUNDING * norms, 0, squared)
+
+
+def _squared_distances_of_pixels(
+    a: UInt8[Array, "N d"], b: UInt8[Array, "M d"]
+) -> Float[Array, "N M"]:
+    """Through products of int8, which are faster than floats, and exact on any device."""
+    a, b = ((x.astype(jnp.int32) - 128).astype(jnp.int8) for x in (a, b))
+    norms = [jnp.square(x.astype(jnp.int32)).sum(1).astype(jnp.float64) for x in (a, b)]
+    products = jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+    return norms[0][:, None] + norms[1][None] - 2 * products.astype(jnp.float64)
 
 
 def reduce_pairs(
@@ -87,7 +105,7 @@ def reduce_pairs(
             for rows in _tiles(pool, pool_rows):
                 other = _put(mesh, PartitionSpec(), rows)
                 carry = jax.block_until_ready(_advance(step, mesh, carry, part, other))
-            found.append(meshes.to_host(carry))
+            found.append(_to_host(mesh, carry))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
 
@@ -132,6 +150,10 @@ def _put(mesh: Mesh, spec: PartitionSpec, tree: PyTree[np.ndarray]) -> PyTree[ja
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree
     )
+
+
+def _to_host(mesh: Mesh, tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
+    return meshes.to_host(tree) if mesh.is_multi_process else jax.device_get(tree)
 
 
 def allowed_pairs(queries: PyTree[Array], pool: PyTree[Array]) -> Bool[Array, "n m"]:
@@ -212,5 +234,5 @@ def episode_distances(
     with jax.enable_x64(True):
         for part in _tiles(rows, size):
             part = _put(mesh, meshes.BATCH, part)
-            found.append(meshes.to_host(_episode_distances(part["a"], part["b"])))
+            found.append(_to_host(mesh, _episode_distances(part["a"], part["b"])))
     return np.concatenate(found)[: len(a)]

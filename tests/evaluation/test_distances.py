@@ -1,3 +1,7 @@
+import socket
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from fsdit.evaluation.distances import (
     squared_distances,
 )
 from fsdit.parallel.mesh import AXES
+from tests.conftest import environment
 
 
 def distances(a, b):
@@ -58,6 +63,14 @@ def test_a_difference_of_one_in_one_pixel_of_a_large_image_counts():
     assert distances(a, 0 * a) == 255**2 * 256 * 256 * 3  # above 2^32
 
 
+def test_other_whole_numbers_are_exact_and_compare_with_uint8():
+    a, b = images(6, 0), images(5, 1)
+    found = distances(a.astype(np.int32) - 200, b)
+    expected = np.square(a[:, None].astype(int) - 200 - b[None].astype(int)).sum((2, 3, 4))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(distances(a.astype(np.float32) - 200, b), expected, rtol=1e-12)
+
+
 def test_equal_rows_of_floats_are_at_distance_zero_and_near_ones_are_not():
     a = 1000 + normal(50, 300)
     near = a.copy()
@@ -82,6 +95,47 @@ def test_k_nearest_is_the_same_on_any_mesh(mesh):
     found, alone = (k_nearest(queries, pool, 4, mesh=m, tile=9) for m in (mesh_of(*mesh), None))
     np.testing.assert_array_equal(found.index, alone.index)
     np.testing.assert_array_equal(found.squared_distance, alone.squared_distance)
+
+
+SHARE = """
+import sys
+import jax
+import numpy as np
+from fsdit.config import Config
+from fsdit.evaluation.distances import episode_distances, k_nearest
+from fsdit.parallel import mesh, runtime
+
+runtime.start(sys.argv[1], 2, int(sys.argv[2]))
+everywhere = mesh.make_mesh(Config())
+assert everywhere.size == 4
+rows = np.random.default_rng(0).normal(size=(30, 3, 4))
+found, alone = (k_nearest(rows[:21], rows, 3, mesh=m, tile=5) for m in (everywhere, None))
+assert (found.index == alone.index).all()
+assert (found.index[:, 0] == np.arange(21)).all()
+within = [episode_distances(rows, rows[:, :2], mesh=m, tile=7) for m in (everywhere, None)]
+np.testing.assert_allclose(*within, rtol=1e-12)
+runtime.stop()
+print("agreed", found.index.sum())
+"""
+
+
+def test_processes_share_the_work_and_all_have_the_result():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE, address, str(i)],
+            env=environment(devices=2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all("agreed" in output for output in outputs)
 
 
 @pytest.mark.parametrize("tile", [1, 5, 64])
