@@ -179,14 +179,16 @@ def test_balls_reach_to_the_kth_neighbour_of_scikit_learn():
 
 
 def test_the_density_of_copies_counts_balls_that_end_at_them():
-    real = normal(60, 30)
-    order = np.argsort(np.square(real[:, None].astype(float) - real[None]).sum(2), axis=1)
-    inside = np.zeros((60, 60))
-    np.put_along_axis(inside, order[:, :4], 1, axis=1)  # itself and three neighbours
-    for tile in (5, 7, None):
-        found = density_coverage(real, real[::-1], 3, tile=tile)
-        np.testing.assert_allclose(found.density[::-1], inside.sum(0) / 3)
-        assert found.coverage.all()
+    # Sizes at which products of the same two rows are rounded one way or the other.
+    real = normal(203, 300)
+    copied = np.arange(203)[::-1][:37]
+    order = np.argsort(cdist(real, real), axis=1)
+    inside = np.zeros((203, 203), bool)
+    np.put_along_axis(inside, order[:, :4], True, axis=1)  # itself and three neighbours
+    for tile in (50, None):
+        found = density_coverage(real, real[copied], 3, tile=tile)
+        np.testing.assert_allclose(found.density, inside[:, copied].sum(0) / 3)
+        np.testing.assert_array_equal(found.coverage, inside[:, copied].any(1))
 
 
 def test_images_that_many_share_have_balls_without_extent():
