@@ -15,8 +15,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 # PyTorch, which the frozen networks are compared with, is large; the demo does without.
+# torch-fidelity's functions on features need no torchvision, which is for CUDA builds only.
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torch-fidelity
 	@touch $@
 
 $(DATA)/dataset.json: | $(VENV)/installed

@@ -15,7 +15,7 @@ from fsdit.data.pictures import episode_grid
 from fsdit.data.readers import ImageReader
 from fsdit.data.records import Episode
 from fsdit.errors import ConfigError
-from fsdit.evaluation import metrics
+from fsdit.evaluation.retrieval import class_distances, identical, in_nearest_classes, lookalikes
 from fsdit.models.drawing import make_draw
 from fsdit.parallel import mesh as meshes
 from fsdit.training.run import Run
@@ -116,24 +116,33 @@ def retrieval(config: Config, protocol: Protocol, drawings: Drawings) -> dict[st
     supports = drawings.supports
 
     count, shots = supports.shape[:2]
+    ids = identical([*pool, *supports.reshape(-1, *pool.shape[1:]), *drawings.target])
+    pool_ids, support_ids, target_ids = np.split(ids, [len(pool), len(ids) - count])
+    support_ids = support_ids.reshape(count, shots)
+    with_target = np.concatenate([support_ids, target_ids[:, None]], axis=1)
     chosen = np.random.default_rng(protocol.seed).integers(shots, size=count)
-    with_target = np.concatenate([supports, drawings.target[:, None]], axis=1)
     judged = {
-        "drawings": (drawings.drawn, supports),
-        "copied_support": (supports[np.arange(count), chosen], supports),
-        "mean_of_supports": (np.round(supports.mean(1)).astype(np.uint8), supports),
+        "drawings": (drawings.drawn, support_ids),
+        "copied_support": (supports[np.arange(count), chosen], support_ids),
+        "mean_of_supports": (np.round(supports.mean(1)).astype(np.uint8), support_ids),
         "real_target": (drawings.target, with_target),
+    }
+    num_classes = len(split.classes)
+    distances = {
+        name: class_distances(queries, pool, pool_classes, num_classes, left_out, pool_ids)
+        for name, (queries, left_out) in judged.items()
     }
 
     def scores(alike: np.ndarray) -> dict[str, float]:
-        right = alike[drawings.class_id][:, pool_classes]
+        right = alike[drawings.class_id]
         row = {
-            name: float(metrics.nearest_is_right(queries, pool, right, left_out).mean())
-            for name, (queries, left_out) in judged.items()
+            name: float(in_nearest_classes(squared, right, k=1).mean())
+            for name, squared in distances.items()
         }
-        return {**row, "chance": float(((right.sum(1) - shots) / (len(pool) - shots)).mean())}
+        candidates = right[:, pool_classes].sum(1)
+        return {**row, "chance": float(((candidates - shots) / (len(pool) - shots)).mean())}
 
     return {
-        "top1": scores(metrics.lookalikes(pool, pool_classes, len(split.classes))),
-        "top1_exact": scores(np.eye(len(split.classes), dtype=bool)),
+        "top1": scores(lookalikes(pool_ids, pool_classes, num_classes)),
+        "top1_exact": scores(np.eye(num_classes, dtype=bool)),
     }

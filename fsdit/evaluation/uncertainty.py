@@ -1,0 +1,30 @@
+"""How far a figure may be off: the bootstrap over episodes."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Shaped
+
+_mean = partial(np.mean, axis=0)
+
+
+def bootstrap_interval(
+    values: Shaped[np.ndarray, "E *V"],
+    statistic: Callable[[np.ndarray], ArrayLike] = _mean,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Float[np.ndarray, "2 *S"]:
+    """Lower and upper end of the percentile bootstrap interval (Efron & Tibshirani 1993).
+
+    values: one row an episode. Episodes are resampled with replacement, as wholes, because
+    what is drawn from the same supports is not independent; `statistic` maps (E, *V) to
+    (*S), by default the mean. For a statistic that no single episode has, such as a Frechet
+    distance, give the episodes' numbers as values and look up their drawings inside.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(values)
+    found = [statistic(values[rng.integers(count, size=count)]) for _ in range(resamples)]
+    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)

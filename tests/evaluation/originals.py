@@ -1,0 +1,30 @@
+"""torch-fidelity's own functions on features, which ours are compared with."""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from unittest import mock
+
+import pytest
+
+_IMAGES = ("", ".datasets", ".models", ".transforms", ".transforms.functional")
+
+
+def fidelity(metric: str) -> ModuleType:
+    """The module `metric_{metric}` of torch-fidelity; without it, the test is skipped.
+
+    torch-fidelity imports torchvision, for images, which no function on features looks
+    at. The package index has it for CUDA builds of PyTorch only; beside a CPU build it
+    cannot be imported, and breaks transformers, so something empty stands in for it.
+    """
+    if importlib.util.find_spec("torch_fidelity") is None:
+        pytest.skip("torch-fidelity is not installed: pip install --no-deps torch-fidelity")
+    stand_ins = {f"torchvision{name}": mock.MagicMock() for name in _IMAGES}
+    here = importlib.util.find_spec("torchvision") is not None
+    sys.modules.update({} if here else stand_ins)
+    try:
+        return importlib.import_module(f"torch_fidelity.metric_{metric}")
+    finally:
+        for name in () if here else stand_ins:
+            del sys.modules[name]
