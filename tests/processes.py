@@ -53,6 +53,18 @@ def finish(process, timeout=600):
     return process.returncode, output
 
 
+def pod_losses(count, experiment, workdir, step, *flags):
+    """Losses of a pod up to `step`. It is killed then: what it does at its end takes minutes."""
+    pod = start_pod(count, experiment, workdir, *flags)
+    try:
+        wait_for_step(pod[0], workdir, step)
+    finally:
+        for process in pod:
+            process.kill()
+            process.communicate()
+    return {s: loss for s, loss in losses(workdir).items() if s <= step}
+
+
 def rows(workdir):
     path = Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -71,7 +71,7 @@ class Feed:
         finally:
             rows.close()
 
-    def counters(self) -> Mapping[str, float]:
+    def counters(self) -> Mapping[str, int | float]:
         """For telemetry."""
         return self._online.counters() if self._online else {}
 

@@ -79,7 +79,7 @@ class OnlineFeatures:
         # Copies: a view would keep its whole batch in memory for as long as it is cached.
         return {key: {n: a[i].copy() for n, a in whole.items()} for i, key in enumerate(keys)}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> dict[str, int | float]:
         """Since the start of this process: distinct images of batches, and bytes held."""
         return {
             "encoder_cache/hits": self._hits,

@@ -50,7 +50,7 @@ class Telemetry:
         config: Config,
         start: int,
         running: dict[str, Any],
-        counters: Callable[[], Mapping[str, float]] = dict,
+        counters: Callable[[], Mapping[str, int | float]] = dict,
     ):
         """start: completed steps; running: `self.running` when they were saved, or {}.
 
