@@ -62,7 +62,8 @@ class ResidentFeatures:
             sources["target"] = _LatentRows(precomputed.latent_reader(config, info, "train"))
         self._check_size(config, mesh, sources)
         self._tables = {
-            name: meshes.row_table(mesh, rows, len(rows)) for name, rows in sources.items()
+            name: meshes.row_table(mesh, rows.__getitem__, len(rows))
+            for name, rows in sources.items()
         }
         self._gather = jax.jit(
             lambda tables, rows: jax.tree.map(

@@ -5,7 +5,7 @@ The batch is split over both. This is the only place where arrays meet devices.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,8 +118,10 @@ def local_mesh() -> Mesh:
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def row_table(mesh: Mesh, rows: Sequence[PyTree[np.ndarray]], count: int) -> PyTree[jax.Array]:
-    """Arrays (N, ...) of `count` rows, axis 0 over all devices, read by who holds them.
+def row_table(
+    mesh: Mesh, read: Callable[[int], PyTree[np.ndarray]], count: int
+) -> PyTree[jax.Array]:
+    """Arrays (N, ...) of the rows 0 to `count`, axis 0 over all devices, read by who holds them.
 
     N is `count` filled up to a multiple of the devices. One device's rows are on the host
     at a time.
@@ -128,7 +130,7 @@ def row_table(mesh: Mesh, rows: Sequence[PyTree[np.ndarray]], count: int) -> PyT
     total = -(-count // mesh.size) * mesh.size
     pieces = []
     for device, (span,) in sharding.addressable_devices_indices_map((total,)).items():
-        mine = [rows[min(i, count - 1)] for i in range(*span.indices(total))]
+        mine = [read(min(i, count - 1)) for i in range(*span.indices(total))]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *mine)
         pieces.append(jax.device_put(stacked, device))
 

@@ -138,3 +138,24 @@ def test_to_host_brings_a_sharded_tree_back(mesh):
     back = meshes.to_host(meshes.global_batch(mesh, 16)({"x": rows}))
     assert type(back["x"]) is np.ndarray
     np.testing.assert_array_equal(back["x"], rows, strict=True)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
+    """To the bit: also NaN and the negative zero, and though 19 rows do not divide over 8."""
+    mesh = jax.make_mesh(shape, meshes.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    rng = np.random.default_rng(0)
+    rows = {
+        "half": rng.integers(0, 2**16, (19, 3, 2), np.uint16).view(np.float16),
+        "single": np.where(rng.random((19, 5)) < 0.5, np.float32(-0.0), np.float32(np.nan)),
+    }
+    table = meshes.row_table(mesh, lambda i: {name: a[i] for name, a in rows.items()}, 19)
+    assert {len(leaf.sharding.device_set) for leaf in table.values()} == {8}
+    wanted = rng.integers(0, 19, (16, 4)).astype(np.int32)
+    gather = jax.jit(
+        lambda t, w: jax.tree.map(lambda leaf: meshes.gather_rows(mesh, leaf, w), t),
+        out_shardings=meshes.batch_sharding(mesh),
+    )
+    found = jax.device_get(gather(table, meshes.global_batch(mesh, 16)(wanted)))
+    for name, stored in rows.items():
+        assert found[name].tobytes() == stored[wanted].tobytes()
