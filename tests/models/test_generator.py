@@ -304,16 +304,19 @@ def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
     drawn = fsdit.load(frozen[0] / "exported", location).draw(supports)
     np.testing.assert_array_equal(drawn, frozen[2].draw(supports))
 
-    preprocessor = moved / "preprocessor_config.json"
-    values = json.loads(preprocessor.read_text())
-    preprocessor.write_text(json.dumps({**values, "size": {"height": 24, "width": 24}}))
-    with pytest.raises((CheckpointError, DataError)):
-        fsdit.load(frozen[0] / "exported", location)
-    preprocessor.write_text(json.dumps(values))
     _flip(moved)
     for load, model in ((fsdit.load, "exported"), (load_generator, "run")):
         with pytest.raises(CheckpointError, match=r"another encoder than config\.model"):
             load(frozen[0] / model, location)
+
+
+def test_outputs_of_another_shape_are_refused(frozen, tmp_path):
+    """As where a preprocessor was edited to make images of another size."""
+    folder = shutil.copytree(frozen[0] / "exported", tmp_path / "exported")
+    assert json.loads((folder / "config.json").read_text())["features"]["grid"] == [4, 4]
+    _edit(folder, features={"dim": 32, "grid": [3, 3]})
+    with pytest.raises(CheckpointError, match=r"grid=\(3, 3\).*grid=\(4, 4\).*preprocessing"):
+        fsdit.load(folder)
 
 
 def test_an_export_replaces_nothing(small, exported_copy):
