@@ -105,7 +105,9 @@ def test_episodes_of_a_split(folder, tmp_path):
     drawn = singles(facts, output)
     assert len(np.unique(drawn, axis=0)) == 4
     with Image.open(output) as picture:
-        cells = np.asarray(picture)[::4, ::4].reshape(2, SIZE + 2, -1)
+        pixels = np.asarray(picture)[::4, ::4]
+    assert (pixels[SIZE + 2 : SIZE + 5] == 90).all()
+    cells = np.stack([pixels[: SIZE + 2], pixels[SIZE + 5 :]])
     sets = from_episodes(saved_config(folder / "run", {}), "val", [3, 0])
     for row, each, pair in zip(cells, sets, drawn.reshape(2, 2, SIZE, SIZE), strict=True):
         inner = row[1:-1, : 5 * (SIZE + 2)].reshape(SIZE, 5, SIZE + 2)[:, :, 1:-1]
@@ -169,3 +171,15 @@ def test_more_drawings_than_the_disk_holds(folder, tmp_path):
         assert "No space left on device" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
         assert list(disk.iterdir()) == []
+
+
+def test_an_export_of_nothing_or_onto_something_is_one_line(folder, tmp_path):
+    for workdir, output, message in (
+        (folder / "pictures", tmp_path / "new", "holds no checkpoint; train one"),
+        (folder / "run", folder / "pictures", "exists and is not empty: name a new folder"),
+    ):
+        done = run_module("fsdit.export", f"--workdir={workdir}", f"--output={output}")
+        assert done.returncode == 1
+        assert re.fullmatch(f"error: .*{message}.*\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert len(list((folder / "pictures").iterdir())) == 2

@@ -56,12 +56,14 @@ def write_drawings(
     *,
     singles: bool,
 ) -> None:
-    """Writes the grid of (supports, drawings) to `output`, and `facts` beside it as JSON.
+    """Writes a grid of (supports, drawings) a set to `output`, and `facts` as JSON beside it.
 
     singles: also each drawing, numbered set after set, into the new folder that bears
     the stem of `output`. The JSON comes last.
     """
-    grid = np.concatenate([drawing_grid(*each) for each in sets])
+    first, *others = [drawing_grid(*each) for each in sets]
+    bar = np.full((3, *first.shape[1:]), 90, np.uint8)
+    grid = np.concatenate([first, *(part for other in others for part in (bar, other))])
     save_picture(output, grid, zoom=max(1, 96 // sets[0][0].shape[1]))
     files: dict[str, np.ndarray] = {}
     if singles:

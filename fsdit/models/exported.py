@@ -115,8 +115,9 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
     """
     info = read_info(directory)
     checkpoint = open_checkpoint(str(directory))
-    config = apply_overrides(from_dict(info.config), dict(overrides))
-    if changes := changed_fields(info.config, config):
+    saved = from_dict(info.config)  # settings that are younger than the export have defaults
+    config = apply_overrides(saved, dict(overrides))
+    if changes := changed_fields(to_dict(saved), config):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
     validate(config)
     networks, frozen = online_networks(config, info.image_size, info.channels)

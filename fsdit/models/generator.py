@@ -110,7 +110,8 @@ class Generator:
     def _batches(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
     ) -> Iterator[np.ndarray]:
-        rows = -(-min(batch, count) // self._mesh.size) * self._mesh.size
+        even = -(-count // -(-count // batch))  # of as few batches as it takes
+        rows = -(-even // self._mesh.size) * self._mesh.size
         encoded, draw = self._encoded(supports), self._program(sampling)
         params, codec, _ = self._placed
         for start in range(0, count, rows):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from PIL import Image
 
 import fsdit
@@ -107,11 +108,12 @@ def test_an_exported_model_draws_the_same_to_the_bit(request, name):
 def test_an_export_holds_the_ema_and_nothing_else(small):
     folder, state, _ = small
     found = safetensors.numpy.load_file(folder / "exported" / "model.safetensors")
-    expected = exported._tensors(state.ema)
+    expected = traverse_util.flatten_dict(state.ema, sep="/")
     assert found.keys() == expected.keys() and "blocks/attention/qkv/kernel" in found
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
-    assert any((found[n] != v).any() for n, v in exported._tensors(state.params).items())
+    params = traverse_util.flatten_dict(state.params, sep="/")
+    assert all((found[name] != value).any() for name, value in params.items())
     assert {p.name for p in (folder / "exported").iterdir()} == {"model.safetensors", "config.json"}
 
 
@@ -295,6 +297,16 @@ def test_what_was_trained_cannot_be_overridden(small):
     assert fsdit.load(folder, {"sampling.num_steps": "7"}).config.sampling.num_steps == 7
     with pytest.raises(ConfigError, match=r"otherwise: config\.model\.depth is 3"):
         fsdit.load(folder, {"model.depth": "3"})
+
+
+def test_an_export_older_than_a_setting_draws_with_its_default(small, exported_copy):
+    config = json.loads((exported_copy / "config.json").read_text())["config"]
+    del config["sampling"]["shift"], config["features"]
+    _edit(exported_copy, config=config)
+    assert to_dict(fsdit.load(exported_copy).config) == to_dict(small[2].config)
+    _edit(exported_copy, config={**config, "unheard_of": 1})
+    with pytest.raises(ConfigError, match=r"config\.unheard_of"):
+        fsdit.load(exported_copy)
 
 
 def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
