@@ -4,9 +4,8 @@
     python -m fsdit.sample --model=exported --supports=FOLDER --num_drawings=64 --output=grid.png
     python -m fsdit.sample --workdir=runs/glyphs --split=test --episode=3 --output=grid.png
 
-Writes the supports beside the drawings to grid.png, with --singles each drawing to grid/,
-and what repeats it all to grid.json. --config.sampling.solver=heun and the like change how
-it draws.
+Writes supports beside drawings to grid.png, with --singles each drawing to grid/, and what
+repeats it all to grid.json. --config.sampling.solver=heun and the like change the sampling.
 """
 
 import shlex
