@@ -4,4 +4,16 @@ Importing this package touches no device and imports no JAX: input worker
 processes import it too.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """An exported model, a `fsdit.models.generator.Generator`; see `fsdit.models.exported.load`."""
+    from fsdit.models import exported
+
+    return exported.load(directory, overrides)

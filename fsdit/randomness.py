@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, Key, UInt32
 
 
 def stream_key(
-    seed: int, stream: str, step: int | Int[Array, ""] | UInt32[Array, ""] = 0
+    seed: int | UInt32[Array, ""], stream: str, step: int | Int[Array, ""] | UInt32[Array, ""] = 0
 ) -> Key[Array, ""]:
     """Key of one named stream ("noise", "time", "dropout", ...) at one step."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))

@@ -22,6 +22,8 @@ ROOMS = (
     "training",
     "evaluation",
 )
+# What the bare package imports inside its functions, so that importing it needs no JAX.
+OFFERED = {"fsdit": {"fsdit.models.exported"}}
 FOR_DATA_PREP = (
     "fsdit.data",
     "fsdit.models.pretrained",
@@ -79,7 +81,7 @@ def pointing_back(module: str, imported: set[str]) -> list[str]:
     own = rank(module)
     return sorted(
         name
-        for name in imported
+        for name in imported - OFFERED.get(module, set())
         if under(name, "data_prep")
         or under(name, "experiments")
         or under(name, "tests")

@@ -179,6 +179,12 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     partial.replace(path)
 
 
+def is_free(directory: epath.PathLike) -> bool:
+    """Whether `publish` may put a folder there."""
+    path = epath.Path(directory)
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
 def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
     """Renames a finished dataset folder into place; an empty folder there is replaced."""
     directory = epath.Path(directory)

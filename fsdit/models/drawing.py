@@ -27,14 +27,27 @@ def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh)
     """
 
     def draw(params: dict, codec: LatentCodec, supports: Supports, index: Array) -> Array:
-        model = networks.model(params)
-        condition = model.condition(supports)
-        null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
-        field = sampler.guided_field(
-            lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
-        )
-        start, steps = (example_keys(stream_key(seed, s), index) for s in ("drawing", "sde"))
-        noise = path.sample_noise(start, networks.latent_shape)
-        return codec.decode(sampler.solve(field, noise, config, steps))
+        return draw_images(networks, config, seed, params, codec, supports, index)
 
     return jax.jit(draw, out_shardings=meshes.batch_sharding(mesh))
+
+
+def draw_images(
+    networks: Networks,
+    config: SamplingConfig,
+    seed: int | UInt32[Array, ""],
+    params: dict,
+    codec: LatentCodec,
+    supports: Supports,
+    index: UInt32[Array, "B"],
+) -> UInt8[Array, "B H W C"]:
+    """What `make_draw` compiles; here the seed may be an argument of the compiled program."""
+    model = networks.model(params)
+    condition = model.condition(supports)
+    null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
+    field = sampler.guided_field(
+        lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
+    )
+    start, steps = (example_keys(stream_key(seed, s), index) for s in ("drawing", "sde"))
+    noise = path.sample_noise(start, networks.latent_shape)
+    return codec.decode(sampler.solve(field, noise, config, steps))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -11,6 +12,7 @@ from fsdit.data.layout import read_dataset_info
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import open_networks
+from fsdit.models.generator import Generator, online_networks
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, optimizer
@@ -30,19 +32,18 @@ class Run:
     step: int
 
 
+def saved_config(workdir: str | Path, overrides: Mapping[str, str]) -> Config:
+    """The configuration of a workdir's run. Touches no device; raises as `load_run` does."""
+    return _saved(workdir, overrides)[2]
+
+
 def load_run(workdir: str | Path, overrides: Mapping[str, str]) -> Run:
     """Loads a workdir for evaluation or drawing. All local devices share the batch.
 
     overrides: settings as text by dotted path; those that may change on resume may here.
     Raises CheckpointError, ConfigError or DataError.
     """
-    found = checkpoint.saved_meta(workdir)
-    if found is None:
-        raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
-    step, meta = found
-    config = apply_overrides(from_dict(meta["config"]), dict(overrides))
-    if changes := changed_fields(meta["config"], config):
-        raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
+    step, meta, config = _saved(workdir, overrides)
     # The training mesh and where its features lay do not matter here.
     features = dataclasses.replace(config.features, location="host")
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
@@ -51,10 +52,43 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str]) -> Run:
     networks, frozen = open_networks(config, info)
     checkpoint.check_identity(workdir, step, meta, frozen.weights)
     mesh = meshes.make_mesh(config)
+    ema, step = _restored(workdir, config, networks, mesh)
+    return Run(config, networks, Feed(config, mesh, frozen), mesh, ema, step)
+
+
+def load_generator(workdir: str | Path, overrides: Mapping[str, str]) -> Generator:
+    """Loads a workdir for drawing from a user's pictures, on this process's devices.
+
+    Of the dataset only its description is read; frozen networks are opened even where the
+    run was trained on their stored outputs. Arguments and errors are those of `load_run`.
+    """
+    step, meta, config = _saved(workdir, overrides)
+    validate(config)
+    info = read_dataset_info(config.data.dataset_dir)
+    networks, frozen = online_networks(config, info.image_size, info.channels)
+    checkpoint.check_identity(workdir, step, meta, frozen.weights)
+    ema, step = _restored(workdir, config, networks, meshes.local_mesh())
+    return Generator(config, networks, frozen, ema, step)
+
+
+def _saved(workdir: str | Path, overrides: Mapping[str, str]) -> tuple[int, dict[str, Any], Config]:
+    """(step, meta, configuration) of the newest checkpoint whose meta can be read."""
+    found = checkpoint.saved_meta(workdir)
+    if found is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
+    step, meta = found
+    config = apply_overrides(from_dict(meta["config"]), dict(overrides))
+    if changes := changed_fields(meta["config"], config):
+        raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
+    return step, meta, config
+
+
+def _restored(
+    workdir: str | Path, config: Config, networks: Networks, mesh: Mesh
+) -> tuple[dict, int]:
+    """(EMA weights, step) of the newest sound checkpoint."""
     template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
     restored = checkpoint.restore(workdir, template, set_aside=False)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
-    return Run(
-        config, networks, Feed(config, mesh, frozen), mesh, restored.state.ema, restored.step
-    )
+    return restored.state.ema, restored.step

@@ -1,0 +1,31 @@
+"""Exports a run's EMA weights for drawing: safetensors and their configuration, no optimizer.
+
+    python -m fsdit.export --workdir=runs/glyphs --output=exported
+
+`fsdit.sample --model=exported` draws with it, and so does Python: fsdit.load("exported").
+Frozen networks are not copied: their sums are, and --config.model.encoder.location=DIR
+says where they are now, here and there.
+"""
+
+from absl import flags
+
+from fsdit import program
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "The new folder to write.", required=True)
+_OVERRIDES = program.define_overrides()
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from fsdit.models import exported
+    from fsdit.training.run import load_generator
+
+    exported.check_free(_OUTPUT.value)
+    generator = load_generator(_WORKDIR.value, _OVERRIDES())
+    exported.save(_OUTPUT.value, generator)
+    print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")
+
+
+if __name__ == "__main__":
+    program.run(main)

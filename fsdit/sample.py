@@ -1,0 +1,99 @@
+"""Draws from support pictures: a user's files, or episodes of the run's dataset.
+
+    python -m fsdit.sample --workdir=runs/glyphs --supports=a.png,b.png --output=grid.png
+    python -m fsdit.sample --model=exported --supports=FOLDER --num_drawings=64 --output=grid.png
+    python -m fsdit.sample --workdir=runs/glyphs --split=test --episode=3 --output=grid.png
+
+Writes supports beside drawings to grid.png, with --singles each drawing to grid/, and what
+repeats it all to grid.json. --config.sampling.solver=heun and the like change the sampling.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from fsdit import __version__, program
+from fsdit.config import to_dict
+from fsdit.data.layout import is_free, read_dataset_info
+from fsdit.errors import ConfigError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run, or name a --model.")
+_MODEL = flags.DEFINE_string("model", None, "Exported model, or name a --workdir.")
+_SUPPORTS = flags.DEFINE_list("supports", None, "Picture files, or folders of them.")
+_EPISODE = flags.DEFINE_multi_integer("episode", None, "Number of an episode; may be repeated.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split of the run's dataset, for --episode.")
+_OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
+_SINGLES = flags.DEFINE_bool("singles", False, "Write each drawing to a file of its own too.")
+_NUM_DRAWINGS = flags.DEFINE_integer(
+    "num_drawings", 16, "Drawings of each set of supports.", lower_bound=1
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Drawings made at once.", lower_bound=1)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Decides the noise of the drawings.", lower_bound=0, upper_bound=2**32 - 1
+)
+_OVERRIDES = program.define_overrides()
+
+
+def _check_flags(output: Path) -> None:
+    if bool(_WORKDIR.value) == bool(_MODEL.value):
+        raise ConfigError("name either the --workdir of a run or an exported --model")
+    if (_SUPPORTS.value is None) == (_EPISODE.value is None):
+        raise ConfigError("name either --supports or an --episode")
+    if _MODEL.value and _EPISODE.value is not None:
+        raise ConfigError("--episode needs a --workdir: an exported --model has no dataset")
+    if output.suffix != ".png" or not output.parent.is_dir():
+        raise ConfigError(f"--output={output} must be a .png file in a folder that exists")
+    if _SINGLES.value and not is_free(output.with_suffix("")):
+        raise ConfigError(f"{output.with_suffix('')} is not empty: name another --output")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    output = Path(_OUTPUT.value)
+    _check_flags(output)
+    from fsdit.data import pictures, supports
+    from fsdit.models import exported
+    from fsdit.training import run
+
+    # Settings and pictures first: a mistake there should not wait for the weights.
+    model, load = _MODEL.value, exported.load
+    if _WORKDIR.value:
+        model, load = _WORKDIR.value, run.load_generator
+        config = run.saved_config(model, _OVERRIDES())
+        sizes = read_dataset_info(config.data.dataset_dir)
+    else:
+        sizes = exported.read_info(model)
+    if _EPISODE.value is None:
+        sets = [supports.from_files(_SUPPORTS.value, sizes.image_size, sizes.channels)]
+    else:
+        sets = supports.from_episodes(config, _SPLIT.value, _EPISODE.value)
+
+    generator = load(model, _OVERRIDES())
+    count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
+    with tqdm(total=len(sets) * count, desc="drawing", unit="drawing") as bar:
+        drawn = [
+            generator.draw(each.images, count, progress=bar.update, **settings) for each in sets
+        ]
+
+    facts = {
+        "command": shlex.join(["python", "-m", "fsdit.sample", *sys.argv[1:]]),
+        "version": __version__,
+        "model": str(Path(model).absolute()),
+        "name": generator.config.name,
+        "step": generator.step,
+        "overrides": _OVERRIDES(),
+        "supports": [each.origin for each in sets],
+        "num_drawings": count,
+        **settings,
+        "sampling": to_dict(generator.config.sampling),
+    }
+    shown = [(each.images, images) for each, images in zip(sets, drawn, strict=True)]
+    pictures.write_drawings(output, shown, facts, singles=_SINGLES.value)
+    print(f"step {generator.step}: {count} drawings of {len(sets)} set(s) of supports: {output}")
+
+
+if __name__ == "__main__":
+    program.run(main)
