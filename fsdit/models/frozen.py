@@ -1,8 +1,11 @@
 """The frozen networks of a run, opened and checked on the host before any device is used."""
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -16,7 +19,7 @@ from fsdit.models.encoder import FeatureShape
 from fsdit.models.networks import Networks
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
-from fsdit.models.pretrained.preprocessing import read_preprocessing
+from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
 from fsdit.models.pretrained.weights import open_checkpoint
 
 
@@ -26,7 +29,8 @@ class Frozen:
 
     encoder: None where supports need none, because it is learned or its outputs are read.
     features: shape of a frozen encoder's outputs; None: the encoder is learned.
-    weights: sha256 of the weights behind "encoder" and "codec", for checkpoints.
+    weights: what tells the networks behind "encoder" and "codec" from others, for
+    checkpoints: a sum of their weights, and of the encoder's preprocessing.
     """
 
     codec: LatentCodec = PixelCodec()
@@ -77,7 +81,10 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
         return dataclasses.replace(
             frozen,
             features=FeatureShape(described.dim, tuple(described.grid)),
-            weights={**frozen.weights, "encoder": described.sha256},
+            weights={
+                **frozen.weights,
+                "encoder": _encoder_sum(described.sha256, described.preprocessing),
+            },
         )
     encoder, params = load_encoder(wanted.location, wanted.dtype)
     features = FeatureShape(encoder.dim, encoder.grid)
@@ -87,8 +94,21 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
         encoder=encoder,
         encoder_params=params,
         features=features,
-        weights={**frozen.weights, "encoder": encoder.checkpoint.sha256()},
+        weights={
+            **frozen.weights,
+            "encoder": _encoder_sum(encoder.checkpoint.sha256(), _plain(encoder.preprocessing)),
+        },
     )
+
+
+def _plain(preprocessing: Preprocessing) -> dict[str, Any]:
+    """As JSON gives it back, and so as `dataset.json` has it."""
+    return json.loads(json.dumps(dataclasses.asdict(preprocessing)))
+
+
+def _encoder_sum(sha256: str, preprocessing: Mapping[str, Any]) -> str:
+    text = json.dumps([sha256, preprocessing], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
@@ -96,9 +116,9 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
     location = config.model.encoder.location
     if Path(location).is_dir():
         checkpoint = open_checkpoint(location)
-        preprocessing = dataclasses.asdict(read_preprocessing(checkpoint.directory))
+        preprocessing = _plain(read_preprocessing(checkpoint.directory))
         same = described.sha256 == checkpoint.sha256()
-        same &= described.preprocessing == json.loads(json.dumps(preprocessing))
+        same &= described.preprocessing == preprocessing
     else:
         same = described.encoder == location
     if not same:

@@ -1,6 +1,7 @@
 """Batches through the frozen networks: cached or not, read or computed, on host or devices."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -154,6 +155,22 @@ def test_weights_that_are_missing_or_of_another_network_are_named(
     config = apply_overrides(frozen_config, {field: str(weights / folder)})
     with pytest.raises(DataError, match=words):
         open_networks(config, read_dataset_info(config.data.dataset_dir))
+
+
+def test_what_tells_an_encoder_is_weights_and_preprocessing(frozen_config, stored, tmp_path):
+    info = read_dataset_info(stored.data.dataset_dir)
+    _, online = open_networks(frozen_config, info)
+    _, read = open_networks(stored, info)
+    assert online.weights == read.weights and online.weights.keys() == {"encoder", "codec"}
+    other = tmp_path / "siglip"
+    shutil.copytree(frozen_config.model.encoder.location, other)
+    config = changed(frozen_config, model__encoder__location=other)
+    assert open_networks(config, info)[1].weights == online.weights
+    path = other / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0.4, 0.5, 0.5]}))
+    assert open_networks(config, info)[1].weights["encoder"] != online.weights["encoder"]
+    with pytest.raises(DataError, match=r"'siglip' .* is not config\.model\.encoder\.location"):
+        open_networks(changed(stored, model__encoder__location=other), info)
 
 
 def test_a_size_of_images_that_the_codec_cannot_take_is_refused(frozen_config):
