@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import parquet
 
-from data_prep.sources import SPLIT_NAMES, Entry, printable
+from data_prep.entries import SPLIT_NAMES, Entry, printable
 from fsdit.errors import DataError
 
 _ROWS = 64  # held in memory at a time

@@ -13,8 +13,8 @@ from typing import Any
 
 from etils import epath
 
+from data_prep.entries import Entry
 from data_prep.images import ImageOptions
-from data_prep.sources import Entry
 from data_prep.splits import Assignment, Splits
 from fsdit.data.layout import write_json
 from fsdit.data.records import shard_name

@@ -12,9 +12,10 @@ from typing import Any
 
 from etils import epath
 
+from data_prep.entries import Entry
 from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
-from data_prep.sources import Entry, Reader
+from data_prep.sources import Reader
 from fsdit.data import layout, records
 from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError

@@ -19,24 +19,10 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from data_prep.entries import SPLIT_NAMES, Entry, printable
 from fsdit.errors import DataError
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val",
-    "validation": "val", "test": "test", "testing": "test",
-}  # fmt: skip
 _COPY_BYTES = 2**20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of an input. label: "" where no folder says; place: where its reader looks."""
-
-    name: str
-    label: str
-    split: str | None
-    size: int
-    place: Any
 
 
 class Reader(Protocol):
@@ -160,11 +146,6 @@ def classify(files: Iterable[File], class_depth: int | None = None) -> list[Entr
 def _hidden(path: str) -> bool:
     parts = path.split("/")
     return "__MACOSX" in parts or parts[-1] == "Thumbs.db" or any(p[:1] == "." for p in parts)
-
-
-def printable(name: str) -> str:
-    """Names that are no UTF-8 keep their odd bytes as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _folder_files(root: Path) -> Iterator[File]:

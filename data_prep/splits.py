@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_prep.sources import Entry
+from data_prep.entries import Entry
 from fsdit.data.layout import SPLITS
 from fsdit.errors import ConfigError, DataError
 

@@ -99,6 +99,24 @@ def frozen_config(photos, weights) -> Config:
     )
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Makes, once for each choice of flags, the run that others are compared with."""
+    from tests.processes import finish, start
+
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(experiment: Path, *flags: str) -> Path:
+        if flags not in made:
+            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+            status, output = finish(start(experiment, workdir, *flags))
+            assert status == 0, output
+            made[flags] = workdir
+        return made[flags]
+
+    return run
+
+
 @pytest.fixture
 def small_config(glyphs) -> Config:
     """A run of seconds: every part of the model and of telemetry, at its smallest."""

@@ -42,22 +42,6 @@ def experiment(tmp_path, small_config):
     return experiment_file(tmp_path / "experiment.py", config)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, glyphs):
-    """Makes, once for each choice of flags, the run that others are compared with."""
-    made = {}
-
-    def run(experiment, *flags):
-        if flags not in made:
-            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-            status, output = finish(start(experiment, workdir, *flags))
-            assert status == 0, output
-            made[flags] = workdir
-        return made[flags]
-
-    return run
-
-
 @pytest.mark.slow
 def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     tmp_path, experiment, undisturbed

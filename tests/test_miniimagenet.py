@@ -37,22 +37,6 @@ def experiment(tmp_path, frozen_config, encoded):
     return experiment_file(tmp_path / "experiment.py", dataclasses.replace(config, train=train))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Makes, once for each choice of flags, the run that others are compared with."""
-    made = {}
-
-    def run(experiment, flags):
-        if flags not in made:
-            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-            status, output = finish(start(experiment, workdir, *flags))
-            assert status == 0, output
-            made[flags] = workdir
-        return made[flags]
-
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "reference"),
@@ -72,7 +56,7 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
     status, output = finish(start(experiment, workdir, *flags))
     assert status == 0 and "resuming" in output, output
 
-    expected = undisturbed(experiment, reference)
+    expected = undisturbed(experiment, *reference)
     assert losses(workdir) == losses(expected)
     assert len(losses(workdir)) == STEPS
     states = (final_state(run, STEPS) for run in (workdir, expected))
@@ -90,7 +74,7 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
 
 @pytest.mark.slow
 def test_losses_from_stored_features_are_those_online_to_their_precision(experiment, undisturbed):
-    stored, online = (losses(undisturbed(experiment, f)) for f in (PRECOMPUTED, UNCACHED))
+    stored, online = (losses(undisturbed(experiment, *f)) for f in (PRECOMPUTED, UNCACHED))
     np.testing.assert_allclose(stored[1], online[1], rtol=1e-3)
     np.testing.assert_allclose(list(stored.values()), list(online.values()), rtol=2e-2)
 
@@ -104,7 +88,7 @@ def test_the_cache_changes_no_bit_on_two_processes(tmp_path, experiment, undistu
     counters = {name: rows(tmp_path / name)[7] for name in runs}
     assert counters["uncached"]["encoder_cache/bytes"] == 0
     assert counters["cached"]["encoder_cache/hits"] > counters["cached"]["encoder_cache/misses"] > 0
-    alone = losses(undisturbed(experiment, UNCACHED))
+    alone = losses(undisturbed(experiment, *UNCACHED))
     np.testing.assert_allclose(runs["cached"][8], alone[8], rtol=1e-3)
 
 
@@ -149,7 +133,7 @@ def test_another_encoder_of_the_same_place_does_not_continue_a_run(
     data = bytearray((moved / "siglip" / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (moved / "siglip" / "model.safetensors").write_bytes(data)
-    workdir = undisturbed(experiment, UNCACHED)
+    workdir = undisturbed(experiment, *UNCACHED)
     flags = (*UNCACHED, f"--config.model.encoder.location={moved / 'siglip'}")
     result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
     assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import splits
-from data_prep.sources import Entry
+from data_prep.entries import Entry
 from fsdit.errors import ConfigError, DataError
 
 SEEDS = st.integers(0, 1000)
