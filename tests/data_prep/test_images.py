@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import ImageOptions, UnusableImageError, normalise
+from data_prep.images import ImageOptions, normalise
+from fsdit.data.photos import UnusableImageError
 from tests.data_prep.photos import encoded, photo
 
 AS_PNG = ImageOptions(format="png")
