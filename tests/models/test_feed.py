@@ -223,6 +223,13 @@ def test_targets_alone_may_be_stored(frozen_config, stored):
     assert feed.counters()["encoder_cache/misses"] > 0
 
 
+def test_latents_of_another_codec_are_refused(stored):
+    info = read_dataset_info(stored.data.dataset_dir)
+    other = dataclasses.replace(info.latents["vae"], codec="elsewhere/vae", sha256="0" * 64)
+    with pytest.raises(DataError, match=r"'vae' .* made by elsewhere/vae, whose weights are not"):
+        open_networks(stored, dataclasses.replace(info, latents={"vae": other}))
+
+
 def test_a_model_that_attends_to_tokens_needs_stored_ones(stored, tmp_path):
     copy = tmp_path / "dataset"
     shutil.copytree(stored.data.dataset_dir, copy)
