@@ -27,13 +27,12 @@ from tests.processes import (
     wait_for_step,
 )
 
-STEPS = 60
-SHORT = "--config.train.num_steps=24"  # for pods: their processes share the cores
+STEPS = 240  # of milliseconds: JAX looks for a preemption once a second
 
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """60 steps, logged at each, saved every 7th, evaluated at the end."""
+    """240 steps, logged at each, saved every 7th, evaluated at the end."""
     config = dataclasses.replace(
         small_config,
         train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),
@@ -92,7 +91,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, u
 @pytest.mark.slow
 def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
-    pod = start_pod(2, experiment, workdir, SHORT, UNHURRIED)
+    pod = start_pod(2, experiment, workdir, UNHURRIED)
     wait_for_step(pod[0], workdir, 4)
     pod[1].send_signal(signal.SIGTERM)  # one of them hears of it, both leave
     results = [finish(p) for p in pod]
@@ -100,15 +99,15 @@ def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, und
     stopped = {re.search(r"preempted at step (\d+)", output)[1] for _, output in results}
     assert len(stopped) == 1
 
-    process = start(experiment, workdir, SHORT, UNHURRIED, devices=8)
+    process = start(experiment, workdir, UNHURRIED, devices=8)
     wait_for_step(process, workdir, int(stopped.pop()) + 2)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 75
 
-    flags = (SHORT, "--config.mesh.data=2", "--config.mesh.fsdp=2")
+    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
     results = [finish(p) for p in start_pod(4, experiment, workdir, *flags)]
     assert [status for status, _ in results] == [0] * 4, results
-    actual, expected = losses(workdir), losses(undisturbed(experiment, SHORT))
+    actual, expected = losses(workdir), losses(undisturbed(experiment))
     assert actual.keys() == expected.keys()
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
 
