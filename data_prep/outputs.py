@@ -1,7 +1,6 @@
 """What `data_prep.encode` computes: features of a frozen encoder, latents of a frozen VAE."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 
 import jax
@@ -41,11 +40,10 @@ class Output:
 def features(location: str, name: str, tokens: bool, dtype: str, compute_dtype: str) -> Output:
     """Pooled features, and the tokens where asked. Raises DataError as `load_encoder`."""
     encoder, params = load_encoder(location, compute_dtype)
-    preprocessing = json.loads(json.dumps(dataclasses.asdict(encoder.preprocessing)))
     info = FeaturesInfo(
         encoder=location,
         sha256=encoder.checkpoint.sha256(),
-        preprocessing=preprocessing,
+        preprocessing=encoder.preprocessing.to_dict(),
         dtype=dtype,
         dim=encoder.dim,
         grid=encoder.grid,

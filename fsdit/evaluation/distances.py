@@ -105,7 +105,7 @@ def reduce_pairs(
             for rows in _tiles(pool, pool_rows):
                 other = _put(mesh, PartitionSpec(), rows)
                 carry = jax.block_until_ready(_advance(step, mesh, carry, part, other))
-            found.append(_to_host(mesh, carry))
+            found.append(meshes.to_host(carry))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
 
 
@@ -150,10 +150,6 @@ def _put(mesh: Mesh, spec: PartitionSpec, tree: PyTree[np.ndarray]) -> PyTree[ja
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree
     )
-
-
-def _to_host(mesh: Mesh, tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
-    return meshes.to_host(tree) if mesh.is_multi_process else jax.device_get(tree)
 
 
 def allowed_pairs(queries: PyTree[Array], pool: PyTree[Array]) -> Bool[Array, "n m"]:
@@ -251,5 +247,5 @@ def episode_distances(
     with jax.enable_x64(True):
         for part in _tiles(rows, size):
             part = _put(mesh, meshes.BATCH, part)
-            found.append(_to_host(mesh, _episode_distances(part["a"], part["b"])))
+            found.append(meshes.to_host(_episode_distances(part["a"], part["b"])))
     return np.concatenate(found)[: len(a)]

@@ -19,7 +19,7 @@ from fsdit.models.encoder import FeatureShape
 from fsdit.models.networks import Networks
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
-from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
+from fsdit.models.pretrained.preprocessing import read_preprocessing
 from fsdit.models.pretrained.weights import open_checkpoint
 
 
@@ -96,14 +96,9 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
         features=features,
         weights={
             **frozen.weights,
-            "encoder": _encoder_sum(encoder.checkpoint.sha256(), _plain(encoder.preprocessing)),
+            "encoder": _encoder_sum(encoder.checkpoint.sha256(), encoder.preprocessing.to_dict()),
         },
     )
-
-
-def _plain(preprocessing: Preprocessing) -> dict[str, Any]:
-    """As JSON gives it back, and so as `dataset.json` has it."""
-    return json.loads(json.dumps(dataclasses.asdict(preprocessing)))
 
 
 def _encoder_sum(sha256: str, preprocessing: Mapping[str, Any]) -> str:
@@ -116,7 +111,7 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
     location = config.model.encoder.location
     if Path(location).is_dir():
         checkpoint = open_checkpoint(location)
-        preprocessing = _plain(read_preprocessing(checkpoint.directory))
+        preprocessing = read_preprocessing(checkpoint.directory).to_dict()
         same = described.sha256 == checkpoint.sha256()
         same &= described.preprocessing == preprocessing
     else:

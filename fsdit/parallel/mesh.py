@@ -165,7 +165,10 @@ def gather_rows(
 
 
 def to_host(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
-    """Global arrays as NumPy on every process. All processes must call it."""
-    if jax.process_count() == 1:
+    """Arrays as NumPy: global ones whole on every process, and then all of them must call it.
+
+    What lies on this process's own devices is its own, and only copied.
+    """
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)

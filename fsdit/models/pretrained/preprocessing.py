@@ -7,9 +7,11 @@ below 2^24 in float32, from factors that bfloat16 holds too. So all sums are exa
 any backend and at any matmul precision.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,10 @@ class Preprocessing:
     scale: float
     mean: _Channels
     std: _Channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON gives it back: what `dataset.json` and checkpoints compare."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @property
     def output_size(self) -> tuple[int, int]:
