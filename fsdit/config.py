@@ -146,6 +146,25 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class EvaluationConfig:
+    """The protocol of `fsdit.evaluate`. Two results compare when their protocols are equal."""
+
+    shots: tuple[int, ...] = ()  # K, one table each; (): data.shots
+    classes: int = 0  # of each split; 0: all unseen ones, and as many seen
+    episodes_per_class: int = 1
+    drawings_per_episode: int = 4
+    seeds: tuple[int, ...] = (0,)  # of episodes and noise; each adds as many episodes
+    guidance_scales: tuple[float, ...] = ()  # tables of the unseen classes beside the run's scale
+    seen: bool = True  # also draw classes of the training split
+    ways: int = 5  # classes that the few-shot classifier tells apart
+    # What sees the images: the frozen encoder at this directory or hub id; "": pixels.
+    judge: str = ""
+    lpips: str = ""  # a directory of LPIPS weights; "": without
+    inception: str = ""  # the weights file of torch-fidelity's Inception; "": without
+    batch_size: int = 64  # drawings made at once
+
+
+@dataclass(frozen=True, config=_STRICT)
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay."""
 
@@ -171,6 +190,9 @@ class TrainConfig:
     eval_interval: int = 5_000
     eval_batches: int = 0  # validation batches; 0: the whole split
     grid_episodes: int = 8  # rows of each block of a sample grid
+    # Every so many steps drawings of val classes are judged; the best checkpoint is kept.
+    fsd_interval: int = 0  # 0: off
+    fsd_drawings: int = 256  # about; each class has as many
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -197,6 +219,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     flow: FlowConfig = FlowConfig()
     sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -222,12 +245,15 @@ _RESUMABLE = (
     "model.scan_layers",
     "model.remat",
     "sampling",
+    "evaluation",
     "train.num_steps",
     "train.max_nonfinite",
     "train.log_interval",
     "train.eval_interval",
     "train.eval_batches",
     "train.grid_episodes",
+    "train.fsd_interval",
+    "train.fsd_drawings",
     "checkpoint",
     "mesh",
 )
