@@ -1,45 +1,78 @@
 """Few-shot evaluation of a run's EMA weights.
 
     python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/test
+    python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/shots \
+      --config.evaluation.shots=1,5 --config.evaluation.guidance_scales=1,2,3
 
-Writes drawings.png, results.json and report.html to the output directory. A setting that
-does not change what was trained is a flag here too, --config.model.encoder.location=DIR
-where the frozen weights have moved.
+Draws classes of the split, and classes of the training split beside them, and judges the
+drawings beside real images, copied supports, the mean of the supports, and drawings of
+another class. Writes report.html, results.json, drawings.png, TensorBoard's files, and
+the drawings; a second start goes on. The protocol is config.evaluation, the solver and
+guidance config.sampling; both are flags here, as is what does not change what was trained.
 """
 
+import dataclasses
+import hashlib
+import json
+import signal
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from fsdit import program
+from fsdit.config import to_dict
+from fsdit.data.layout import dataset_fingerprint, read_dataset_info
+from fsdit.errors import EXIT_PREEMPTED
+from fsdit.validation import validate
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
-_EPISODES = flags.DEFINE_integer("episodes", 256, "Episodes to draw, one image each.")
 _OVERRIDES = program.define_overrides()
-_SEED = flags.DEFINE_integer("seed", 0, "Decides the noise of the drawings.")
+
+
+def _leave(*_: object) -> None:
+    print("preempted; the same command goes on", flush=True)
+    sys.exit(EXIT_PREEMPTED)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from fsdit.evaluation import protocol as protocols
-    from fsdit.evaluation import report
-    from fsdit.training.run import load_run
+    from fsdit.evaluation import evaluator, report
+    from fsdit.evaluation.drawings import Drawer, Shards
+    from fsdit.evaluation.protocol import make_plans
+    from fsdit.evaluation.results import summary
+    from fsdit.training import run as runs
+    from fsdit.training.checkpoint import fingerprint
 
-    workdir = Path(_WORKDIR.value)
-    run = load_run(workdir, _OVERRIDES())
-    protocol = protocols.make_protocol(run.config, _SPLIT.value, _EPISODES.value, _SEED.value)
-    drawings = protocols.draw_episodes(run, protocol)
-    scores = protocols.retrieval(run.config, protocol, drawings)
-    picture = protocols.draw_variations(run, protocol, rows=12, columns=5)
-    output = Path(_OUTPUT.value)
-    report.write(output, run.config.name, run.step, protocol, scores, picture)
+    output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
+    # Mistakes first: none should wait for the weights.
+    config = runs.saved_config(workdir, _OVERRIDES())
+    validate(config)
+    info = read_dataset_info(config.data.dataset_dir)
+    plans = make_plans(config, info, _SPLIT.value)
+    opened = evaluator.open_evaluation(config, info, plans)
+    signal.signal(signal.SIGTERM, _leave)
 
-    print(f"step {run.step}: {protocol.episodes} drawings of {protocol.split} classes")
-    print("top-1 retrieval              look-alikes right   very class")
-    for name, value in scores["top1"].items():
-        print(f"  {name:<26} {value:17.3f} {scores['top1_exact'][name]:12.3f}")
+    run = runs.load_run(workdir, _OVERRIDES())
+    weights = json.dumps(fingerprint(run.ema), sort_keys=True)
+    drawn_of = {
+        "step": run.step,
+        "weights": hashlib.sha256(weights.encode()).hexdigest(),
+        "dataset": dataset_fingerprint(config.data.dataset_dir),
+        "plans": [dataclasses.asdict(p) | {"sampling": to_dict(p.sampling)} for p in plans],
+        "batch_size": config.evaluation.batch_size,
+    }
+    shards = Shards(output, drawn_of)
+    shards.check_room(plans, (info.image_size, info.image_size, info.channels))
+    drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
+    results, pictures = evaluator.evaluate(
+        run.config, info, opened, drawer, shards, run.ema, run.step
+    )
+    report.write(output, results, pictures)
+    report.write_tensorboard(output, results, pictures)
+    print(summary(results))
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")
 

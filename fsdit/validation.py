@@ -17,7 +17,8 @@ def validate(config: Config) -> None:
         "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
         "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
-        "checkpoint.interval checkpoint.keep_last model.codec.max_batch features.encode_batch"
+        "checkpoint.interval checkpoint.keep_last model.codec.max_batch features.encode_batch "
+        "evaluation.episodes_per_class evaluation.drawings_per_episode evaluation.batch_size"
     )
     flat = flatten(to_dict(config))
     problems = [
@@ -25,7 +26,8 @@ def validate(config: Config) -> None:
     ]
     not_negative = (
         "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
-        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb"
+        "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb "
+        "evaluation.classes"
     )
     problems += [
         f"config.{p} must not be negative, got {flat[p]}"
@@ -100,7 +102,7 @@ def validate(config: Config) -> None:
             "config.mesh: an axis is a positive size, or -1 for what is left",
         ),
     ]
-    for wrong, message in (*checks, *_frozen_checks(config)):
+    for wrong, message in (*checks, *_frozen_checks(config), *_evaluation_checks(config)):
         if wrong:
             raise ConfigError(message)
 
@@ -127,3 +129,19 @@ def _frozen_checks(config: Config) -> Iterator[tuple[bool, str]]:
         "or config.features.targets to precomputed",
     )
     yield features.device_gb <= 0, "config.features.device_gb must be positive"
+
+
+def _evaluation_checks(config: Config) -> Iterator[tuple[bool, str]]:
+    protocol = config.evaluation
+    yield (
+        not protocol.seeds or not all(0 <= seed < 2**32 for seed in protocol.seeds),
+        f"config.evaluation.seeds={protocol.seeds} must be one or more numbers below 2**32",
+    )
+    for name in ("seeds", "shots", "guidance_scales"):
+        values = getattr(protocol, name)
+        yield len(set(values)) < len(values), f"config.evaluation.{name}={values} repeats a value"
+    yield (
+        any(k < 0 for k in protocol.shots),
+        f"config.evaluation.shots={protocol.shots} must not be negative",
+    )
+    yield protocol.ways < 2, f"config.evaluation.ways={protocol.ways} must be at least 2"

@@ -19,8 +19,8 @@ ROOMS = (
     "data",
     "flow",
     "models",
-    "training",
     "evaluation",
+    "training",
 )
 # What the bare package imports inside its functions, so that importing it needs no JAX.
 OFFERED = {"fsdit": {"fsdit.models.exported"}}

@@ -65,14 +65,14 @@ def random_params(networks: Networks) -> dict:
 def compare(networks: Networks, params: dict, batch: int) -> None:
     config = SamplingConfig(num_steps=_STEPS.value, guidance_scale=3.0)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(networks, config, 0, mesh)
+    draw = make_draw(networks, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     index = jnp.arange(batch, dtype=jnp.uint32)
     loop = python_loop(networks, config)
     seconds, drawn = measure(
         {
-            "one dispatch": lambda: draw(params, networks.codec, supports, index),
+            "one dispatch": lambda: draw(params, networks.codec, supports, index, np.uint32(0)),
             "Python loop": lambda: loop(params, supports, index),
         }
     )

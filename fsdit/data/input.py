@@ -24,7 +24,7 @@ from fsdit.config import Config, DataConfig
 from fsdit.data import precomputed
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
 from fsdit.data.layout import DatasetInfo, read_dataset_info
-from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader
+from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader, split_images
 
 Batch = dict[str, Any]
 Kind = Literal["images", "numbers"]
@@ -112,8 +112,7 @@ def _examples(
     location: str,
 ) -> ReadExample:
     """location: "device" where features that are precomputed lie there."""
-    directory, count = Path(config.data.dataset_dir) / split, info.split(split).num_images
-    images = ImageReader(directory, info.image_size, info.channels, count)
+    images = split_images(config.data.dataset_dir, info, split)
     supports: FeatureReader | Kind = "images"
     targets: LatentReader | Kind = "images"
     if config.model.encoder.name == "frozen":
@@ -146,7 +145,7 @@ class FixedEpisodes:
 FixedExamples = tuple[ReadExample, int]
 
 
-def evaluation_examples(config: Config, split: str, limit: int | None = None) -> FixedExamples:
+def evaluation_examples(config: Config, split: str) -> FixedExamples:
     """Fixed examples of a split and their number: its episode files, unshuffled.
 
     Where the files hold episodes of another K, as many are drawn by seed instead,
@@ -159,10 +158,15 @@ def evaluation_examples(config: Config, split: str, limit: int | None = None) ->
         episodes = EpisodeReader(Path(data.dataset_dir) / split, description, data.shots)
     else:
         episodes = SampledEpisodes(description, data.shots, config.seed, stratified=True)
-    size = description.episodes if limit is None else min(limit, description.episodes)
-    fixed = FixedEpisodes(episodes, size)
+    size = description.episodes
+    return examples_of(config, split, FixedEpisodes(episodes, size)), size
+
+
+def examples_of(config: Config, split: str, episodes: EpisodeStream) -> ReadExample:
+    """Examples of given episodes, as evaluation needs them: none is mirrored."""
+    info = read_dataset_info(config.data.dataset_dir)
     # On the host even where the training split's features are on the devices.
-    return _examples(config, info, split, fixed, flip=False, location="host"), size
+    return _examples(config, info, split, episodes, flip=False, location="host")
 
 
 @dataclasses.dataclass(frozen=True)

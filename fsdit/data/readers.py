@@ -9,7 +9,14 @@ from array_record.python import array_record_module
 from etils import epath
 from jaxtyping import Float, UInt8
 
-from fsdit.data.layout import FeaturesInfo, LatentsInfo, SplitInfo, files_of, read_manifest
+from fsdit.data.layout import (
+    DatasetInfo,
+    FeaturesInfo,
+    LatentsInfo,
+    SplitInfo,
+    files_of,
+    read_manifest,
+)
 from fsdit.data.records import (
     Episode,
     FeatureRecord,
@@ -163,6 +170,12 @@ class ImageReader:
                 f"the dataset says {self._shape}"
             )
         return pixels
+
+
+def split_images(dataset_dir: str | Path, info: DatasetInfo, split: str) -> ImageReader:
+    """All images of a split. Raises DataError."""
+    directory, count = Path(dataset_dir) / split, info.split(split).num_images
+    return ImageReader(directory, info.image_size, info.channels, count)
 
 
 class EpisodeReader:

@@ -237,3 +237,20 @@ def scalars(results: Results) -> dict[str, float]:
         for row, score in scores.items()
         if math.isfinite(score.value)
     }
+
+
+def summary(results: Results) -> str:
+    """The first tables as text for a terminal: unseen classes, and seen ones."""
+    lines = [f"{results.name}, step {results.step}; the judge sees {results.judge}"]
+    for table in results.tables:
+        if table.guidance_scale != results.sampling.guidance_scale:
+            continue
+        rows = [row for row in ROWS if any(row in scores for scores in table.scores.values())]
+        lines += ["", f"{table.name}: {table.drawings} drawings of {table.episodes} episodes"]
+        lines.append(" " * 36 + "".join(f"{row:>19}" for row in rows))
+        for metric, scores in table.scores.items():
+            cells = [
+                f"{scores[row].value:19.4g}" if row in scores else f"{'-':>19}" for row in rows
+            ]
+            lines.append(f"{METRICS[metric].label:36}" + "".join(cells))
+    return "\n".join(lines)

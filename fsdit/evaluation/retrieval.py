@@ -12,14 +12,17 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from fsdit.evaluation.distances import allowed_distances, reduce_pairs, with_left_out
 
 
-def identical(images: Iterable[Shaped[np.ndarray, "*D"]]) -> Int[np.ndarray, "M"]:
-    """For each image the index of the first that equals it to the pixel.
+def image_digest(image: Shaped[np.ndarray, "*D"]) -> bytes:
+    """Equal for images that are equal to the pixel."""
+    return hashlib.blake2b(np.ascontiguousarray(image)).digest()
 
-    Equal images thereby share an id, whether or not they share a class. One image is
-    looked at at a time.
+
+def same_as_first(digests: Iterable[bytes]) -> Int[np.ndarray, "M"]:
+    """For each image the index of the first that equals it.
+
+    Equal images thereby share an id, whether or not they share a class.
     """
     first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(np.ascontiguousarray(image)).digest() for image in images)
     return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int32)
 
 
@@ -28,7 +31,7 @@ def lookalikes(
 ) -> Bool[np.ndarray, "C C"]:
     """Which classes share an image, such as Latin and Greek A, or are equal.
 
-    ids: of the images, equal where the images are: see `identical`.
+    ids: of the images, equal where the images are: see `same_as_first`.
     """
     alike = np.eye(num_classes, dtype=bool)
     holders = np.zeros((ids.max() + 1, num_classes), dtype=bool)
@@ -60,7 +63,7 @@ def class_distances(
 
     Queries and pool are images or features; distances of uint8 images are exact. left_out:
     ids of what a query must not find, its episode's supports. ids: of the pool's rows, by
-    default their indices; with `identical`, what equals a support is left out too. A class
+    default their indices; with `same_as_first`, what equals a support is left out too. A class
     without an image that may be found is at infinite distance.
     """
     query_rows, pool_rows = with_left_out(queries, pool, left_out, ids)

@@ -1,5 +1,6 @@
 """Drawing new images from supports: the one way from a condition to pixels."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -15,33 +16,29 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.randomness import example_keys, stream_key
 
-# (params, codec, supports, index (B,) uint32) -> images (B, H, W, C) uint8
-Draw = Callable[[dict, LatentCodec, Supports, UInt32[Array, "B"]], UInt8[Array, "B H W C"]]
+# (params, codec, supports, index (B,) uint32, seed () uint32) -> images (B, H, W, C) uint8
+Draw = Callable[..., UInt8[Array, "B H W C"]]
 
 
-def make_draw(networks: Networks, config: SamplingConfig, seed: int, mesh: Mesh) -> Draw:
-    """A jitted function that draws one image an episode.
+def make_draw(networks: Networks, config: SamplingConfig, mesh: Mesh) -> Draw:
+    """`draw_images`, compiled, its first two arguments given.
 
-    codec: the networks' own, with its parameters on the mesh. The noise follows (seed,
-    index), so a drawing does not depend on its batch.
+    codec: the networks' own, with its parameters on the mesh.
     """
-
-    def draw(params: dict, codec: LatentCodec, supports: Supports, index: Array) -> Array:
-        return draw_images(networks, config, seed, params, codec, supports, index)
-
+    draw = functools.partial(draw_images, networks, config)
     return jax.jit(draw, out_shardings=meshes.batch_sharding(mesh))
 
 
 def draw_images(
     networks: Networks,
     config: SamplingConfig,
-    seed: int | UInt32[Array, ""],
     params: dict,
     codec: LatentCodec,
     supports: Supports,
     index: UInt32[Array, "B"],
+    seed: UInt32[Array, ""],
 ) -> UInt8[Array, "B H W C"]:
-    """What `make_draw` compiles; here the seed may be an argument of the compiled program."""
+    """One image an episode. The noise follows (seed, index), so its batch does not matter."""
     model = networks.model(params)
     condition = model.condition(supports)
     null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))

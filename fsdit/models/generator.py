@@ -157,7 +157,7 @@ class Generator:
                 return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
 
             each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
-            return draw_images(self.networks, sampling, seed, params, codec, each, index)
+            return draw_images(self.networks, sampling, params, codec, each, index, seed)
 
         if sampling not in self._programs:
             shared = meshes.replicated(self._mesh)

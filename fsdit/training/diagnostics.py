@@ -91,10 +91,7 @@ class Diagnostics:
         self._losses = jax.jit(_make_losses(networks, config), out_shardings=out)
         self._statistics = jax.jit(_make_statistics(networks, config), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
-        self._draw = [
-            make_draw(networks, sampling, config.seed, mesh)
-            for sampling in (plain, config.sampling)
-        ]
+        self._draw = [make_draw(networks, sampling, mesh) for sampling in (plain, config.sampling)]
 
     def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         """Scalars of the step; pictures and histograms go out on the way."""
@@ -137,11 +134,11 @@ class Diagnostics:
         """Supports | target | drawing without guidance | with, seen classes above unseen."""
         rows = self._config.train.grid_episodes
         size = -(-rows // self._mesh.size) * self._mesh.size
-        blocks = {}
+        blocks, seed = {}, np.uint32(self._config.seed)
         for split, (read, _) in self._examples.items():
             batch = next(self._feed.batches(read, size, 1))
             drawn = [
-                meshes.to_host(draw(ema, self._feed.codec, batch["supports"], batch["index"]))
+                meshes.to_host(draw(ema, self._feed.codec, batch["supports"], batch["index"], seed))
                 for draw in self._draw
             ]
             supports, targets = map(np.stack, zip(*map(read.pictures, range(size)), strict=True))

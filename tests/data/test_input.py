@@ -21,8 +21,8 @@ def training(data, seed=0):
     return training_examples(Config(data=data, seed=seed))
 
 
-def evaluation(data, split, limit=None):
-    return evaluation_examples(Config(data=data), split, limit)
+def evaluation(data, split):
+    return evaluation_examples(Config(data=data), split)
 
 
 def batches(config, rows=range(BATCH), start=0, count=STEPS, **options):
@@ -149,23 +149,18 @@ def test_evaluation_reads_the_episode_files_in_order(config, glyphs):
 
 
 @pytest.mark.parametrize("shots", [5, 3, 0])
-def test_evaluation_examples_are_fixed_and_wrap_round(config, shots):
+def test_evaluation_examples_are_fixed_and_wrap_round(config, glyphs, shots):
     config = DataConfig(**{**vars(config), "shots": shots})
-    read, size = evaluation(config, "val", limit=6)
-    again, _ = evaluation(config, "val", limit=6)
-    assert size == 6
-    for i, j in ((0, 6), (5, 11), (2, 14)):
+    read, size = evaluation(config, "val")
+    again, _ = evaluation(config, "val")
+    assert size == read_dataset_info(glyphs).splits["val"].episodes
+    for i, j in ((0, size), (5, size + 5), (2, 2 * size + 2)):
         for name in ("class_id", "target", "supports"):
             np.testing.assert_array_equal(read(i)[name], read(j)[name])
             np.testing.assert_array_equal(read(i)[name], again(i)[name])
         assert read(j)["index"] == j
     assert read(0)["supports"].shape[0] == max(shots, 1)
     assert len({read(i)["target"].tobytes() for i in range(6)}) > 3
-
-
-def test_a_limit_past_the_end_is_the_whole_split(config, glyphs):
-    _, size = evaluation(config, "val", limit=10**6)
-    assert size == read_dataset_info(glyphs).splits["val"].episodes
 
 
 def test_batches_arrive_one_at_a_time(config):

@@ -147,8 +147,9 @@ def test_drawing_guides_with_the_null_of_training(monkeypatch):
 
     monkeypatch.setattr(sampler, "guided_field", spy)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(nets, SamplingConfig(num_steps=1), 0, mesh)
-    jax.block_until_ready(draw(params, nets.codec, supports(), jnp.arange(BATCH, dtype=jnp.uint32)))
+    draw = make_draw(nets, SamplingConfig(num_steps=1), mesh)
+    index = jnp.arange(BATCH, dtype=jnp.uint32)
+    jax.block_until_ready(draw(params, nets.codec, supports(), index, np.uint32(0)))
     jax.effects_barrier()
     trained = nets.model(params).conditioner.apply_null(seen["condition"], MASK)
     assert_same(trained, seen["null"], rows=np.array([0, 2]))

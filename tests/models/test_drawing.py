@@ -39,8 +39,9 @@ def params():
 
 def draw(params, rows=slice(None), devices=1, seed=0, **settings):
     mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
-    function = make_draw(NETWORKS, dataclasses.replace(SAMPLING, **settings), seed, mesh)
-    drawn = function(params, NETWORKS.codec, jnp.asarray(SUPPORTS[rows]), jnp.asarray(INDEX[rows]))
+    function = make_draw(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+    supports, index = jnp.asarray(SUPPORTS[rows]), jnp.asarray(INDEX[rows])
+    drawn = function(params, NETWORKS.codec, supports, index, np.uint32(seed))
     return np.asarray(drawn).astype(int)
 
 

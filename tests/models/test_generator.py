@@ -153,8 +153,9 @@ def test_it_draws_from_an_episode_what_evaluation_draws(request, name):
     read, _ = episode_input.evaluation_examples(run.config, "val")
     first = dataclasses.replace(read, episodes=_Constant(read.episodes[0]))
     batch = next(run.feed.batches(first, 16, 1))
-    draw = make_draw(run.networks, run.config.sampling, 4, run.mesh)
-    expected = np.asarray(draw(run.ema, run.feed.codec, batch["supports"], batch["index"]))
+    draw = make_draw(run.networks, run.config.sampling, run.mesh)
+    drawn = draw(run.ema, run.feed.codec, batch["supports"], batch["index"], np.uint32(4))
+    expected = np.asarray(drawn)
     assert differ(generator.draw(read.pictures(0)[0], 16, seed=4), expected) <= 1
 
 

@@ -1,0 +1,103 @@
+"""An evaluation from its plans to its results: draw everything, then judge it."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fsdit.config import Config
+from fsdit.data.layout import DatasetInfo
+from fsdit.data.readers import ImageReader, split_images
+from fsdit.evaluation.drawings import Drawer, Shards
+from fsdit.evaluation.judge import Judge, open_judge
+from fsdit.evaluation.judging import Perceptual, judge_drawings
+from fsdit.evaluation.material import Material, gather, read_real_images
+from fsdit.evaluation.perceptual import load_lpips
+from fsdit.evaluation.protocol import SEEN, Plan
+from fsdit.evaluation.report import ClassPictures
+from fsdit.evaluation.results import Results, Table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """What judges, opened and checked on the host before any device work."""
+
+    plans: list[Plan]
+    judge: Judge
+    perceptual: Perceptual | None
+    images: dict[str, ImageReader]
+
+
+def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Opened:
+    """Raises ConfigError or DataError."""
+    lpips = config.evaluation.lpips
+    splits = {plan.split for plan in plans} | ({SEEN} & info.splits.keys())
+    return Opened(
+        plans=plans,
+        judge=open_judge(config),
+        perceptual=load_lpips(lpips).pairwise if lpips else None,
+        images={split: split_images(config.data.dataset_dir, info, split) for split in splits},
+    )
+
+
+def evaluate(
+    config: Config,
+    info: DatasetInfo,
+    opened: Opened,
+    drawer: Drawer,
+    shards: Shards,
+    ema: dict,
+    step: int,
+) -> tuple[Results, list[ClassPictures]]:
+    """Results, and the first episode of each class in pictures."""
+    drawn = _draw(opened.plans, drawer, shards, ema)
+    real = {
+        split: read_real_images(images, info.split(split), opened.judge)
+        for split, images in tqdm(opened.images.items(), desc="real images", unit="split")
+    }
+    tables, pictures = [], []
+    for plan, images in zip(tqdm(opened.plans, desc="judging", unit="table"), drawn, strict=True):
+        material = gather(plan, images, real[plan.split], opened.judge)
+        table, nearest = judge_drawings(
+            material, plan, real.get(SEEN), config.evaluation, opened.perceptual
+        )
+        tables.append(table)
+        pictures += _class_pictures(plan, table, material, nearest, opened.images.get(SEEN))
+    results = Results(
+        name=config.name,
+        step=step,
+        split=opened.plans[0].split,
+        judge=opened.judge.name,
+        protocol=config.evaluation,
+        sampling=config.sampling,
+        tables=tuple(tables),
+    )
+    return results, pictures
+
+
+def _draw(plans: Sequence[Plan], drawer: Drawer, shards: Shards, ema: dict) -> list[np.ndarray]:
+    total = sum(plan.num_drawings for plan in plans)
+    with tqdm(total=total, desc="drawing", unit="drawing") as bar:
+        return [shards.draw(drawer, ema, plan, bar.update) for plan in plans]
+
+
+def _class_pictures(
+    plan: Plan, table: Table, material: Material, nearest: np.ndarray, training: ImageReader | None
+) -> Iterator[ClassPictures]:
+    def read(images: ImageReader, numbers: Any) -> np.ndarray:
+        return np.stack([images[int(i)] for i in numbers])
+
+    drawings, real = material.rows["drawings"].images, material.rows.get("real")
+    images = material.real.images
+    for episode, class_id in enumerate(plan.classes):
+        drawn = drawings[episode]
+        yield ClassPictures(
+            table=table.name,
+            name=material.real.split.classes[class_id],
+            supports=read(images, material.supports[episode]),
+            drawings=drawn,
+            real=read(images, real.index[episode]) if real else drawn[:0],
+            nearest_training=read(training, nearest[episode]) if training else drawn[:0],
+        )
