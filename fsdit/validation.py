@@ -17,7 +17,8 @@ def validate(config: Config) -> None:
         "model.encoder.patch_size model.encoder.hidden_size model.encoder.depth "
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
         "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
-        "checkpoint.interval checkpoint.keep_last model.codec.max_batch features.encode_batch "
+        "train.fsd_drawings checkpoint.interval checkpoint.keep_last "
+        "model.codec.max_batch features.encode_batch "
         "evaluation.episodes_per_class evaluation.drawings_per_episode evaluation.batch_size"
     )
     flat = flatten(to_dict(config))
@@ -27,7 +28,7 @@ def validate(config: Config) -> None:
     not_negative = (
         "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
         "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb "
-        "evaluation.classes"
+        "train.fsd_interval evaluation.classes"
     )
     problems += [
         f"config.{p} must not be negative, got {flat[p]}"

@@ -18,8 +18,8 @@ from tests.conftest import ROOT, environment
 UNHURRIED = "--config.checkpoint.interval=1"
 
 
-def start(experiment, workdir, *flags, devices=1):
-    command = [sys.executable, "-m", "fsdit.main", f"--config={experiment}", f"--workdir={workdir}"]
+def start(experiment, workdir, *flags, devices=1, module="fsdit.main"):
+    command = [sys.executable, "-m", module, f"--config={experiment}", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, *flags],
         env=environment(devices),
@@ -30,7 +30,7 @@ def start(experiment, workdir, *flags, devices=1):
     )
 
 
-def start_pod(count, experiment, workdir, *flags, devices=1):
+def start_pod(count, experiment, workdir, *flags, devices=1, module="fsdit.main"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -43,6 +43,7 @@ def start_pod(count, experiment, workdir, *flags, devices=1):
             f"--process_id={i}",
             *flags,
             devices=devices,
+            module=module,
         )
         for i in range(count)
     ]

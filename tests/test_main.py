@@ -211,6 +211,16 @@ WRONG = {
     "heads": (["--config.model.num_heads=5"], ["config.model.num_heads=5"]),
     "batch": (["--config.data.batch_size=6"], ["config.data.batch_size=6", "4 devices"]),
     "mesh": (["--config.mesh.data=3"], ["config.mesh.data=3", "4 devices"]),
+    "no drawings": (["--config.train.fsd_drawings=0"], ["config.train.fsd_drawings", "least 1"]),
+    "judged before": (["--config.train.fsd_interval=-1"], ["config.train.fsd_interval", "negat"]),
+    "few drawings": (
+        ["--config.train.fsd_interval=5", "--config.train.fsd_drawings=1"],
+        ["config.train.fsd_drawings makes 1", "raise config.train.fsd_drawings"],
+    ),
+    "no judge": (
+        ["--config.train.fsd_interval=5", "--config.evaluation.judge=/nowhere"],
+        ["/nowhere"],
+    ),
     "missing value": (["--config.seed"], ["--config.seed=VALUE"]),
     "unknown flag": (["--wrokdir=x"], ["wrokdir"]),
     "half a pod": (["--num_processes=2"], ["--coordinator_address", "--process_id"]),
@@ -252,6 +262,11 @@ def test_a_dataset_without_validation_classes_trains_and_says_so(tmp_path, exper
     del description["splits"]["val"], description["sha256"]
     (dataset / "dataset.json").write_text(json.dumps(description))
     flags = [f"--config.data.dataset_dir={dataset}", "--config.train.num_steps=2"]
+    judging = [f"--config={experiment}", f"--workdir={tmp_path}/none", *flags]
+    result = run_module("fsdit.main", *judging, "--config.train.fsd_interval=1")
+    one_line_error(result, "config.train.fsd_interval=1", f"{dataset} has no val split")
+    assert not (tmp_path / "none").exists()
+
     status, output = finish(start(experiment, tmp_path / "run", *flags))
     assert status == 0, output
     assert "no val split" in output

@@ -1,15 +1,18 @@
 """The evaluation protocol in training, made light: drawings of classes that are not trained on."""
 
+import dataclasses
+
 from jax.sharding import Mesh
 
 from fsdit.config import Config
-from fsdit.data.layout import read_dataset_info
+from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import split_images
+from fsdit.errors import ConfigError
 from fsdit.evaluation import judging
 from fsdit.evaluation.drawings import Drawer, in_episodes
-from fsdit.evaluation.judge import open_judge
+from fsdit.evaluation.judge import Judge, open_judge
 from fsdit.evaluation.material import gather, read_real_images
-from fsdit.evaluation.protocol import watch_plan
+from fsdit.evaluation.protocol import Plan, watch_plan
 from fsdit.models.feed import Feed
 from fsdit.models.networks import Networks
 
@@ -17,16 +20,33 @@ from fsdit.models.networks import Networks
 BEST_BY = "fsd/kernel_distance"
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What is drawn and who judges it; no device is used yet."""
+
+    info: DatasetInfo
+    plan: Plan
+    judge: Judge
+
+
+def open_watch(config: Config, info: DatasetInfo, split: str) -> Opened:
+    """Raises ConfigError or DataError."""
+    if split not in info.splits:
+        raise ConfigError(
+            f"config.train.fsd_interval={config.train.fsd_interval} judges drawings of {split} "
+            f"classes, {config.data.dataset_dir} has no {split} split: set it to 0"
+        )
+    return Opened(info, watch_plan(config, info, split), open_judge(config))
+
+
 class Watch:
     """The real images of the split are read once; then each run draws and judges."""
 
-    def __init__(self, config: Config, networks: Networks, feed: Feed, mesh: Mesh, split: str):
-        info = read_dataset_info(config.data.dataset_dir)
-        self._plan = watch_plan(config, info, split)
+    def __init__(self, config: Config, networks: Networks, feed: Feed, mesh: Mesh, opened: Opened):
+        self._plan, self._judge, info = opened.plan, opened.judge, opened.info
         self._drawer = Drawer(config, networks, feed, mesh)
-        self._judge = open_judge(config)
-        images = split_images(config.data.dataset_dir, info, split)
-        self._real = read_real_images(images, info.split(split), self._judge)
+        images = split_images(config.data.dataset_dir, info, self._plan.split)
+        self._real = read_real_images(images, info.split(self._plan.split), self._judge)
 
     def run(self, ema: dict) -> dict[str, float]:
         """Figures of the EMA weights' drawings, the same on every process: all must call it."""

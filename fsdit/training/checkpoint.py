@@ -3,18 +3,21 @@
     W/checkpoints/STEP/state   the training state, written by every process
     W/checkpoints/STEP/data    the position in the data: the next global index
     W/checkpoints/STEP/meta    configuration, sums of dataset and frozen weights, versions,
-                               mesh, running means, and a fingerprint of the state
+                               mesh, running means, what was judged of the step and of the
+                               best so far, and a fingerprint of the state
 
 Orbax writes a step beside its final name and renames it when complete. The
 fingerprint finds what that cannot: a step that was damaged afterwards. A step
 that fails to load or to match is set aside with a warning, and the newest sound
 one is used.
+
+Kept are the last ones, each keep_every-th, and the best: it goes when a better one
+is whole.
 """
 
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,83 +27,33 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    CustomSteps,
+    EveryNSteps,
+    LatestN,
+)
 
-from fsdit.config import Config, changed_fields, to_dict
+from fsdit.config import Config, to_dict
 from fsdit.errors import CheckpointError
 from fsdit.parallel import runtime
+from fsdit.training.best import Judged, best_of, better, from_meta, judged, to_meta
+from fsdit.training.metas import damaged, directory, read_json, readable_metas, reason_of, steps
 from fsdit.training.state import TrainState
 
-# What a run reads -> the setting that names it.
-_IDENTITIES = {
-    "dataset": "data.dataset_dir",
-    "encoder": "model.encoder.location",
-    "codec": "model.codec.location",
-}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "array-record")
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint in memory."""
+    """A checkpoint in memory. best: what it says of the best step."""
 
     step: int
     state: TrainState
     next_index: int
     running: dict[str, Any]
     fingerprint: dict[str, int]
-
-
-def directory(workdir: str | Path) -> Path:
-    return Path(workdir).absolute() / "checkpoints"
-
-
-def steps(workdir: str | Path) -> list[int]:
-    """Steps whose folders lie in the workdir, newest first, sound or not."""
-    folder = directory(workdir)
-    if not folder.is_dir():
-        return []
-    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
-    return sorted(found, reverse=True)
-
-
-def saved_meta(workdir: str | Path) -> tuple[int, dict[str, Any]] | None:
-    """(step, meta) of the newest step whose meta can be read. Touches no device."""
-    for step in steps(workdir):
-        try:
-            return step, _read_json(directory(workdir) / str(step) / "meta")
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def check_resumable(workdir: str | Path, config: Config, identity: Mapping[str, str]) -> None:
-    """Raises CheckpointError when the workdir's run is not one that `config` continues.
-
-    identity: sums of what the run reads, as `Checkpoints` was given them.
-    """
-    found = saved_meta(workdir)
-    if found is None:
-        return
-    step, meta = found
-    changes = changed_fields(meta["config"], config)
-    if changes:
-        raise CheckpointError(
-            f"{workdir} holds step {step} of another configuration: {'; '.join(changes)}; "
-            "name a new --workdir, or undo the change"
-        )
-    check_identity(workdir, step, meta, identity)
-
-
-def check_identity(
-    workdir: str | Path, step: int, meta: Mapping[str, Any], identity: Mapping[str, str]
-) -> None:
-    """Raises CheckpointError where a sum in `identity` is not the one saved."""
-    for name, found in identity.items():
-        if meta["identity"].get(name) != found:
-            raise CheckpointError(
-                f"{workdir} holds step {step} of a run on another {name} than "
-                f"config.{_IDENTITIES[name]}: undo the change, or name another --workdir"
-            )
+    best: Judged | None
 
 
 def restore(
@@ -114,12 +67,9 @@ def restore(
     """
     for step in steps(workdir):
         folder = directory(workdir) / str(step)
-        restored, reason = _read(folder, step, template)
-        if runtime.agree(restored is not None):
-            # A computation of all processes together: only when all of them got here.
-            if fingerprint(restored.state) == restored.fingerprint:
-                return restored
-            reason = "its content does not match its fingerprint"
+        restored, reason = _sound(folder, step, template)
+        if restored is not None:
+            return restored
         if runtime.is_main_process():
             print(f"warning: {folder} is damaged ({reason}); trying an older step", flush=True)
             if set_aside:
@@ -128,21 +78,43 @@ def restore(
     return None
 
 
+def restore_step(
+    workdir: str | Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
+) -> Restored:
+    """One checkpoint and no other. Raises CheckpointError where it is damaged."""
+    folder = directory(workdir) / str(step)
+    restored, reason = _sound(folder, step, template)
+    if restored is None:
+        raise damaged(folder, reason)
+    return restored
+
+
+def _sound(
+    folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
+) -> tuple[Restored | None, str]:
+    """(the checkpoint, "") where every process finds it sound, or (None, what is wrong)."""
+    restored, reason = _read(folder, step, template)
+    if not runtime.agree(restored is not None):
+        return None, reason
+    # A computation of all processes together: only when all of them got here.
+    if fingerprint(restored.state) != restored.fingerprint:
+        return None, "its content does not match its fingerprint"
+    return restored, ""
+
+
 def _read(
     folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> tuple[Restored | None, str]:
     """Reads with Orbax's handlers, which hold no barriers: one process may fail alone."""
     try:
-        meta, data = _read_json(folder / "meta"), _read_json(folder / "data")
+        meta, data = read_json(folder / "meta"), read_json(folder / "data")
         args = ocp.args.StandardRestore(template)
         state = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
-        return Restored(step, state, data["next_index"], meta["running"], meta["fingerprint"]), ""
+        best = from_meta(meta, "best")
+        position, running = data["next_index"], meta["running"]
+        return Restored(step, state, position, running, meta["fingerprint"], best), ""
     except Exception as error:  # whatever a damaged file makes Orbax raise
-        return None, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metadata").read_text())
+        return None, reason_of(error)
 
 
 def _free_name(folder: Path) -> Path:
@@ -189,9 +161,14 @@ class Checkpoints:
         identity: Mapping[str, str],
         mesh: Mesh,
         newest: int,
+        best: Judged | None = None,
     ):
-        """identity: sums of the dataset and of the frozen weights, by name."""
-        self._workdir = workdir
+        """identity: sums of the dataset and of the frozen weights, by name.
+
+        newest, best: the step that the run goes on from, and the best one it knew then.
+        """
+        self._workdir, self._config = workdir, config
+        self.best, self._own = _still_there(workdir, newest, best), None
         self._newest_whole = newest
         self._saving = newest
         self._meta = {
@@ -200,14 +177,29 @@ class Checkpoints:
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
             "mesh": {**mesh.shape, "processes": jax.process_count()},
         }
+        kept = config.checkpoint
+        every = [EveryNSteps(kept.keep_every)] if kept.keep_every else []
+        self._kept = AnyPreservationPolicy([LatestN(kept.keep_last), *every, CustomSteps([])])
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.checkpoint.keep_last,
-            keep_period=config.checkpoint.keep_every or None,
+            preservation_policy=self._kept,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
         with self._explained():
             self._manager = ocp.CheckpointManager(directory(workdir), options=options)
+
+    def judge(self, step: int, value: float) -> bool:
+        """Takes the judged value of a step; returns whether it is the best, and to be saved.
+
+        All processes must call it. They save together or not at all, even where their
+        values differ in a last bit.
+        """
+        self._own = judged(self._config, step, value)
+        with jax.transfer_guard("allow"):
+            best = runtime.agree(self._own is not None and better(self._own, self.best))
+        if best:
+            self.best = self._own
+        return best
 
     def save(self, state: TrainState, step: int, next_index: int, running: dict[str, Any]) -> None:
         """Starts a save; returns once the state is copied off the devices.
@@ -217,7 +209,11 @@ class Checkpoints:
         """
         if step == self._saving:
             return
-        meta = {**self._meta, "running": running, "fingerprint": fingerprint(state)}
+        own = self._own if self._own and self._own.step == step else None
+        found = to_meta(own, self.best)
+        meta = {**self._meta, **found, "running": running, "fingerprint": fingerprint(state)}
+        # The best one before goes when this one is whole.
+        self._kept.policies[-1] = CustomSteps([self.best.step] if self.best else [])
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave({"next_index": next_index}),
@@ -251,3 +247,16 @@ class Checkpoints:
                 f"cannot write a checkpoint to {directory(self._workdir)}: {reason}; "
                 f"{kept}; make room and start the same command again"
             ) from error
+
+
+def _still_there(workdir: str | Path, newest: int, best: Judged | None) -> Judged | None:
+    """`best`, or with a warning the best of the other steps up to `newest` where it is lost."""
+    if best is None or any(readable_metas(workdir, [best.step])):
+        return best
+    before = (step for step in steps(workdir) if step <= newest)
+    others = best_of(meta for _, meta in readable_metas(workdir, before))
+    if runtime.is_main_process():
+        folder = directory(workdir) / str(best.step)
+        rest = f"step {others.step} is the best of the others" if others else "no other was judged"
+        print(f"warning: {folder}, the best step, is damaged or gone; {rest}", flush=True)
+    return others

@@ -1,11 +1,10 @@
 """The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
@@ -14,18 +13,18 @@ from fsdit.data import input as episode_input
 from fsdit.data import precomputed
 from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
+from fsdit.evaluation.watch import BEST_BY, Opened, Watch, open_watch
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
 from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
-from fsdit.training import checkpoint, optimizer
+from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoint import Checkpoints, Restored
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
-from fsdit.training.state import TrainState
-from fsdit.training.step import Batch, make_train_step
+from fsdit.training.step import Batch, compile_train_step
 from fsdit.training.telemetry import Telemetry
 
 
@@ -33,14 +32,15 @@ from fsdit.training.telemetry import Telemetry
 class Inputs:
     """What a run is made of and reads, opened and checked.
 
-    evaluation: the fixed episodes of the splits that are watched. identity: sums of the
-    dataset and of the frozen weights, by name.
+    evaluation: the fixed episodes of the splits that are watched. judged: what drawings
+    are judged by, if they are. identity: sums of the dataset and of the frozen weights.
     """
 
     networks: Networks
     frozen: Frozen
     training: episode_input.ReadExample
     evaluation: dict[str, episode_input.FixedExamples]
+    judged: Opened | None
     identity: dict[str, str]
 
 
@@ -53,17 +53,24 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
     training = episode_input.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
+    judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
     evaluation = {split: episode_input.evaluation_examples(config, split) for split in watched}
     networks, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
-    checkpoint.check_resumable(workdir, config, identity)
-    return Inputs(networks, frozen, training, evaluation, identity)
+    metas.check_resumable(workdir, config, identity)
+    return Inputs(networks, frozen, training, evaluation, judged, identity)
 
 
-def train(config: Config, workdir: Path, inputs: Inputs) -> int:
+def train(
+    config: Config,
+    workdir: Path,
+    inputs: Inputs,
+    watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch] = Watch,
+) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
+    watch: makes what judges drawings every `config.train.fsd_interval` steps.
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
     runtime must be up. Raises FsditError.
     """
@@ -75,7 +82,9 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     restored = checkpoint.restore(workdir, template, set_aside=True)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
-        restored = Restored(step=0, state=state, next_index=0, running={}, fingerprint={})
+        restored = Restored(
+            step=0, state=state, next_index=0, running={}, fingerprint={}, best=None
+        )
     _announce(config, workdir, mesh, restored, inputs)
     if restored.step >= config.train.num_steps:
         return 0
@@ -84,7 +93,8 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
     if runtime.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
     telemetry = Telemetry(workdir, config, restored.step, restored.running, feed.counters)
-    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step)
+    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
+    judge = watch(config, networks, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)
     batches = feed.batches(
         inputs.training,
@@ -94,10 +104,12 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
         workers=config.data.workers,
         overfit_batches=config.train.overfit_batches,
     )
-    step_fn = _compiled_step(networks, config, tx, mesh, template)
+    step_fn = compile_train_step(networks, config, tx, mesh, template)
     try:
         with jax.transfer_guard("disallow"):
-            finished = _run(config, restored, batches, step_fn, telemetry, diagnostics, checkpoints)
+            finished = _run(
+                config, restored, batches, step_fn, telemetry, diagnostics, judge, checkpoints
+            )
     except NonFiniteError:
         checkpoints.finish()  # the last good state may still be on its way to disk
         raise
@@ -105,6 +117,9 @@ def train(config: Config, workdir: Path, inputs: Inputs) -> int:
         batches.close()
     telemetry.close()
     checkpoints.finish()
+    best = checkpoints.best
+    if finished and best and runtime.is_main_process():
+        print(f"best by {BEST_BY}: step {best.step}, {best.value:.6g}", flush=True)
     return 0 if finished else EXIT_PREEMPTED
 
 
@@ -115,6 +130,7 @@ def _run(
     step_fn,
     telemetry: Telemetry,
     diagnostics: Diagnostics,
+    judge: Watch | None,
     checkpoints: Checkpoints,
 ) -> bool:
     """Returns whether the last step was reached."""
@@ -126,14 +142,20 @@ def _run(
         next_index += config.data.batch_size
         telemetry.step(step, metrics)
 
-        if step % config.train.eval_interval == 0 or step == last:
-            with telemetry.timed("evaluation"):
-                row = diagnostics.run(state.ema, step, telemetry)
-            telemetry.read(row)
+        found = {}
+        with telemetry.timed("evaluation"):
+            if step % config.train.eval_interval == 0 or step == last:
+                found |= diagnostics.run(state.ema, step, telemetry)
+            if judge and (step % config.train.fsd_interval == 0 or step == last):
+                with jax.transfer_guard("allow"):  # images are judged on the host
+                    found |= judge.run(state.ema)
+        if found:
+            telemetry.read(found)
+        best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])
 
         checkpoints.check()
         preempted = runtime.preemption_reached(step)
-        if step % config.checkpoint.interval == 0 or step == last or preempted:
+        if step % config.checkpoint.interval == 0 or step == last or preempted or best:
             telemetry.read()  # a checkpoint never holds a step that the log lacks
             with telemetry.timed("checkpoint_stall"):
                 checkpoints.save(state, step, next_index, telemetry.running)
@@ -149,22 +171,6 @@ def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
     if runtime.is_main_process():
         print("loading what is precomputed onto the devices", flush=True)
     return ResidentFeatures(config, mesh)
-
-
-def _compiled_step(
-    networks: Networks,
-    config: Config,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    template: TrainState,
-):
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return jax.jit(
-        make_train_step(networks, config, tx),
-        in_shardings=(shardings, meshes.batch_sharding(mesh)),
-        out_shardings=(shardings, meshes.replicated(mesh)),
-        donate_argnums=0,
-    )
 
 
 def _announce(

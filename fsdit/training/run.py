@@ -15,14 +15,15 @@ from fsdit.models.frozen import open_networks
 from fsdit.models.generator import Generator, online_networks
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
-from fsdit.training import checkpoint, optimizer
+from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
+from fsdit.training.metas import Choice
 from fsdit.validation import validate
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """ema: the EMA weights of `step`, the newest sound checkpoint."""
+    """ema: the EMA weights of `step`."""
 
     config: Config
     networks: Networks
@@ -32,48 +33,56 @@ class Run:
     step: int
 
 
-def saved_config(workdir: str | Path, overrides: Mapping[str, str]) -> Config:
+def saved_config(
+    workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
+) -> Config:
     """The configuration of a workdir's run. Touches no device; raises as `load_run` does."""
-    return _saved(workdir, overrides)[2]
+    return _saved(workdir, overrides, step)[2]
 
 
-def load_run(workdir: str | Path, overrides: Mapping[str, str]) -> Run:
+def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest") -> Run:
     """Loads a workdir for evaluation or drawing. All local devices share the batch.
 
     overrides: settings as text by dotted path; those that may change on resume may here.
+    step: "newest" is the newest sound checkpoint; for "best" and a number there is no other.
     Raises CheckpointError, ConfigError or DataError.
     """
-    step, meta, config = _saved(workdir, overrides)
+    found, meta, config = _saved(workdir, overrides, step)
     # The training mesh and where its features lay do not matter here.
     features = dataclasses.replace(config.features, location="host")
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
     validate(config)
     info = read_dataset_info(config.data.dataset_dir)
     networks, frozen = open_networks(config, info)
-    checkpoint.check_identity(workdir, step, meta, frozen.weights)
+    metas.check_identity(workdir, found, meta, frozen.weights)
     mesh = meshes.make_mesh(config)
-    ema, step = _restored(workdir, config, networks, mesh)
-    return Run(config, networks, Feed(config, mesh, frozen), mesh, ema, step)
+    ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
+    return Run(config, networks, Feed(config, mesh, frozen), mesh, ema, found)
 
 
-def load_generator(workdir: str | Path, overrides: Mapping[str, str]) -> Generator:
+def load_generator(
+    workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
+) -> Generator:
     """Loads a workdir for drawing from a user's pictures, on this process's devices.
 
     Of the dataset only its description is read; frozen networks are opened even where the
     run was trained on their stored outputs. Arguments and errors are those of `load_run`.
     """
-    step, meta, config = _saved(workdir, overrides)
+    found, meta, config = _saved(workdir, overrides, step)
     validate(config)
     info = read_dataset_info(config.data.dataset_dir)
     networks, frozen = online_networks(config, info.image_size, info.channels)
-    checkpoint.check_identity(workdir, step, meta, frozen.weights)
-    ema, step = _restored(workdir, config, networks, meshes.local_mesh())
-    return Generator(config, networks, frozen, ema, step)
+    metas.check_identity(workdir, found, meta, frozen.weights)
+    mesh = meshes.local_mesh()
+    ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
+    return Generator(config, networks, frozen, ema, found)
 
 
-def _saved(workdir: str | Path, overrides: Mapping[str, str]) -> tuple[int, dict[str, Any], Config]:
-    """(step, meta, configuration) of the newest checkpoint whose meta can be read."""
-    found = checkpoint.saved_meta(workdir)
+def _saved(
+    workdir: str | Path, overrides: Mapping[str, str], choice: Choice
+) -> tuple[int, dict[str, Any], Config]:
+    """(step, meta, configuration) of the chosen checkpoint, of the newest with a readable meta."""
+    found = metas.saved_meta(workdir, choice)
     if found is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
     step, meta = found
@@ -84,11 +93,14 @@ def _saved(workdir: str | Path, overrides: Mapping[str, str]) -> tuple[int, dict
 
 
 def _restored(
-    workdir: str | Path, config: Config, networks: Networks, mesh: Mesh
+    workdir: str | Path, config: Config, networks: Networks, mesh: Mesh, step: int | None
 ) -> tuple[dict, int]:
-    """(EMA weights, step) of the newest sound checkpoint."""
+    """(EMA weights, step) of the step; None: of the newest sound checkpoint."""
     template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
-    restored = checkpoint.restore(workdir, template, set_aside=False)
+    if step is None:
+        restored = checkpoint.restore(workdir, template, set_aside=False)
+    else:
+        restored = checkpoint.restore_step(workdir, step, template)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
     return restored.state.ema, restored.step

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from fsdit.config import Config
 from fsdit.flow import path
 from fsdit.models.networks import Networks
+from fsdit.parallel import mesh as meshes
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
 from fsdit.training.state import TrainState
@@ -116,6 +118,23 @@ def make_train_step(
         }
 
     return train_step
+
+
+def compile_train_step(
+    networks: Networks,
+    config: Config,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    template: TrainState,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The step on the mesh, its state laid out as `template` says and donated."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+    return jax.jit(
+        make_train_step(networks, config, tx),
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        out_shardings=(shardings, meshes.replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def ema_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ from fsdit.config import MeshConfig
 from fsdit.errors import CheckpointError
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
-from fsdit.training import checkpoint, optimizer
+from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
 
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
@@ -29,8 +29,11 @@ def template_of(config):
     return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
 
 
-def saved_run(workdir, config, steps=(5, 10)):
-    """A workdir with a checkpoint at each of `steps`, all of different content."""
+def saved_run(workdir, config, steps=(5, 10), values=None):
+    """A workdir with a checkpoint at each of `steps`, all of different content.
+
+    values: what was judged, by step.
+    """
     networks, tx, template = template_of(config)
     state = train_state.init(networks, tx, 0, template)
     writer = checkpoint.Checkpoints(workdir, config, IDENTITY, meshes.make_mesh(config), 0)
@@ -38,6 +41,8 @@ def saved_run(workdir, config, steps=(5, 10)):
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
         states[step] = jax.device_get(state)
+        if step in (values or {}):
+            writer.judge(step, values[step])
         writer.save(state, step, step * 16, {"loss_average": 1 / step})
     writer.finish()
     return states
@@ -144,7 +149,7 @@ def test_an_empty_workdir_restores_nothing(tmp_path, config):
 def test_keeps_the_last_n_and_every_mth(tmp_path, config):
     policy = dataclasses.replace(config.checkpoint, keep_last=2, keep_every=10)
     saved_run(tmp_path, dataclasses.replace(config, checkpoint=policy), steps=(5, 10, 15, 20, 25))
-    assert checkpoint.steps(tmp_path) == [25, 20, 10]
+    assert metas.steps(tmp_path) == [25, 20, 10]
 
 
 def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
@@ -176,9 +181,9 @@ def test_another_configuration_is_refused_with_the_field(tmp_path, config):
     saved_run(tmp_path, config)
     wider = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=128))
     with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 128.* has 64"):
-        checkpoint.check_resumable(tmp_path, wider, IDENTITY)
+        metas.check_resumable(tmp_path, wider, IDENTITY)
     for name in ("dataset", "encoder", "codec"):
         with pytest.raises(CheckpointError, match=f"another {name} than config"):
-            checkpoint.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
+            metas.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
     moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
-    checkpoint.check_resumable(tmp_path, moved, IDENTITY)
+    metas.check_resumable(tmp_path, moved, IDENTITY)
