@@ -30,6 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", require
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
 _OVERRIDES = program.define_overrides()
+_STEP = program.define_step()
 
 
 def _leave(*_: object) -> None:
@@ -48,14 +49,14 @@ def main(argv: list[str]) -> None:
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
     # Mistakes first: none should wait for the weights.
-    config = runs.saved_config(workdir, _OVERRIDES())
+    config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
     info = read_dataset_info(config.data.dataset_dir)
     plans = make_plans(config, info, _SPLIT.value)
     opened = evaluator.open_evaluation(config, info, plans)
     signal.signal(signal.SIGTERM, _leave)
 
-    run = runs.load_run(workdir, _OVERRIDES())
+    run = runs.load_run(workdir, _OVERRIDES(), _STEP())
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     drawn_of = {
         "step": run.step,

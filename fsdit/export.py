@@ -14,6 +14,7 @@ from fsdit import program
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The new folder to write.", required=True)
 _OVERRIDES = program.define_overrides()
+_STEP = program.define_step()
 
 
 def main(argv: list[str]) -> None:
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> None:
     from fsdit.training.run import load_generator
 
     exported.check_free(_OUTPUT.value)
-    generator = load_generator(_WORKDIR.value, _OVERRIDES())
+    generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
     exported.save(_OUTPUT.value, generator)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")
 

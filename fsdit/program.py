@@ -5,11 +5,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from absl import app, flags, logging
 
 from fsdit import config as configs
-from fsdit.errors import EXIT_ERROR, FsditError
+from fsdit.errors import EXIT_ERROR, ConfigError, FsditError
 from fsdit.validation import validate
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -37,6 +38,22 @@ def define_config() -> Callable[[], configs.Config]:
         return config
 
     return resolve
+
+
+def define_step() -> Callable[[], int | Literal["newest", "best"]]:
+    """Defines --step=newest|best|NUMBER; call the result for the choice."""
+    text = flags.DEFINE_string(
+        "step", "newest", "Checkpoint to use: newest, best (by the judging in training) or NUMBER."
+    )
+
+    def choice() -> int | Literal["newest", "best"]:
+        if text.value in ("newest", "best"):
+            return text.value
+        if text.value.isdecimal():
+            return int(text.value)
+        raise ConfigError(f"--step={text.value} must be newest, best or the number of a step")
+
+    return choice
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

@@ -8,6 +8,7 @@ Writes supports beside drawings to grid.png, with --singles each drawing to grid
 repeats it all to grid.json. --config.sampling.solver=heun and the like change the sampling.
 """
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ _SEED = flags.DEFINE_integer(
     "seed", 0, "Decides the noise of the drawings.", lower_bound=0, upper_bound=2**32 - 1
 )
 _OVERRIDES = program.define_overrides()
+_STEP = program.define_step()
 
 
 def _check_flags(output: Path) -> None:
@@ -44,6 +46,8 @@ def _check_flags(output: Path) -> None:
         raise ConfigError("name either --supports or an --episode")
     if _MODEL.value and _EPISODE.value is not None:
         raise ConfigError("--episode needs a --workdir: an exported --model has no dataset")
+    if _MODEL.value and _STEP() != "newest":
+        raise ConfigError("--step needs a --workdir: an exported --model has one step")
     if output.suffix != ".png" or not output.parent.is_dir():
         raise ConfigError(f"--output={output} must be a .png file in a folder that exists")
     if _SINGLES.value and not is_free(output.with_suffix("")):
@@ -59,12 +63,12 @@ def main(argv: list[str]) -> None:
     from fsdit.training import run
 
     # Settings and pictures first: a mistake there should not wait for the weights.
-    model, load = _MODEL.value, exported.load
     if _WORKDIR.value:
-        model, load = _WORKDIR.value, run.load_generator
-        config = run.saved_config(model, _OVERRIDES())
+        model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
+        config = run.saved_config(model, _OVERRIDES(), _STEP())
         sizes = read_dataset_info(config.data.dataset_dir)
     else:
+        model, load = _MODEL.value, exported.load
         sizes = exported.read_info(model)
     if _EPISODE.value is None:
         sets = [supports.from_files(_SUPPORTS.value, sizes.image_size, sizes.channels)]
