@@ -143,12 +143,13 @@ def _run(
         telemetry.step(step, metrics)
 
         found = {}
-        with telemetry.timed("evaluation"):
-            if step % config.train.eval_interval == 0 or step == last:
+        if step % config.train.eval_interval == 0 or step == last:
+            with telemetry.timed("evaluation"):
                 found |= diagnostics.run(state.ema, step, telemetry)
-            if judge and (step % config.train.fsd_interval == 0 or step == last):
-                with jax.transfer_guard("allow"):  # images are judged on the host
-                    found |= judge.run(state.ema)
+        if judge and (step % config.train.fsd_interval == 0 or step == last):
+            # Drawings are judged on the host: the transfer guard is lifted.
+            with telemetry.timed("evaluation"), jax.transfer_guard("allow"):
+                found |= judge.run(state.ema)
         if found:
             telemetry.read(found)
         best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])

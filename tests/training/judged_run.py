@@ -26,7 +26,7 @@ class Waves:
 
 @jax.jit
 def _wave(ema):
-    return 2 + jnp.sin(40 * optax.tree.norm(ema))
+    return 2 + jnp.sin(52 * optax.tree.norm(ema))
 
 
 if __name__ == "__main__":
