@@ -138,7 +138,7 @@ def variety(material: Material, perceptual: Perceptual | None) -> tuple[Scores, 
 def _pixels(row: Row, real: RealImages) -> UInt8[np.ndarray, "N n H W C"]:
     if row.images is not None:
         return row.images
-    return np.stack([[real.images[int(i)] for i in numbers] for numbers in row.index])
+    return real.pictures(row.index)
 
 
 def use(material: Material, ways: int) -> Scores:
@@ -249,7 +249,7 @@ def _halves(material: Material) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "
     """
     halves: tuple[list, list] = ([], [])
     rng = np.random.default_rng(0)
-    for class_id in np.unique(material.class_id):
+    for class_id in np.unique(material.class_id).tolist():
         members = rng.permutation(material.real.members(class_id))
         for half, chosen in zip(halves, (members[::2], members[1::2]), strict=True):
             half += [(turn, number) for turn, number in enumerate(chosen)]
