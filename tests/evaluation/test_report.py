@@ -126,6 +126,7 @@ def test_what_is_missing_or_no_number_is_shown_as_such(tmp_path):
     results = changed_score(results, "top1", "other_class", None)
     results = changed_score(results, "top1", "copied_support", Score(math.nan))
     results = changed_score(results, "near_copies", "drawings", Score(math.nan))
+    results.tables[0].by_class["top1"] |= {"ant": math.nan, "bee": math.inf}
     page = write(tmp_path, results)
     [shown] = page.all("table", data_table=results.tables[0].name)
     [line] = shown.all("tr", data_metric="top1")
@@ -134,6 +135,10 @@ def test_what_is_missing_or_no_number_is_shown_as_such(tmp_path):
     assert cells["other_class"].text == DASH and not cells["other_class"].numbers
     assert cells["copied_support"].text == "NaN"
     assert not shown.all("tr", data_metric="lpips")  # was not computed at all
+    [shown] = page.all("table", data_classes=results.tables[0].name)
+    for name, text in (("ant", "NaN"), ("bee", "∞")):
+        [line] = shown.all("tr", data_class=name)
+        assert line.all("td", data_metric="top1")[0].text == text
     [summary] = page.all("p", **{"class": "lead"})
     assert "nearest to a real image" in summary.text
     assert "near-copies" not in summary.text and "nan" not in summary.text.lower()
