@@ -15,6 +15,7 @@ ROOMS = (
     "validation",
     "randomness",
     "program",
+    "events",
     "parallel",
     "data",
     "flow",
@@ -172,4 +173,4 @@ def test_tensorflow_is_reached_in_one_place_only():
             for package in ("tensorflow", "clu.metric_writers", "tensorboard")
         )
     }
-    assert reaching == {"fsdit/training/telemetry.py"}
+    assert reaching == {"fsdit/events.py"}
