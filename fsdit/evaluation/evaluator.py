@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.evaluation.drawings import Drawer, Shards
+from fsdit.evaluation.inception import check_inception
 from fsdit.evaluation.judge import Judge, open_judge
 from fsdit.evaluation.judging import Perceptual, judge_drawings
 from fsdit.evaluation.material import Material, RealImages, gather, read_real_images
@@ -32,6 +34,8 @@ class Opened:
 def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Opened:
     """Raises ConfigError or DataError."""
     lpips = config.evaluation.lpips
+    if config.evaluation.inception:
+        check_inception(Path(config.evaluation.inception))
     splits = {plan.split for plan in plans} | ({SEEN} & info.splits.keys())
     return Opened(
         plans=plans,
