@@ -13,33 +13,6 @@ from fsdit.errors import DataError
 from fsdit.evaluation.distributions import frechet_distance
 from fsdit.evaluation.inception import check_inception, inception_fid, write_images
 from tests.conftest import environment
-from tests.evaluation.originals import fidelity
-
-
-@pytest.fixture(scope="module")
-def network():
-    """torch-fidelity's extractor with random weights that let signals through."""
-    fidelity("fid")
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    cls = module.FeatureExtractorInceptionV3
-    torch.manual_seed(0)
-    with (
-        mock.patch.object(module, "load_state_dict_from_url"),
-        mock.patch.object(cls, "load_state_dict"),
-    ):
-        made = cls("random", ["2048"])
-    for name, value in made.state_dict().items():
-        if name.endswith("conv.weight"):
-            torch.nn.init.kaiming_normal_(value, nonlinearity="relu")
-    return made
-
-
-@pytest.fixture(scope="module")
-def weights(network, tmp_path_factory):
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(network.state_dict(), path)
-    return path
 
 
 def random_images(*shape, seed=0):
@@ -47,17 +20,19 @@ def random_images(*shape, seed=0):
 
 
 @pytest.mark.slow  # roots of 2048 x 2048 matrices, by eigenvalues
-def test_the_figure_is_the_frechet_distance_of_the_extractors_features(network, weights, tmp_path):
+def test_the_figure_is_the_frechet_distance_of_the_extractors_features(
+    inception_network, inception_weights, tmp_path
+):
     real = random_images(7, 40, 40, 3)
     drawn = random_images(5, 40, 40, 1, seed=1) // 2
     features = []
     for name, images in (("real", real), ("drawn", drawn)):
         write_images(tmp_path / name, images)
         rgb = np.broadcast_to(images, (*images.shape[:3], 3)).transpose(0, 3, 1, 2).copy()
-        features.append(network(torch.from_numpy(rgb))[0].numpy())
+        features.append(inception_network(torch.from_numpy(rgb))[0].numpy())
     expected = frechet_distance(*features)
     assert expected > 0.1
-    found = inception_fid(tmp_path / "real", tmp_path / "drawn", weights)
+    found = inception_fid(tmp_path / "real", tmp_path / "drawn", inception_weights)
     # Its root of a singular matrix costs digits, and so do its means in float32.
     assert found == pytest.approx(expected, rel=1e-3)
 
@@ -74,8 +49,8 @@ def test_images_are_written_in_order_as_rgb(tmp_path, channels):
             np.testing.assert_array_equal(image, np.broadcast_to(expected, (9, 7, 3)))
 
 
-def test_weights_are_checked_beforehand(weights):
-    check_inception(weights)
+def test_weights_are_checked_beforehand(inception_weights):
+    check_inception(inception_weights)
 
 
 def refused(weights):
@@ -86,8 +61,8 @@ def refused(weights):
     return str(error.value)
 
 
-def test_missing_weights_are_named_and_never_fetched(network, tmp_path):
-    del network
+def test_missing_weights_are_named_and_never_fetched(inception_network, tmp_path):
+    del inception_network
     with mock.patch("torch.hub.load_state_dict_from_url", side_effect=AssertionError):
         assert "is missing; fetch weights-inception" in refused(tmp_path / "none.pth")
 
@@ -103,12 +78,14 @@ class Opens:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_weights_that_would_run_code_are_refused_and_do_not_run_it(network, tmp_path, legacy):
+def test_weights_that_would_run_code_are_refused_and_do_not_run_it(
+    inception_network, tmp_path, legacy
+):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
     if legacy:
         path.write_bytes(pickle.dumps(Opens(str(trace)), protocol=2))
     else:
-        torch.save({**network.state_dict(), "more": Opens(str(trace))}, path)
+        torch.save({**inception_network.state_dict(), "more": Opens(str(trace))}, path)
     assert "cannot be read as weights and nothing else" in refused(path)
     assert not trace.exists()
     # It would have, where anything is loaded.
@@ -116,9 +93,9 @@ def test_weights_that_would_run_code_are_refused_and_do_not_run_it(network, tmp_
     assert trace.exists()
 
 
-def test_damaged_weights_are_refused(weights, tmp_path):
+def test_damaged_weights_are_refused(inception_weights, tmp_path):
     path = tmp_path / "weights.pth"
-    path.write_bytes(weights.read_bytes()[:5000])
+    path.write_bytes(inception_weights.read_bytes()[:5000])
     assert "cannot be read as weights" in refused(path)
 
 
@@ -134,21 +111,21 @@ def misshapen(state):
     ("change", "words"),
     [(lacking, "fc.bias"), (misshapen, "fc.bias"), (list, "not the weights of Inception")],
 )
-def test_weights_of_another_network_are_refused(network, tmp_path, change, words):
+def test_weights_of_another_network_are_refused(inception_network, tmp_path, change, words):
     path = tmp_path / "weights.pth"
-    torch.save(change(network.state_dict()), path)
+    torch.save(change(inception_network.state_dict()), path)
     assert words in refused(path)
 
 
-def test_folders_that_cannot_be_compared_are_named(weights, tmp_path):
+def test_folders_that_cannot_be_compared_are_named(inception_weights, tmp_path):
     write_images(tmp_path / "real", random_images(2, 8, 8, 3))
     (tmp_path / "drawn").mkdir()
     for folder in ("drawn", "none"):
         with pytest.raises(DataError, match=f"{folder}: 0 PNG files, the FID needs two"):
-            inception_fid(tmp_path / "real", tmp_path / folder, weights)
+            inception_fid(tmp_path / "real", tmp_path / folder, inception_weights)
     write_images(tmp_path / "one", random_images(1, 8, 8, 3))
     with pytest.raises(DataError, match="one: 1 PNG files"):
-        inception_fid(tmp_path / "one", tmp_path / "real", weights)
+        inception_fid(tmp_path / "one", tmp_path / "real", inception_weights)
 
 
 def of_another_size(path: Path):
@@ -165,17 +142,17 @@ def text(path: Path):
 
 @pytest.mark.parametrize("change", [of_another_size, damaged, text])
 @pytest.mark.parametrize("number", [0, 1])
-def test_an_image_that_cannot_be_used_is_named(weights, tmp_path, change, number):
+def test_an_image_that_cannot_be_used_is_named(inception_weights, tmp_path, change, number):
     write_images(tmp_path / "real", random_images(2, 8, 8, 3))
     file = tmp_path / "real" / f"{number:06d}.png"
     change(file)
     with pytest.raises(DataError, match=r"real/00000\d.png: ") as error:
-        inception_fid(tmp_path / "real", tmp_path / "real", weights)
+        inception_fid(tmp_path / "real", tmp_path / "real", inception_weights)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("missing", ["torch", "torch_fidelity", "torchvision"])
-def test_without_the_extra_one_line_names_it(weights, missing):
+def test_without_the_extra_one_line_names_it(inception_weights, missing):
     """And nothing of it is imported with the module."""
     code = (
         "import sys\n"
@@ -185,7 +162,7 @@ def test_without_the_extra_one_line_names_it(weights, missing):
         "assert not {'torch', 'torch_fidelity', 'torchvision'} & sys.modules.keys()\n"
         f"sys.modules[{missing!r}] = None\n"
         "try:\n"
-        f"    inception.check_inception(Path({str(weights)!r}))\n"
+        f"    inception.check_inception(Path({str(inception_weights)!r}))\n"
         "except ConfigError as error:\n"
         "    print(error)\n"
     )

@@ -1,7 +1,5 @@
 """A table moves the right way when what is drawn is known: real images, made worse on purpose."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -9,10 +7,12 @@ from fsdit.config import Config, DataConfig, EvaluationConfig, SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
 from fsdit.evaluation.judge import open_judge
-from fsdit.evaluation.judging import judge_drawings
+from fsdit.evaluation.judging import inception_scores, judge_drawings, variety
 from fsdit.evaluation.material import gather, read_real_images
+from fsdit.evaluation.perceptual import load_lpips
 from fsdit.evaluation.protocol import make_plans
 from tests.evaluation.synthetic import blurred
+from tests.models.pretrained import lpips_original
 
 PROTOCOL = EvaluationConfig(classes=20, drawings_per_episode=4, episodes_per_class=1)
 
@@ -34,15 +34,17 @@ def judged(glyphs):
     images = np.stack([[real.images[int(i)] for i in numbers] for numbers in free])
     shown = np.stack([[real.images[i] for i in numbers] for numbers in supports])
 
+    def material(edit):
+        return gather(plan, edit(images, shown).astype(np.uint8), real, judge)
+
     def table(edit):
-        drawn = edit(images, shown).astype(np.uint8)
-        material = gather(plan, drawn, real, judge)
-        return judge_drawings(material, plan, training, PROTOCOL, perceptual=None)[0]
+        return judge_drawings(material(edit), plan, training, PROTOCOL, perceptual=None)[0]
 
     # With noise, because a drawing never equals an image of the pool.
     rng = np.random.default_rng(0)
     noise = rng.integers(-12, 13, images.shape)
     good = table(lambda x, s: np.clip(x + noise, 0, 255))
+    table.material = material
     return good, table
 
 
@@ -128,8 +130,24 @@ def test_by_class_figures_average_to_those_of_the_table(judged):
         assert np.mean(list(classes.values())) == pytest.approx(value(good, metric))
 
 
-def test_more_episodes_narrow_the_intervals(judged, glyphs):
-    good, _ = judged
-    interval = good.scores["top1_exact"]["copied_support"]
-    assert 0 < interval.high - interval.low < 0.5
-    assert dataclasses.asdict(interval).keys() == {"value", "low", "high"}
+def test_lpips_sees_dropped_modes_too(judged, tmp_path):
+    _, table = judged
+    lpips = load_lpips(str(lpips_original.write(tmp_path)))
+
+    def distance(edit):
+        scores, _ = variety(table.material(edit), lpips.pairwise)
+        return scores["lpips"]
+
+    good, dropped = distance(lambda x, s: x), distance(lambda x, s: x[:, :1].repeat(4, axis=1))
+    assert dropped["drawings"].value == 0
+    assert good["drawings"].value == pytest.approx(good["real"].value, rel=0.2)
+    assert good["real"] == dropped["real"]
+
+
+@pytest.mark.slow  # roots of 2048 x 2048 matrices, by eigenvalues
+def test_inception_fid_sees_blur(judged, inception_weights):
+    _, table = judged
+    scores = inception_scores(table.material(lambda x, s: blurred(x, 3)), inception_weights)
+    assert (
+        scores["inception_distance"]["real"].value < scores["inception_distance"]["drawings"].value
+    )
