@@ -15,6 +15,7 @@ ROOMS = (
     "validation",
     "randomness",
     "program",
+    "events",
     "parallel",
     "data",
     "flow",
@@ -141,7 +142,7 @@ def test_input_workers_need_no_jax():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_nothing_uses_torch_pickle_or_pmap(path):
+def test_nothing_imports_torch_or_pickle_or_uses_pmap(path):
     tree = ast.parse(path.read_text())
     roots = {name.split(".")[0] for name in imports_of(path)}
     assert not roots & {"torch", "pickle", "cloudpickle", "dill", "joblib"}
@@ -149,6 +150,17 @@ def test_nothing_uses_torch_pickle_or_pmap(path):
     words |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     words |= {name.rsplit(".")[-1] for name in imports_of(path)}
     assert "pmap" not in words
+
+
+def test_torch_is_reached_in_one_place_only_and_when_it_is_needed():
+    """It is an extra, so it is imported by name, where its absence can be told in a line."""
+    named = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ("torch", "torch_fidelity")
+    }
+    assert named == {"fsdit/evaluation/inception.py"}
 
 
 def test_tensorflow_is_reached_in_one_place_only():
@@ -161,4 +173,4 @@ def test_tensorflow_is_reached_in_one_place_only():
             for package in ("tensorflow", "clu.metric_writers", "tensorboard")
         )
     }
-    assert reaching == {"fsdit/training/telemetry.py"}
+    assert reaching == {"fsdit/events.py"}

@@ -1,45 +1,157 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.conftest import run_module
+from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
+from tests.conftest import ROOT, environment, run_module, small_disk_at
+from tests.evaluation.page_reader import read_page
 from tests.training.test_checkpoint import saved_run
 
+PROTOCOL = (
+    "--split=val",
+    "--config.evaluation.classes=24",
+    "--config.evaluation.drawings_per_episode=2",
+    "--config.evaluation.batch_size=8",
+)
 
-def test_evaluation_writes_scores_picture_and_one_page(tmp_path, small_config):
-    saved_run(tmp_path / "run", small_config, steps=(5,))
-    output = tmp_path / "result"
-    flags = (f"--workdir={tmp_path}/run", f"--output={output}", "--split=val", "--episodes=20")
-    first = run_module("fsdit.evaluate", *flags)
-    assert first.returncode == 0, first.stderr
-    results = json.loads((output / "results.json").read_text())
-    assert results["protocol"]["episodes"] == 20 and results["protocol"]["split"] == "val"
-    assert results["step"] == 5
-    scores, exact = results["retrieval"]["top1"], results["retrieval"]["top1_exact"]
-    assert all(exact[name] <= scores[name] for name in scores)
-    assert scores.keys() == {
-        "drawings",
-        "copied_support",
-        "mean_of_supports",
-        "real_target",
-        "chance",
-    }
-    assert 0 < scores["chance"] < 0.02 < scores["copied_support"] <= 1
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, glyphs):
+    """A run and its evaluation: (workdir, output)."""
+    from tests.conftest import small_config
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    config = small_config.__wrapped__(glyphs)
+    saved_run(folder / "run", config, steps=(5,))
+    result = evaluate(folder / "run", folder / "result", "--config.evaluation.shots=1,5")
+    assert result.returncode == 0, result.stderr
+    return folder / "run", folder / "result"
+
+
+def evaluate(workdir, output, *flags, **options):
+    names = (f"--workdir={workdir}", f"--output={output}")
+    return run_module("fsdit.evaluate", *names, *PROTOCOL, *flags, **options)
+
+
+def shards(output):
+    return sorted((output / "drawings").glob("*/*.npy"))
+
+
+def test_an_evaluation_has_every_figure_for_unseen_and_seen_classes(evaluated):
+    results = read_results(evaluated[1] / "results.json")
+    assert results.step == 5 and results.judge == "pixels"
+    found = [(table.split, table.seen, table.shots) for table in results.tables]
+    assert found == [("val", False, 1), ("train", True, 1), ("val", False, 5), ("train", True, 5)]
+    for table in results.tables:
+        assert table.episodes == 24 and table.drawings == 48
+        assert METRICS.keys() - table.scores.keys() == {"lpips", "inception_distance"}
+        assert {row for scores in table.scores.values() for row in scores} == ROWS.keys()
+        assert table.scores["near_copies"]["copied_support"].value == 1
+        assert table.scores["top1"]["real"].value > table.scores["top1"]["other_class"].value
+
+
+def test_report_results_and_tensorboard_agree(evaluated):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    _, output = evaluated
+    results = read_results(output / "results.json")
+    page, told = read_page((output / "report.html").read_text()), scalars(results)
+    for table in results.tables:
+        (shown,) = page.all("table", data_table=table.name)
+        for metric, scores in table.scores.items():
+            (line,) = shown.all("tr", data_metric=metric)
+            for row, score in scores.items():
+                (cell,) = line.all("td", data_row=row)
+                bounds = [score.value, score.low, score.high]
+                assert cell.numbers == [bound for bound in bounds if bound is not None]
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    for tag, value in told.items():
+        (event,) = events.Tensors(tag)
+        assert event.step == 5
+        assert float(make_ndarray(event.tensor_proto)) == np.float32(value)
     with Image.open(output / "drawings.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 3
-    page = (output / "report.html").read_text()
-    assert "data:image/png;base64," in page and "http" not in page
 
-    again = run_module("fsdit.evaluate", *flags, devices=4)
+
+def test_a_killed_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path):
+    workdir, whole = evaluated
+    output = tmp_path / "result"
+    names = (f"--workdir={workdir}", f"--output={output}")
+    command = [sys.executable, "-m", "fsdit.evaluate", *names, *PROTOCOL]
+    process = subprocess.Popen(
+        [*command, "--config.evaluation.shots=1,5"],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(shards(output)) < 8:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {file: file.stat().st_mtime_ns for file in shards(output)}
+    assert not (output / "results.json").exists()
+
+    again = evaluate(workdir, output, "--config.evaluation.shots=1,5")
     assert again.returncode == 0, again.stderr
-    assert json.loads((output / "results.json").read_text()) == results
+    assert all(file.stat().st_mtime_ns == t for file, t in before.items())
+    assert [f.read_bytes() for f in shards(output)] == [f.read_bytes() for f in shards(whole)]
+    assert json.loads((output / "results.json").read_text()) == json.loads(
+        (whole / "results.json").read_text()
+    )
+
+
+def test_drawings_of_another_protocol_are_not_mixed(evaluated):
+    workdir, output = evaluated
+    before = (output / "results.json").read_bytes()
+    result = evaluate(workdir, output, "--config.evaluation.seeds=1")
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {output} holds drawings of another checkpoint or protocol")
+    assert (output / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.evaluation.classes=9999", "config.evaluation.classes=9999: the split 'val' has"),
+        ("--config.evaluation.shots=1,99", "shots=99 needs 100"),
+        ("--config.evaluation.judge=nowhere/at_all", "nowhere/at_all"),
+        ("--config.evaluation.lpips=nowhere", "nowhere"),
+        ("--config.evaluation.inception=nowhere.pth", "nowhere.pth"),
+        ("--config.evaluation.seeds=()", "config.evaluation.seeds=() must be one or more"),
+        ("--config.model.hidden_size=64", "config.model.hidden_size"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_one_line_and_leaves_nothing(
+    evaluated, tmp_path, flag, message
+):
+    result = evaluate(evaluated[0], tmp_path / "result", flag)
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "result").exists()
+
+
+def test_more_drawings_than_the_disk_holds_are_refused_before_drawing(evaluated, tmp_path):
+    with small_disk_at(tmp_path / "disk", "4m") as disk:
+        result = evaluate(evaluated[0], disk / "result")
+        assert result.returncode == 1
+        assert f"error: {disk}: the drawings need 64 MB" in result.stderr.splitlines()[-1]
+        assert not shards(disk / "result")
 
 
 def test_a_workdir_without_checkpoint_is_named(tmp_path):
-    result = run_module(
-        "fsdit.evaluate", f"--workdir={tmp_path}/none", f"--output={tmp_path}/result"
-    )
+    result = evaluate(tmp_path / "none", tmp_path / "result")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/none holds no checkpoint")
     assert not (tmp_path / "result").exists()

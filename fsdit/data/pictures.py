@@ -69,7 +69,7 @@ def write_drawings(
     if singles:
         drawings = np.concatenate([drawn for _, drawn in sets])
         files = {f"{i:03d}.png": image for i, image in enumerate(drawings)}
-        _save_folder(output.with_suffix(""), files)
+        save_folder(output.with_suffix(""), files)
     named = {"grid": output.name, "singles": [f"{output.stem}/{name}" for name in files]}
     write_json(output.with_suffix(".json"), {**facts, **named})
 
@@ -87,7 +87,7 @@ def save_picture(path: Path, pixels: UInt8[np.ndarray, "Y X C"], zoom: int = 2) 
         raise
 
 
-def _save_folder(folder: Path, pictures: Mapping[str, UInt8[np.ndarray, "H W C"]]) -> None:
+def save_folder(folder: Path, pictures: Mapping[str, UInt8[np.ndarray, "H W C"]]) -> None:
     """Writes PNG files by name into a new folder, which has all of them or is not there."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

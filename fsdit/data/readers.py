@@ -157,6 +157,9 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W C"]]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Raises DataError naming file and record."""
         try:

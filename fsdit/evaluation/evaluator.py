@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -11,9 +11,10 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.evaluation.drawings import Drawer, Shards
+from fsdit.evaluation.inception import check_inception
 from fsdit.evaluation.judge import Judge, open_judge
 from fsdit.evaluation.judging import Perceptual, judge_drawings
-from fsdit.evaluation.material import Material, gather, read_real_images
+from fsdit.evaluation.material import Material, RealImages, gather, read_real_images
 from fsdit.evaluation.perceptual import load_lpips
 from fsdit.evaluation.protocol import SEEN, Plan
 from fsdit.evaluation.report import ClassPictures
@@ -33,6 +34,8 @@ class Opened:
 def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Opened:
     """Raises ConfigError or DataError."""
     lpips = config.evaluation.lpips
+    if config.evaluation.inception:
+        check_inception(Path(config.evaluation.inception))
     splits = {plan.split for plan in plans} | ({SEEN} & info.splits.keys())
     return Opened(
         plans=plans,
@@ -64,7 +67,7 @@ def evaluate(
             material, plan, real.get(SEEN), config.evaluation, opened.perceptual
         )
         tables.append(table)
-        pictures += _class_pictures(plan, table, material, nearest, opened.images.get(SEEN))
+        pictures += _class_pictures(plan, table, material, nearest, real.get(SEEN))
     results = Results(
         name=config.name,
         step=step,
@@ -84,20 +87,17 @@ def _draw(plans: Sequence[Plan], drawer: Drawer, shards: Shards, ema: dict) -> l
 
 
 def _class_pictures(
-    plan: Plan, table: Table, material: Material, nearest: np.ndarray, training: ImageReader | None
+    plan: Plan, table: Table, material: Material, nearest: np.ndarray, training: RealImages | None
 ) -> Iterator[ClassPictures]:
-    def read(images: ImageReader, numbers: Any) -> np.ndarray:
-        return np.stack([images[int(i)] for i in numbers])
-
     drawings, real = material.rows["drawings"].images, material.rows.get("real")
-    images = material.real.images
+    pictures = material.real.pictures
     for episode, class_id in enumerate(plan.classes):
         drawn = drawings[episode]
         yield ClassPictures(
             table=table.name,
             name=material.real.split.classes[class_id],
-            supports=read(images, material.supports[episode]),
+            supports=pictures(material.supports[episode]),
             drawings=drawn,
-            real=read(images, real.index[episode]) if real else drawn[:0],
-            nearest_training=read(training, nearest[episode]) if training else drawn[:0],
+            real=pictures(real.index[episode]) if real else drawn[:0],
+            nearest_training=training.pictures(nearest[episode]) if training else drawn[:0],
         )

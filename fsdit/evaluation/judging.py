@@ -5,7 +5,9 @@ halves by seed: "reference" is what sets are compared with, the other half is th
 """
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -14,6 +16,7 @@ from fsdit.config import EvaluationConfig
 from fsdit.evaluation import copying, distributions
 from fsdit.evaluation.classifier import classified_right
 from fsdit.evaluation.distances import episode_distances, k_nearest
+from fsdit.evaluation.inception import inception_fid, write_images
 from fsdit.evaluation.material import Material, RealImages, Row
 from fsdit.evaluation.protocol import MIN_SET, SEEN, Plan
 from fsdit.evaluation.results import METRICS, Score, Table
@@ -138,7 +141,7 @@ def variety(material: Material, perceptual: Perceptual | None) -> tuple[Scores, 
 def _pixels(row: Row, real: RealImages) -> UInt8[np.ndarray, "N n H W C"]:
     if row.images is not None:
         return row.images
-    return np.stack([[real.images[int(i)] for i in numbers] for numbers in row.index])
+    return real.pictures(row.index)
 
 
 def use(material: Material, ways: int) -> Scores:
@@ -249,7 +252,7 @@ def _halves(material: Material) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "
     """
     halves: tuple[list, list] = ([], [])
     rng = np.random.default_rng(0)
-    for class_id in np.unique(material.class_id):
+    for class_id in np.unique(material.class_id).tolist():
         members = rng.permutation(material.real.members(class_id))
         for half, chosen in zip(halves, (members[::2], members[1::2]), strict=True):
             half += [(turn, number) for turn, number in enumerate(chosen)]
@@ -282,6 +285,25 @@ def _frechet(
     return Score(value, value - 2 * error, value + 2 * error)
 
 
+def inception_scores(material: Material, weights: Path) -> Scores:
+    """Inception FID of drawings and of real images to the reference half, as many of each."""
+    real, (reference, ceiling) = material.real, _halves(material)
+    drawn = material.rows["drawings"].images.swapaxes(0, 1)
+    drawn = drawn.reshape(-1, *drawn.shape[2:])
+    count = min(len(drawn), len(ceiling))
+    if min(count, len(reference)) < MIN_SET:
+        return {}
+    sets = {"drawings": drawn[:count], "real": real.pictures(ceiling[:count])}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_images(folder / "reference", real.pictures(reference))
+        found = {}
+        for name, images in sets.items():
+            write_images(folder / name, images)
+            found[name] = Score(inception_fid(folder / "reference", folder / name, weights))
+    return {"inception_distance": found}
+
+
 def judge_drawings(
     material: Material,
     plan: Plan,
@@ -293,12 +315,14 @@ def judge_drawings(
 
     training: of the training split; None where there is none.
     """
+    inception = inception_scores(material, Path(protocol.inception)) if protocol.inception else {}
     retrieved, top = class_fidelity(material)
     varied, pairwise = variety(material, perceptual)
     copied, near = support_copies(material)
     memorised, far, nearest = training_copies(material, training) if training else ({}, {}, None)
     scores = {
         **set_fidelity(material, jackknife=True),
+        **inception,
         **retrieved,
         **use(material, protocol.ways),
         **varied,

@@ -1,7 +1,7 @@
 """What is judged: drawings of a plan, floors and ceilings, as a judge sees them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
@@ -38,6 +38,10 @@ class RealImages:
     def at(self, numbers: Int[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """Features of the images of these numbers."""
         return self.features[numbers]
+
+    def pictures(self, numbers: Int[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n H W C"]:
+        read = [self.images[i] for i in numbers.ravel().tolist()]
+        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
 
 
 def read_real_images(images: ImageReader, split: SplitInfo, judge: Judge) -> RealImages:
@@ -102,7 +106,7 @@ def gather(
     rng = np.random.default_rng(plan.seeds[0])
     rest = tuple(
         rng.permutation(np.setdiff1d(real.members(c), s))
-        for c, s in zip(class_id, supports, strict=True)
+        for c, s in zip(class_id.tolist(), supports, strict=True)
     )
     count = plan.drawings
     rows = {"drawings": Row(_features(judge, drawn), drawn)}
@@ -110,7 +114,8 @@ def gather(
         rows["real"] = _real_row(real, np.stack([r[:others] for r in rest]))
     copied = rng.permuted(supports, axis=1)[:, : min(count, supports.shape[1])]
     rows["copied_support"] = _real_row(real, copied)
-    means = np.stack([_mean(real.images, s) for s in supports])[:, None]
+    means = [real.pictures(s).mean(0, keepdims=True) for s in supports]
+    means = np.round(means).astype(np.uint8)
     rows["mean_of_supports"] = Row(_features(judge, means), means)
     if len(plan.classes) > 1:
         other = _other_class(plan)
@@ -125,10 +130,6 @@ def _features(judge: Judge, images: UInt8[np.ndarray, "N n H W C"]) -> Shaped[np
 
 def _real_row(real: RealImages, index: Int[np.ndarray, "N n"]) -> Row:
     return Row(real.features[index], index=index)
-
-
-def _mean(images: ImageReader, numbers: Sequence[int]) -> UInt8[np.ndarray, "H W C"]:
-    return np.round(np.mean([images[int(i)] for i in numbers], axis=0)).astype(np.uint8)
 
 
 def _other_class(plan: Plan) -> Int[np.ndarray, "N"]:

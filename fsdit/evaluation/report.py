@@ -1,72 +1,82 @@
-"""The result of an evaluation: results.json, a picture, and one page of HTML."""
+"""What an evaluation leaves behind: results.json, a picture, a page of HTML, TensorBoard."""
 
-import base64
-import dataclasses
-import html
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fsdit.config import flatten
-from fsdit.data.layout import write_json
-from fsdit.data.pictures import save_picture
-from fsdit.evaluation.protocol import Protocol
+from fsdit.data.pictures import episode_grid, save_picture
+from fsdit.evaluation.page import ClassPictures, render
+from fsdit.evaluation.results import Results, scalars, write_results
+from fsdit.events import open_writer, writing
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-td {{ padding: 0 2rem 0 0 }}
-img {{ max-width: 100% }}
-</style>
-<h1>{title}</h1>
-<h2>Top-1 retrieval</h2>
-<p>The share of images whose nearest real image of the split, in pixels and without the
-episode's own supports, is right: of the class or of one that shares a pixel-identical
-image with it, as some characters of different scripts do; then, of the very class.</p>
-<table>{scores}</table>
-<h2>Drawings</h2>
-<p>Each row is an episode: its supports, then drawings from them.</p>
-<img alt="supports and drawings" src="data:image/png;base64,{picture}">
-<h2>Protocol</h2>
-<table>{protocol}</table>
-</html>
-"""
+__all__ = ["ClassPictures", "grids", "write", "write_tensorboard"]
+
+_GRID_CLASSES = 12
 
 
-def write(
-    directory: Path,
-    name: str,
-    step: int,
-    protocol: Protocol,
-    scores: dict[str, dict[str, float]],
-    picture: UInt8[np.ndarray, "Y X C"],
-) -> None:
-    """Writes drawings.png, results.json and report.html, each whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    save_picture(directory / "drawings.png", picture, zoom=3)
-    facts = {"step": step, **dataclasses.asdict(protocol)}
-    write_json(
-        directory / "results.json",
-        {"name": name, "step": step, "protocol": facts, "retrieval": scores},
-    )
-    page = _PAGE.format(
-        title=html.escape(f"{name}: {protocol.shots}-shot drawings of {protocol.split} classes"),
-        scores=_rows(
-            {k: f"{v:.3f} / {scores['top1_exact'][k]:.3f}" for k, v in scores["top1"].items()}
-        ),
-        picture=base64.b64encode((directory / "drawings.png").read_bytes()).decode(),
-        protocol=_rows(flatten(facts)),
-    )
-    partial = directory / "report.html.partial"
-    partial.write_text(page)
-    partial.replace(directory / "report.html")
+def grids(
+    results: Results, pictures: Sequence[ClassPictures]
+) -> dict[str, UInt8[np.ndarray, "1 Y X C"]]:
+    """TensorBoard's tag -> supports | drawings, one row a class, for each table with pictures.
+
+    Up to 12 classes, evenly spaced among those given: how well they did does not count.
+    """
+    found = {}
+    for table in results.tables:
+        # One episode a class.
+        classes = list({each.name: each for each in pictures if each.table == table.name}.values())
+        if classes:
+            places = np.linspace(0, len(classes) - 1, min(_GRID_CLASSES, len(classes)))
+            shown = [classes[i] for i in places.round().astype(int)]
+            drawings = np.stack([each.drawings for each in shown], axis=1)
+            grid = episode_grid(np.stack([each.supports for each in shown]), list(drawings))
+            found[f"{table.name}/drawings"] = grid[None]
+    return found
 
 
-def _rows(values: dict[str, Any]) -> str:
-    return "".join(
-        f"<tr><td>{html.escape(key.replace('_', ' '))}</td><td>{html.escape(str(value))}</td></tr>"
-        for key, value in values.items()
-    )
+def write(directory: Path, results: Results, pictures: Sequence[ClassPictures]) -> None:
+    """Writes drawings.png (grid of the first table), report.html and, last, results.json.
+
+    pictures: at least one of the first table; within a table all with as many supports and
+    drawings. The three are whole before the first of them is in its place: where they
+    cannot be written, an OutputError says so and `directory` keeps what it had.
+    """
+    picture = grids(results, pictures)[f"{results.tables[0].name}/drawings"][0]
+    page = render(results, pictures)
+    cell = pictures[0].drawings.shape[1]
+    partial = directory / "report.partial"
+    with writing(directory):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            save_picture(partial / "drawings.png", picture, zoom=max(1, 72 // cell))
+            (partial / "report.html").write_text(page, "utf-8")
+            write_results(partial / "results.json", results)
+            for name in ("drawings.png", "report.html", "results.json"):
+                (partial / name).replace(directory / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tensorboard(directory: Path, results: Results, pictures: Sequence[ClassPictures]) -> None:
+    """Writes the scalars and the grids at the results' step to `directory`/tensorboard.
+
+    They lie in one file of their own name: a second evaluation replaces it, and events of
+    others, of a run's training say, stay. Raises OutputError.
+    """
+    target, partial = directory / "tensorboard", directory / "tensorboard.partial"
+    with writing(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            writer = open_writer(partial)
+            writer.write_scalars(results.step, scalars(results))
+            writer.write_images(results.step, grids(results, pictures))
+            writer.close()
+            [events] = partial.iterdir()
+            target.mkdir(parents=True, exist_ok=True)
+            events.replace(target / "events.out.tfevents.evaluation")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

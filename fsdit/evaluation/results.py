@@ -225,6 +225,8 @@ def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
         for scores in table["scores"].values():
             for score in scores.values():
                 score["value"] = math.nan if score["value"] is None else score["value"]
+        for classes in table["by_class"].values():
+            classes.update({name: math.nan for name, value in classes.items() if value is None})
     return values
 
 

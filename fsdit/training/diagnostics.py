@@ -17,13 +17,14 @@ from jaxtyping import Array, Float, Int
 from fsdit.config import Config
 from fsdit.data import input as episode_input
 from fsdit.data.pictures import episode_grid, save_picture
+from fsdit.events import writing
 from fsdit.models.drawing import make_draw
 from fsdit.models.feed import Feed
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
 from fsdit.training.step import Batch, example_losses, noised, time_bins
-from fsdit.training.telemetry import Telemetry, bin_means, writing
+from fsdit.training.telemetry import Telemetry, bin_means
 
 SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 

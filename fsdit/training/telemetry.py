@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from fsdit.config import Config, flatten, to_dict
-from fsdit.errors import NonFiniteError, OutputError
+from fsdit.errors import NonFiniteError
+from fsdit.events import open_writer, writing
 from fsdit.parallel import runtime
 from fsdit.training.step import TIME_BINS
 
@@ -29,18 +30,6 @@ def bin_means(prefix: str, losses: np.ndarray, counts: np.ndarray) -> dict[str, 
     return {
         f"{prefix}/loss_t{i}": float(losses[i] / counts[i]) for i in range(TIME_BINS) if counts[i]
     }
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns whatever a writer raises, on a full disk say, into an OutputError."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0][:300]
-        raise OutputError(
-            f"cannot write {path}: {reason}; make room and start the same command again"
-        ) from error
 
 
 class Telemetry:
@@ -209,10 +198,7 @@ def _continue_log(path: Path, step: int):
 
 
 def _tensorboard_writer(directory: Path, config: Config):
-    """clu's writer in a thread of its own. It imports TensorFlow, so only here and now."""
-    from clu import metric_writers
-
-    writer = metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
+    writer = open_writer(directory)
     writer.write_hparams(
         {
             k: v if isinstance(v, int | float | str) else str(v)

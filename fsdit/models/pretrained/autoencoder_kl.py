@@ -395,7 +395,7 @@ def mapping(config: AutoencoderConfig, old_attention: bool = False) -> weights.M
     the published SD VAEs.
     """
     renamed = _RENAMED | (_OLD_ATTENTION if old_attention else {})
-    transforms = {1: np.asarray, 2: _linear_kernel, 4: _conv_kernel}  # by number of axes
+    transforms = {1: np.asarray, 2: _linear_kernel, 4: weights.conv_kernel}  # by number of axes
     sources = {}
     for path, leaf in traverse_util.flatten_dict(_abstract_params(config)).items():
         name = ".".join(renamed.get(part, str(part)) for part in path)
@@ -405,11 +405,6 @@ def mapping(config: AutoencoderConfig, old_attention: bool = False) -> weights.M
 
 def _abstract_params(config: AutoencoderConfig) -> dict:
     return nnx.to_pure_dict(_abstract(config, "float32")[1])
-
-
-def _conv_kernel(tensor: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out)."""
-    return tensor.transpose(2, 3, 1, 0)
 
 
 def _linear_kernel(tensor: np.ndarray) -> np.ndarray:

@@ -117,6 +117,19 @@ def norm(path: str, name: str, layers: int | None = None) -> dict[str, Source]:
     }
 
 
+def conv(path: str, name: str) -> dict[str, Source]:
+    """Kernel and bias at `path` from a convolution of PyTorch."""
+    return {
+        f"{path}/kernel": Source((f"{name}.weight",), conv_kernel),
+        f"{path}/bias": Source((f"{name}.bias",)),
+    }
+
+
+def conv_kernel(tensor: np.ndarray) -> np.ndarray:
+    """(out, in, height, width) -> (height, width, in, out)."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
 def open_checkpoint(location: str, subfolder: str = "") -> Checkpoint:
     """The checkpoint in a local directory, or of a hub id ("google/siglip2-base-patch16-224").
 
@@ -131,6 +144,20 @@ def open_checkpoint(location: str, subfolder: str = "") -> Checkpoint:
     folder = folder / subfolder
     config = read_json(folder / "config.json")
     return Checkpoint(folder, config, _tensor_files(folder))
+
+
+def open_files(directory: Path, *names: str) -> Checkpoint:
+    """A checkpoint in these safetensors files of a directory, without a config.json.
+
+    Errors:
+        DataError: a file is missing or damaged.
+    """
+    files: dict[str, Path] = {}
+    for path in (directory / name for name in names):
+        if not path.is_file():
+            raise DataError(f"{path} is missing; put {' and '.join(names)} into {directory}")
+        files |= dict.fromkeys(_open(path).keys(), path)
+    return Checkpoint(directory, {}, files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -196,7 +223,7 @@ def load_params(
             if value is None or value.shape != place.shape:
                 raise DataError(
                     f"{file}: tensor {name!r} of shape {tensor.shape} does not fit {path}, "
-                    f"which is {place.shape} by config.json"
+                    f"which is {place.shape} {'by config.json' if checkpoint.config else 'here'}"
                 )
             place[...] = value
     return traverse_util.unflatten_dict(loaded)
@@ -205,9 +232,10 @@ def load_params(
 def _check_names(checkpoint: Checkpoint, mapping: Mapped, ignored: tuple[str, ...]) -> None:
     needed = {name for origin in mapping.values() for _, _, name in origin.tensors()}
     if missing := sorted(needed - checkpoint.files.keys()):
+        together = "config.json and the weights do not belong together, or "
         raise DataError(
-            f"{checkpoint.directory}: tensor {_some(missing)} missing; config.json and the "
-            "weights do not belong together, or the checkpoint is of another architecture"
+            f"{checkpoint.directory}: tensor {_some(missing)} missing; "
+            f"{together if checkpoint.config else ''}the checkpoint is of another architecture"
         )
     extra = sorted(n for n in checkpoint.files.keys() - needed if not n.startswith(ignored))
     if extra:

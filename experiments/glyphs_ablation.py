@@ -1,0 +1,122 @@
+"""What each choice of the glyph experiment is worth, at equal compute.
+
+    python -m experiments.glyphs_ablation --output_dir=runs/ablation --dataset_dir=datasets/glyphs
+
+Trains each variant for as many steps as cost what --steps steps of experiments/glyphs.py
+cost, in floating-point operations of the train step as XLA counts them, and evaluates it on
+unseen characters. Prints one table, and keeps it as ablation.json. Runs resume. One run a
+variant: differences below the intervals say nothing. On two CPU cores about three minutes a
+variant at --steps=400.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from fsdit.config import Config, apply_overrides, load_experiment
+from fsdit.data.layout import read_dataset_info, write_json
+from fsdit.evaluation.results import read_results
+from fsdit.models.frozen import open_networks
+from fsdit.parallel import mesh as meshes
+from fsdit.training import optimizer
+from fsdit.training import state as train_state
+from fsdit.training.step import make_train_step
+
+_OUTPUT = flags.DEFINE_string("output_dir", None, "Where runs and results go.", required=True)
+_DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+_STEPS = flags.DEFINE_integer("steps", 400, "Steps of the unchanged experiment.")
+_ONLY = flags.DEFINE_list("only", [], "Variants to run; empty: all.")
+
+_EXPERIMENT = "experiments/glyphs.py"
+_VARIANTS = {
+    "as in glyphs.py": {},
+    "cross_attention=cls": {"model.cross_attention": "cls"},
+    "no support tokens": {"model.use_support_tokens": "false"},
+    "num_latents=16": {"model.num_latents": "16"},
+    "num_latents=64": {"model.num_latents": "64"},
+    "logit_mean=0": {"flow.logit_mean": "0"},
+    "time=uniform": {"flow.time": "uniform"},
+}
+_SCALES = ("2", "3")
+_METRICS = ("top1", "kernel_distance", "recall", "pairwise_distance", "near_copies")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    base = load_experiment(_EXPERIMENT)
+    base = apply_overrides(base, {"data.dataset_dir": _DATASET.value})
+    budget = _STEPS.value * flops(base)
+    found = {}
+    for name, changes in _VARIANTS.items():
+        if _ONLY.value and name not in _ONLY.value:
+            continue
+        steps = round(budget / flops(apply_overrides(base, changes)))
+        found[name] = {"steps": steps, "tables": run(name, changes, steps)}
+        write_json(Path(_OUTPUT.value) / "ablation.json", found)
+        print_table(found)
+
+
+def flops(config: Config) -> float:
+    """Of a train step; layers are unrolled because XLA counts the body of a loop once."""
+    model = dataclasses.replace(config.model, scan_layers=False)
+    config = dataclasses.replace(config, model=model)
+    info = read_dataset_info(config.data.dataset_dir)
+    networks, _ = open_networks(config, info)
+    mesh, tx = meshes.local_mesh(), optimizer.transformation(config.optimizer)
+    image = (info.image_size, info.image_size, info.channels)
+    rows, shots = config.data.batch_size, config.data.shots
+    batch = {
+        "index": jax.ShapeDtypeStruct((rows,), "uint32"),
+        "class_id": jax.ShapeDtypeStruct((rows,), "int32"),
+        "target": jax.ShapeDtypeStruct((rows, *image), "uint8"),
+        "supports": jax.ShapeDtypeStruct((rows, shots, *image), "uint8"),
+    }
+    state = train_state.abstract(networks, tx, mesh)
+    lowered = jax.jit(make_train_step(networks, config, tx)).lower(state, batch)
+    return lowered.cost_analysis()["flops"]
+
+
+def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:
+    """Trains and evaluates a variant; the tables of unseen characters, one a guidance scale."""
+    workdir = Path(_OUTPUT.value) / "".join(c if c.isalnum() else "_" for c in name)
+    settings = {**changes, "data.dataset_dir": _DATASET.value}
+    settings |= {"train.num_steps": str(steps), "train.eval_interval": str(10 * steps)}
+    python = (sys.executable, "-m")
+    overrides = [f"--config.{path}={value}" for path, value in settings.items()]
+    train = (*python, "fsdit.main", f"--config={_EXPERIMENT}", f"--workdir={workdir}", *overrides)
+    evaluate = (
+        *(*python, "fsdit.evaluate", f"--workdir={workdir}", "--split=test"),
+        *(f"--output={workdir / 'test'}", "--config.evaluation.seen=false"),
+        "--config.evaluation.drawings_per_episode=2",
+        f"--config.evaluation.guidance_scales={','.join(_SCALES)}",
+    )
+    for command in (train, evaluate):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    tables = read_results(workdir / "test" / "results.json").tables
+    return [
+        {
+            "guidance_scale": table.guidance_scale,
+            **{m: dataclasses.asdict(table.scores[m]["drawings"]) for m in _METRICS},
+        }
+        for table in tables
+    ]
+
+
+def print_table(found: dict) -> None:
+    print("| variant | steps | guidance | " + " | ".join(_METRICS) + " |")
+    print("| --- " * (3 + len(_METRICS)) + "|")
+    for name, result in found.items():
+        for table in result["tables"]:
+            cells = [f"{table[m]['value']:.3f}" for m in _METRICS]
+            head = f"| {name} | {result['steps']} | {table['guidance_scale']:g} | "
+            print(head + " | ".join(cells) + " |")
+    print(json.dumps({name: result["steps"] for name, result in found.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

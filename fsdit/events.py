@@ -1,0 +1,26 @@
+"""Events for TensorBoard, and one line for whatever a writer of logs raises."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from fsdit.errors import OutputError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns whatever a writer raises, on a full disk say, into an OutputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        raise OutputError(
+            f"cannot write {path}: {reason}; make room and start the same command again"
+        ) from error
+
+
+def open_writer(directory: Path):
+    """clu's writer in a thread of its own. It imports TensorFlow, so only here and now."""
+    from clu import metric_writers
+
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])

@@ -1,0 +1,72 @@
+"""Results and pictures out of random numbers, as an evaluation would hand them over."""
+
+import numpy as np
+
+from fsdit.config import EvaluationConfig, SamplingConfig
+from fsdit.evaluation.report import ClassPictures
+from fsdit.evaluation.results import METRICS, ROWS, Results, Score, Table
+
+BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")
+# What has no meaning for a row: no class drew its own real images, copies do not vary, ...
+MISSING = {("frechet_distance", "real"), ("pairwise_distance", "copied_support")}
+UNIT = ("top1", "top1_exact", "top5", "precision", "recall", "coverage", "near_copies")
+
+
+def score(rng: np.random.Generator, metric: str) -> Score:
+    value = rng.uniform() if metric in UNIT else rng.lognormal(sigma=3)
+    low, high = value * rng.uniform(0.8, 1), value * rng.uniform(1, 1.2)
+    return Score(value, low, high) if rng.uniform() < 0.8 else Score(value)
+
+
+def table(
+    rng: np.random.Generator, names: list[str], split: str, seen: bool, shots: int, guidance: float
+) -> Table:
+    return Table(
+        split,
+        seen,
+        shots,
+        guidance,
+        episodes=2 * len(names),
+        drawings=8 * len(names),
+        scores={
+            metric: {row: score(rng, metric) for row in ROWS if (metric, row) not in MISSING}
+            for metric in METRICS
+            if metric not in ("lpips", "inception_distance")
+        },
+        by_class={metric: {name: float(rng.uniform()) for name in names} for metric in BY_CLASS},
+    )
+
+
+def results(
+    rng: np.random.Generator, names: list[str], shots=(1, 5), guidance=(1.0, 3.0, 5.0)
+) -> Results:
+    """Unseen and seen classes at the run's guidance scale, 3, and unseen ones at the others."""
+    first = [table(rng, names, "test", False, k, 3.0) for k in shots]
+    seen = [table(rng, names, "train", True, k, 3.0) for k in shots]
+    other = [table(rng, names, "test", False, k, g) for k in shots for g in guidance if g != 3.0]
+    return Results(
+        "glyphs",
+        2400,
+        "test",
+        "pixels",
+        EvaluationConfig(shots=shots, guidance_scales=guidance),
+        SamplingConfig(num_steps=20, guidance_scale=3.0),
+        (*first, *seen, *other),
+    )
+
+
+def pictures(
+    rng: np.random.Generator, found: Results, size: int = 12, channels: int = 1
+) -> list[ClassPictures]:
+    """Of each class of each table at the run's guidance scale."""
+
+    def some(count: int) -> np.ndarray:
+        coarse = rng.integers(256, size=(count, 4, 4, channels), dtype=np.uint8)
+        return coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+
+    return [
+        ClassPictures(each.name, name, some(each.shots), some(4), some(5), some(4))
+        for each in found.tables
+        if each.guidance_scale == found.sampling.guidance_scale
+        for name in each.by_class["support_distance"]
+    ]
