@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import normalize
 
 from fsdit.errors import DataError
 
@@ -35,6 +33,10 @@ def classified_right(
     Tian et al., arXiv 2003.11539. The rows of a class weigh the same together whatever their
     number, so that mere copies of them change nothing. Deterministic.
     """
+    # Slow to import, and training, which imports this room, never classifies.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import normalize
+
     if len(np.unique(train_classes)) < 2:
         raise DataError("a classifier needs two classes or more: choose more classes")
     _, row, counts = np.unique(train_classes, return_inverse=True, return_counts=True)
