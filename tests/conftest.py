@@ -119,6 +119,10 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def small_config(glyphs) -> Config:
+    return small_run(glyphs)
+
+
+def small_run(glyphs: Path) -> Config:
     """A run of seconds: every part of the model and of telemetry, at its smallest."""
     return Config(
         name="small",

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdit.errors import EXIT_PREEMPTED
 from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
-from tests.conftest import ROOT, environment, run_module, small_disk_at
+from tests.conftest import ROOT, environment, run_module, small_disk_at, small_run
 from tests.evaluation.page_reader import read_page
 from tests.training.test_checkpoint import saved_run
 
@@ -24,11 +25,8 @@ PROTOCOL = (
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, glyphs):
     """A run and its evaluation: (workdir, output)."""
-    from tests.conftest import small_config
-
     folder = tmp_path_factory.mktemp("evaluated")
-    config = small_config.__wrapped__(glyphs)
-    saved_run(folder / "run", config, steps=(5,))
+    saved_run(folder / "run", small_run(glyphs), steps=(5,))
     result = evaluate(folder / "run", folder / "result", "--config.evaluation.shots=1,5")
     assert result.returncode == 0, result.stderr
     return folder / "run", folder / "result"
@@ -81,7 +79,10 @@ def test_report_results_and_tensorboard_agree(evaluated):
         assert len(np.unique(np.asarray(picture))) > 3
 
 
-def test_a_killed_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, EXIT_PREEMPTED)]
+)
+def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, sent, status):
     workdir, whole = evaluated
     output = tmp_path / "result"
     names = (f"--workdir={workdir}", f"--output={output}")
@@ -96,8 +97,8 @@ def test_a_killed_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path):
     while len(shards(output)) < 8:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    assert process.wait() == status
     before = {file: file.stat().st_mtime_ns for file in shards(output)}
     assert not (output / "results.json").exists()
 
