@@ -36,13 +36,14 @@ _EXPERIMENT = "experiments/glyphs.py"
 _VARIANTS = {
     "as in glyphs.py": {},
     "cross_attention=cls": {"model.cross_attention": "cls"},
-    "no support tokens": {"model.use_support_tokens": "false"},
+    # The same network as cross_attention=none.
+    "use_support_tokens=false": {"model.use_support_tokens": "false"},
     "num_latents=16": {"model.num_latents": "16"},
     "num_latents=64": {"model.num_latents": "64"},
     "logit_mean=0": {"flow.logit_mean": "0"},
     "time=uniform": {"flow.time": "uniform"},
 }
-_SCALES = ("2", "3")
+_SCALES = ("1", "2", "5")
 _METRICS = ("top1", "kernel_distance", "recall", "pairwise_distance", "near_copies")
 
 
@@ -51,13 +52,15 @@ def main(argv: list[str]) -> None:
     base = load_experiment(_EXPERIMENT)
     base = apply_overrides(base, {"data.dataset_dir": _DATASET.value})
     budget = _STEPS.value * flops(base)
-    found = {}
+    results = Path(_OUTPUT.value) / "ablation.json"
+    found = json.loads(results.read_text()) if results.exists() else {}
     for name, changes in _VARIANTS.items():
         if _ONLY.value and name not in _ONLY.value:
             continue
         steps = round(budget / flops(apply_overrides(base, changes)))
         found[name] = {"steps": steps, "tables": run(name, changes, steps)}
-        write_json(Path(_OUTPUT.value) / "ablation.json", found)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, found)
         print_table(found)
 
 
@@ -83,7 +86,8 @@ def flops(config: Config) -> float:
 
 def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:
     """Trains and evaluates a variant; the tables of unseen characters, one a guidance scale."""
-    workdir = Path(_OUTPUT.value) / "".join(c if c.isalnum() else "_" for c in name)
+    plain = "".join(c if c.isalnum() else "_" for c in name)
+    workdir = Path(_OUTPUT.value) / f"{plain}_{steps}"
     settings = {**changes, "data.dataset_dir": _DATASET.value}
     settings |= {"train.num_steps": str(steps), "train.eval_interval": str(10 * steps)}
     python = (sys.executable, "-m")
@@ -112,10 +116,13 @@ def print_table(found: dict) -> None:
     print("| --- " * (3 + len(_METRICS)) + "|")
     for name, result in found.items():
         for table in result["tables"]:
-            cells = [f"{table[m]['value']:.3f}" for m in _METRICS]
+            cells = [
+                f"{s['value']:.3f} ({s['low']:.3f} to {s['high']:.3f})"
+                for s in (table[m] for m in _METRICS)
+            ]
             head = f"| {name} | {result['steps']} | {table['guidance_scale']:g} | "
             print(head + " | ".join(cells) + " |")
-    print(json.dumps({name: result["steps"] for name, result in found.items()}), flush=True)
+    print(flush=True)
 
 
 if __name__ == "__main__":

@@ -48,26 +48,26 @@ def main(argv: list[str]) -> None:
     from fsdit.training.checkpoint import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
+    signal.signal(signal.SIGTERM, _leave)
     # Mistakes first: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
     info = read_dataset_info(config.data.dataset_dir)
     plans = make_plans(config, info, _SPLIT.value)
     opened = evaluator.open_evaluation(config, info, plans)
-    signal.signal(signal.SIGTERM, _leave)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())
+    drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     drawn_of = {
         "step": run.step,
         "weights": hashlib.sha256(weights.encode()).hexdigest(),
         "dataset": dataset_fingerprint(config.data.dataset_dir),
         "plans": [dataclasses.asdict(p) | {"sampling": to_dict(p.sampling)} for p in plans],
-        "batch_size": config.evaluation.batch_size,
+        "batch_sizes": [drawer.batch_size(plan) for plan in plans],
     }
-    shards = Shards(output, drawn_of)
-    shards.check_room(plans, (info.image_size, info.image_size, info.channels))
-    drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
+    shards = Shards(output, drawn_of, (info.image_size, info.image_size, info.channels))
+    shards.check_room(plans)
     results, pictures = evaluator.evaluate(
         run.config, info, opened, drawer, shards, run.ema, run.step
     )

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, se
     assert json.loads((output / "results.json").read_text()) == json.loads(
         (whole / "results.json").read_text()
     )
+
+
+def test_what_is_damaged_or_in_the_way_is_named(evaluated, tmp_path):
+    workdir, whole = evaluated
+    (tmp_path / "file").touch()
+    result = evaluate(workdir, tmp_path / "file")
+    assert f"error: --output={tmp_path}/file is a file" in result.stderr.splitlines()[-1]
+
+    shutil.copytree(whole, tmp_path / "copy")
+    file = shards(tmp_path / "copy")[0]
+    file.write_bytes(b"")
+    result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
+    assert result.returncode == 1
+    assert f"error: {file} is damaged" in result.stderr.splitlines()[-1]
+    file.unlink()
+    result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
+    assert result.returncode == 0, result.stderr
+    assert file.read_bytes() == (whole / file.relative_to(tmp_path / "copy")).read_bytes()
 
 
 def test_drawings_of_another_protocol_are_not_mixed(evaluated):

@@ -41,6 +41,8 @@ def main(argv: list[str]) -> None:
     del argv
     overrides = {
         "evaluation.seen": "false",
+        "evaluation.shots": "",
+        "evaluation.guidance_scales": "",
         "evaluation.drawings_per_episode": str(_DRAWINGS.value),
     }
     if _DATASET.value:

@@ -94,18 +94,21 @@ def in_episodes(
 class Shards:
     """The drawings of plans in a directory. `of` tells them from those of anything else."""
 
-    def __init__(self, directory: Path, of: dict[str, Any]):
+    def __init__(self, directory: Path, of: dict[str, Any], image_shape: tuple[int, ...]):
+        self._shape = image_shape
         self._folder, self._of = directory / "drawings", of
+        if directory.exists() and not directory.is_dir():
+            raise ConfigError(f"--output={directory} is a file: name a directory")
         found = self._folder / "of.json"
-        if found.exists() and json.loads(found.read_text()) != json.loads(json.dumps(of)):
+        if found.exists() and _json(found) != json.loads(json.dumps(of)):
             raise ConfigError(
                 f"{directory} holds drawings of another checkpoint or protocol: name another "
                 f"--output, or delete {self._folder}"
             )
 
-    def check_room(self, plans: Sequence[Plan], image_shape: tuple[int, ...]) -> None:
+    def check_room(self, plans: Sequence[Plan]) -> None:
         """Raises DataError when the disk cannot hold what is to be drawn."""
-        needed = sum(plan.num_drawings for plan in plans) * int(np.prod(image_shape)) + _MARGIN
+        needed = sum(plan.num_drawings for plan in plans) * int(np.prod(self._shape)) + _MARGIN
         held = sum(file.stat().st_size for file in self._folder.glob("*/*.npy"))
         place = next(p for p in (self._folder, *self._folder.parents) if p.exists())
         free = shutil.disk_usage(place).free
@@ -116,7 +119,11 @@ class Shards:
             )
 
     def draw(
-        self, drawer: Drawer, ema: dict, plan: Plan, progress: Callable[[int], Any]
+        self,
+        drawer: Drawer,
+        ema: dict,
+        plan: Plan,
+        progress: Callable[[int], Any] = lambda count: None,
     ) -> UInt8[np.ndarray, "N R H W C"]:
         """All drawings of a plan; those that are there already are read.
 
@@ -131,7 +138,7 @@ class Shards:
             files = [folder / f"{i:05d}.npy" for i in range(drawer.num_batches(plan))]
             missing = next((i for i, file in enumerate(files) if not file.exists()), len(files))
             for file in files[:missing]:
-                drawn.append(_read(file))
+                drawn.append(_read(file, self._shape))
                 progress(len(drawn[-1]))
             if missing == len(files):
                 continue
@@ -143,11 +150,22 @@ class Shards:
         return in_episodes(plan, drawn)
 
 
-def _read(file: Path) -> UInt8[np.ndarray, "B H W C"]:
+def _json(file: Path) -> Any:
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged ({error}): delete it, it will be drawn again") from None
+        return json.loads(file.read_text())
+    except ValueError:
+        return None
+
+
+def _read(file: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "B H W C"]:
+    try:
+        images = np.load(file, allow_pickle=False)
+        reason = "" if images.shape[1:] == shape else f"drawings of shape {images.shape[1:]}"
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error)
+    if reason:
+        raise DataError(f"{file} is damaged ({reason}): delete it, it will be drawn again")
+    return images
 
 
 def _write(file: Path, images: UInt8[np.ndarray, "B H W C"]) -> None:

@@ -1,7 +1,7 @@
 """An evaluation from its plans to its results: draw everything, then judge it."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import ImageReader, split_images
+from fsdit.errors import ConfigError
 from fsdit.evaluation.drawings import Drawer, Shards
 from fsdit.evaluation.inception import check_inception
 from fsdit.evaluation.judge import Judge, open_judge
@@ -19,6 +20,7 @@ from fsdit.evaluation.perceptual import load_lpips
 from fsdit.evaluation.protocol import SEEN, Plan
 from fsdit.evaluation.report import ClassPictures
 from fsdit.evaluation.results import Results, Table
+from fsdit.models.pretrained.lpips import MIN_SIZE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +36,11 @@ class Opened:
 def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Opened:
     """Raises ConfigError or DataError."""
     lpips = config.evaluation.lpips
+    if lpips and info.image_size < MIN_SIZE:
+        raise ConfigError(
+            f"config.evaluation.lpips: images of {info.image_size} x {info.image_size} are too "
+            f"small for LPIPS, which takes {MIN_SIZE} x {MIN_SIZE} and more: leave it empty"
+        )
     if config.evaluation.inception:
         check_inception(Path(config.evaluation.inception))
     splits = {plan.split for plan in plans} | ({SEEN} & info.splits.keys())
@@ -55,13 +62,18 @@ def evaluate(
     step: int,
 ) -> tuple[Results, list[ClassPictures]]:
     """Results, and the first episode of each class in pictures."""
-    drawn = _draw(opened.plans, drawer, shards, ema)
+    total = sum(plan.num_drawings for plan in opened.plans)
+    with tqdm(total=total, desc="drawing", unit="drawing") as bar:
+        for plan in opened.plans:
+            shards.draw(drawer, ema, plan, bar.update)
     real = {
         split: read_real_images(images, info.split(split), opened.judge)
         for split, images in tqdm(opened.images.items(), desc="real images", unit="split")
     }
     tables, pictures = [], []
-    for plan, images in zip(tqdm(opened.plans, desc="judging", unit="table"), drawn, strict=True):
+    for plan in tqdm(opened.plans, desc="judging", unit="table"):
+        # Read from the shards again: only one table's drawings are in memory at a time.
+        images = shards.draw(drawer, ema, plan)
         material = gather(plan, images, real[plan.split], opened.judge)
         table, nearest = judge_drawings(
             material, plan, real.get(SEEN), config.evaluation, opened.perceptual
@@ -78,12 +90,6 @@ def evaluate(
         tables=tuple(tables),
     )
     return results, pictures
-
-
-def _draw(plans: Sequence[Plan], drawer: Drawer, shards: Shards, ema: dict) -> list[np.ndarray]:
-    total = sum(plan.num_drawings for plan in plans)
-    with tqdm(total=total, desc="drawing", unit="drawing") as bar:
-        return [shards.draw(drawer, ema, plan, bar.update) for plan in plans]
 
 
 def _class_pictures(

@@ -35,12 +35,16 @@ Perceptual = Callable[[np.ndarray], np.ndarray]
 
 
 def _score(values: Shaped[np.ndarray, "E *V"], statistic: Callable | None = None) -> Score:
-    """A mean over episodes, or another statistic of their rows, with its interval."""
-    if statistic is None:
-        low, high = bootstrap_interval(values)
-        return Score(float(np.mean(values)), float(low), float(high))
-    low, high = bootstrap_interval(values, statistic)
-    return Score(float(statistic(values)), float(low), float(high))
+    """A mean over episodes, or another statistic of their rows, with its interval.
+
+    One episode says nothing about others: no interval.
+    """
+    value = float(np.mean(values) if statistic is None else statistic(values))
+    if len(values) < 2:
+        return Score(value)
+    options = {} if statistic is None else {"statistic": statistic}
+    low, high = bootstrap_interval(values, **options)
+    return Score(value, float(low), float(high))
 
 
 def _scored(found: dict[str, dict[str, Float[np.ndarray, "N"]]]) -> tuple[Scores, ByEpisode]:
@@ -201,7 +205,7 @@ def set_fidelity(material: Material, *, jackknife: bool) -> Scores:
     row gives the same number, and one that has fewer goes without them. As sets, drawings
     of another class are the drawings.
     """
-    real, (reference, ceiling) = material.real, _halves(material)
+    real, (reference, ceiling) = material.real, halves(material)
     rows = {
         # The first image of every episode, then the second.
         name: (row.features.swapaxes(0, 1).reshape(-1, *row.features.shape[2:]), row.groups)
@@ -245,18 +249,23 @@ def _against(
     }
 
 
-def _halves(material: Material) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "B"]]:
+def halves(material: Material) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "B"]]:
     """Numbers of the real images of the drawn classes: reference and ceiling.
 
-    Ordered so that any first few of them are of as many classes as may be.
+    No support is in the reference while they are at most half of the class: copies of them
+    would else come nearer to it than real images do. Ordered so that any first few of them
+    are of as many classes as may be.
     """
-    halves: tuple[list, list] = ([], [])
+    found: tuple[list, list] = ([], [])
     rng = np.random.default_rng(0)
     for class_id in np.unique(material.class_id).tolist():
         members = rng.permutation(material.real.members(class_id))
-        for half, chosen in zip(halves, (members[::2], members[1::2]), strict=True):
-            half += [(turn, number) for turn, number in enumerate(chosen)]
-    return tuple(np.array([n for _, n in sorted(h)], np.int32) for h in halves)
+        shown = np.isin(members, material.supports)
+        members = np.concatenate([members[~shown], members[shown]])
+        middle = -(-len(members) // 2)
+        for half, chosen in zip(found, (members[:middle], members[middle:]), strict=True):
+            half += [(turn, number) for turn, number in enumerate(rng.permutation(chosen))]
+    return tuple(np.array([n for _, n in sorted(h)], np.int32) for h in found)
 
 
 def _with_error(estimate: distributions.Estimate) -> Score:
@@ -279,15 +288,18 @@ def _frechet(
     value = distance(found)
     if not jackknife:
         return Score(value)
-    groups = groups[: len(found)] % _GROUPS
-    without = [distance(found[groups != g]) for g in range(_GROUPS)]
-    error = float(np.sqrt((_GROUPS - 1) * np.var(without)))
+    _, place = np.unique(groups[: len(found)], return_inverse=True)
+    count = min(_GROUPS, place.max() + 1)
+    if count < 2:
+        return Score(value)
+    without = [distance(found[place % count != g]) for g in range(count)]
+    error = float(np.sqrt((count - 1) * np.var(without)))
     return Score(value, value - 2 * error, value + 2 * error)
 
 
 def inception_scores(material: Material, weights: Path) -> Scores:
     """Inception FID of drawings and of real images to the reference half, as many of each."""
-    real, (reference, ceiling) = material.real, _halves(material)
+    real, (reference, ceiling) = material.real, halves(material)
     drawn = material.rows["drawings"].images.swapaxes(0, 1)
     drawn = drawn.reshape(-1, *drawn.shape[2:])
     count = min(len(drawn), len(ceiling))

@@ -114,12 +114,11 @@ def gather(
         rows["real"] = _real_row(real, np.stack([r[:others] for r in rest]))
     copied = rng.permuted(supports, axis=1)[:, : min(count, supports.shape[1])]
     rows["copied_support"] = _real_row(real, copied)
-    means = [real.pictures(s).mean(0, keepdims=True) for s in supports]
-    means = np.round(means).astype(np.uint8)
-    rows["mean_of_supports"] = Row(_features(judge, means), means)
+    means = [np.round(real.pictures(s).mean(0)).astype(np.uint8) for s in supports]
+    rows["mean_of_supports"] = Row(judge.features(np.stack(means))[:, None])
     if len(plan.classes) > 1:
         other = _other_class(plan)
-        rows["other_class"] = Row(rows["drawings"].features[other], drawn[other])
+        rows["other_class"] = Row(rows["drawings"].features[other])
     return Material(real, class_id, supports, rest, rows)
 
 

@@ -9,6 +9,7 @@ from fsdit.data.episodes import SampledEpisodes, check_class_sizes, class_order
 from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.data.records import Episode
 from fsdit.errors import ConfigError, DataError
+from fsdit.evaluation.results import table_name
 
 SEEN = "train"
 
@@ -46,7 +47,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.shots}shot-guidance{self.sampling.guidance_scale:g}"
+        return table_name(self.split, self.shots, self.sampling.guidance_scale)
 
     def class_ids(self) -> np.ndarray:
         """Of each episode (N,)."""
@@ -68,14 +69,14 @@ def make_plans(config: Config, info: DatasetInfo, split: str) -> list[Plan]:
     """
     evaluation = config.evaluation
     shots = evaluation.shots or (config.data.shots,)
-    names = [split]
-    if evaluation.seen and split != SEEN and SEEN in info.splits:
-        names.append(SEEN)
     count = evaluation.classes or len(info.split(split).classes)
+    counts = {split: count}
+    if evaluation.seen and split != SEEN and SEEN in info.splits:
+        counts[SEEN] = min(count, len(info.split(SEEN).classes))
     plans = [
         _plan(config, info, name, k, config.sampling.guidance_scale, count)
         for k in shots
-        for name in names
+        for name, count in counts.items()
     ]
     scales = [s for s in evaluation.guidance_scales if s != config.sampling.guidance_scale]
     return plans + [_plan(config, info, split, k, s, count) for k in shots for s in scales]
@@ -83,12 +84,11 @@ def make_plans(config: Config, info: DatasetInfo, split: str) -> list[Plan]:
 
 def watch_plan(config: Config, info: DatasetInfo, split: str) -> Plan:
     """The light version for training: about `train.fsd_drawings` drawings of one round."""
-    plan = _plan(config, info, split, config.data.shots, config.sampling.guidance_scale, 0)
-    count = min(len(plan.classes), config.train.fsd_drawings)
-    drawings = max(1, config.train.fsd_drawings // count)
-    plan = dataclasses.replace(
-        plan, classes=plan.classes[:count], episodes_per_class=1, drawings=drawings, seeds=(0,)
-    )
+    wanted = config.train.fsd_drawings
+    count = min(len(info.split(split).classes), wanted)
+    plan = _plan(config, info, split, config.data.shots, config.sampling.guidance_scale, count)
+    drawings = max(1, round(wanted / max(count, 1)))
+    plan = dataclasses.replace(plan, episodes_per_class=1, drawings=drawings, seeds=(0,))
     images = sum(info.split(split).images_per_class[c] // 2 for c in plan.classes)
     if min(plan.num_drawings, images) < MIN_SET:
         raise ConfigError(
@@ -105,7 +105,7 @@ def _plan(
     description, evaluation = info.split(split), config.evaluation
     if not description.classes:
         raise DataError(f"the split {split!r} of {config.data.dataset_dir} has no classes to draw")
-    if count > len(description.classes) and split != SEEN:
+    if count > len(description.classes):
         raise ConfigError(
             f"config.evaluation.classes={count}: the split {split!r} has {len(description.classes)}"
         )

@@ -41,21 +41,22 @@ METRICS = {
         "Fréchet distance",
         "fidelity to the set",
         "lower",
-        "between Gaussians fitted to the features of real images and of drawings, as many of "
-        "each; interval by jackknife over groups of episodes",
+        "between Gaussians fitted to the features, from a half of the real images; every row "
+        "has as many images; interval by jackknife over groups of episodes",
     ),
     "kernel_distance": Metric(
         "kernel distance (KID)",
         "fidelity to the set",
         "lower",
-        "squared MMD under the cubic kernel, unbiased; interval of two standard errors",
+        "squared MMD under the cubic kernel, unbiased; interval of two standard errors over "
+        "random subsets of images",
     ),
     "gaussian_distance": Metric(
         "CMMD",
         "fidelity to the set",
         "lower",
         "1000 times the squared MMD under a Gaussian kernel of unit features, unbiased; "
-        "interval of two standard errors",
+        "interval of two standard errors over random subsets of images",
     ),
     "precision": Metric(
         "precision",
@@ -105,7 +106,8 @@ METRICS = {
         "few-shot classifier",
         "use",
         "higher",
-        "accuracy on real images of a classifier trained on these alone",
+        "accuracy on real images of a classifier trained on these alone; in the column of "
+        "copied supports, on all supports",
     ),
     "classifier_with_supports": Metric(
         "few-shot classifier, with supports",
@@ -161,6 +163,10 @@ class Score:
     high: float | None = None
 
 
+def table_name(split: str, shots: int, guidance_scale: float) -> str:
+    return f"{split}-{shots}shot-guidance{str(guidance_scale).removesuffix('.0')}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """All figures of one split at one number of shots and one guidance scale.
@@ -180,7 +186,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.shots}shot-guidance{self.guidance_scale:g}"
+        return table_name(self.split, self.shots, self.guidance_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +214,9 @@ def read_results(path: Path) -> Results:
     try:
         values = json.loads(path.read_text())
         return pydantic.TypeAdapter(Results).validate_python(_with_nan(values))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not the results of an evaluation: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not the results of an evaluation: {reason}") from None
 
 
 def _finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from fsdit.evaluation.material import gather, read_real_images
 from fsdit.evaluation.protocol import Plan, watch_plan
 from fsdit.models.feed import Feed
 from fsdit.models.networks import Networks
+from fsdit.parallel import runtime
 
 # The lower, the better the checkpoint. Unbiased, so that few drawings do.
 BEST_BY = "fsd/kernel_distance"
@@ -44,18 +45,25 @@ class Watch:
 
     def __init__(self, config: Config, networks: Networks, feed: Feed, mesh: Mesh, opened: Opened):
         self._plan, self._judge, info = opened.plan, opened.judge, opened.info
-        self._drawer = Drawer(config, networks, feed, mesh)
+        self._drawer, self._turn = Drawer(config, networks, feed, mesh), 0
         images = split_images(config.data.dataset_dir, info, self._plan.split)
         self._real = read_real_images(images, info.split(self._plan.split), self._judge)
+        # Hosts read at their own pace, and CPU collectives wait for no one for long.
+        runtime.wait_for_all("watch")
 
     def run(self, ema: dict) -> dict[str, float]:
         """Figures of the EMA weights' drawings, the same on every process: all must call it."""
         (seed,) = self._plan.seeds
         drawn = in_episodes(self._plan, list(self._drawer.batches(ema, self._plan, seed)))
         material = gather(self._plan, drawn, self._real, self._judge)
+        # The other floors are the same at every step.
+        rows = {name: row for name, row in material.rows.items() if name in ("drawings", "real")}
+        material = dataclasses.replace(material, rows=rows)
         scores = {
             **judging.set_fidelity(material, jackknife=False),
             **judging.class_fidelity(material)[0],
             **judging.support_copies(material)[0],
         }
+        runtime.wait_for_all(f"judged_{self._turn}")
+        self._turn += 1
         return {f"fsd/{metric}": rows["drawings"].value for metric, rows in scores.items()}

@@ -1,5 +1,7 @@
 """Figures of episodes: variety, copying, few-shot accuracy, and their intervals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from fsdit.errors import DataError
-from fsdit.evaluation.classifier import classified_right, few_shot_accuracies
+from fsdit.evaluation.classifier import classified_right
 from fsdit.evaluation.copying import near_copies, near_copy_threshold, nearest_support
 from fsdit.evaluation.distances import episode_distances, k_nearest
 from fsdit.evaluation.uncertainty import bootstrap_interval
@@ -107,8 +109,20 @@ def test_the_classifier_is_logistic_regression_on_unit_features():
 
 
 def accuracies(drawn):
-    supports, test = features(pictures(10, 1, seed=0)), features(pictures(10, 30, seed=1))
-    return few_shot_accuracies(supports, features(drawn), test)
+    """Trained on supports, on drawings, on both: one image a class as support."""
+    supports, drawn = features(pictures(10, 1, seed=0)), features(drawn)
+    test = flattened(features(pictures(10, 30, seed=1)))
+
+    def accuracy(*sets):
+        train = np.concatenate(sets, axis=1)
+        classes = np.repeat(np.arange(10), train.shape[1])
+        return classified_right(
+            flattened(train), classes, test, np.repeat(np.arange(10), 30)
+        ).mean()
+
+    return SimpleNamespace(
+        supports=accuracy(supports), drawings=accuracy(drawn), both=accuracy(supports, drawn)
+    )
 
 
 def test_faithful_varied_drawings_help_a_classifier_and_others_do_not():
@@ -128,7 +142,8 @@ def test_faithful_varied_drawings_help_a_classifier_and_others_do_not():
 
 def test_one_class_alone_is_refused():
     with pytest.raises(DataError, match="two classes or more"):
-        few_shot_accuracies(*[features(pictures(1, 3, seed=0))] * 3)
+        rows, classes = flattened(features(pictures(1, 3, seed=0))), np.zeros(3, int)
+        classified_right(rows, classes, rows, classes)
 
 
 def test_the_interval_is_scipys_percentile_bootstrap():

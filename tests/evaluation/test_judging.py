@@ -1,5 +1,7 @@
 """A table moves the right way when what is drawn is known: real images, made worse on purpose."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,15 @@ from fsdit.config import Config, DataConfig, EvaluationConfig, SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
 from fsdit.evaluation.judge import open_judge
-from fsdit.evaluation.judging import inception_scores, judge_drawings, variety
-from fsdit.evaluation.material import gather, read_real_images
+from fsdit.evaluation.judging import (
+    class_fidelity,
+    halves,
+    inception_scores,
+    judge_drawings,
+    use,
+    variety,
+)
+from fsdit.evaluation.material import Row, gather, read_real_images
 from fsdit.evaluation.perceptual import load_lpips
 from fsdit.evaluation.protocol import make_plans
 from tests.evaluation.synthetic import blurred
@@ -128,6 +137,34 @@ def test_by_class_figures_average_to_those_of_the_table(judged):
     for metric, classes in good.by_class.items():
         assert len(classes) == PROTOCOL.classes
         assert np.mean(list(classes.values())) == pytest.approx(value(good, metric))
+
+
+def test_no_support_is_in_the_reference(judged):
+    """Or copies of supports would come nearer to it than real images do."""
+    _, table = judged
+    material = table.material(lambda x, s: x)
+    reference, ceiling = halves(material)
+    assert not np.isin(material.supports, reference).any()
+    chosen = np.concatenate([reference, ceiling])
+    assert len(np.unique(chosen)) == len(chosen)
+    classes = np.unique(material.class_id).tolist()
+    assert len(chosen) == sum(len(material.real.members(c)) for c in classes)
+    assert 0 <= len(reference) - len(ceiling) <= len(classes)
+
+
+def test_one_class_has_figures_without_intervals(judged):
+    _, table = judged
+    material = table.material(lambda x, s: x)
+    rows = {name: Row(row.features[:1].repeat(12, axis=1)) for name, row in material.rows.items()}
+    one = dataclasses.replace(
+        material,
+        class_id=material.class_id[:1],
+        supports=material.supports[:1],
+        rest=material.rest[:1],
+        rows={name: rows[name] for name in ("drawings", "mean_of_supports")},
+    )
+    assert class_fidelity(one)[0]["top1"]["drawings"].low is None
+    assert use(one, ways=5) == {}
 
 
 def test_lpips_sees_dropped_modes_too(judged, tmp_path):
