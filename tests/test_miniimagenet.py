@@ -66,7 +66,10 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
     shutil.copytree(weights, tmp_path / "moved")
     result = run_module(
         *("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'test'}"),
-        *("--episodes=8", f"--config.model.codec.location={tmp_path / 'moved' / 'vae'}"),
+        *(
+            "--config.evaluation.drawings_per_episode=2",
+            f"--config.model.codec.location={tmp_path / 'moved' / 'vae'}",
+        ),
     )
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "test" / "drawings.png") as picture:
