@@ -22,9 +22,6 @@ from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.weights import open_checkpoint
 from fsdit.parallel import mesh as meshes
 
-# A side. Pixels of larger images say little, and take much memory.
-_MAX_PIXELS = 64
-
 # Greyscale or RGB, all of one size: an array (N, H, W, C), or one (H, W, C) after another.
 Images = Iterable[UInt8[np.ndarray, "H W C"]]
 
@@ -47,18 +44,11 @@ def open_judge(config: Config) -> Judge:
     """The judge that config.evaluation names, checked on the host; no device is used yet.
 
     Errors:
-        ConfigError: it is the encoder that conditions, or pixels of images that are too large.
+        ConfigError: it is the encoder that conditions.
         DataError: weights that are missing, damaged or of another architecture.
     """
     location = config.evaluation.judge
     if not location:
-        size = read_dataset_info(config.data.dataset_dir).image_size
-        if size > _MAX_PIXELS:
-            raise ConfigError(
-                f"config.evaluation.judge is empty, and images of {size} x {size} cannot be judged "
-                f"by their pixels (up to {_MAX_PIXELS} x {_MAX_PIXELS} can): name a frozen "
-                "encoder, such as facebook/dinov2-base"
-            )
         return Judge("pixels", _pixels)
     _check_independent(config)
     encoder, params = load_encoder(location, "float32")

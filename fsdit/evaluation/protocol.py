@@ -13,6 +13,10 @@ from fsdit.evaluation.results import table_name
 
 SEEN = "train"
 
+# A side of images that are judged by their pixels: of larger ones these say little, and take
+# much memory.
+_LARGEST_PIXELS = 64
+
 # Of images, below which two sets are not compared.
 MIN_SET = 20
 
@@ -110,6 +114,12 @@ def _plan(
             f"config.evaluation.classes={count}: the split {split!r} has {len(description.classes)}"
         )
     check_class_sizes(description, shots)
+    if not evaluation.judge and info.image_size > _LARGEST_PIXELS:
+        raise ConfigError(
+            f"config.evaluation.judge is empty: images of {info.image_size} x {info.image_size} "
+            "are too large to be judged by their pixels; name a frozen encoder, such as "
+            "facebook/dinov2-base"
+        )
     # The same classes whatever the seeds are.
     order = class_order(len(description.classes), seed=0)[: count or None]
     return Plan(

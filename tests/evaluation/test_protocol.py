@@ -70,6 +70,10 @@ def test_what_cannot_be_drawn_is_named(glyphs):
     with pytest.raises(DataError, match="shots=40 needs 41"):
         plans_of(glyphs, shots=40)
     info = read_dataset_info(glyphs)
+    large = dataclasses.replace(info, image_size=224)
+    with pytest.raises(ConfigError, match=r"images of 224 x 224 are too large to be judged"):
+        make_plans(config_of(glyphs), large, "test")
+    assert make_plans(config_of(glyphs, judge="dinov2"), large, "test")
     none = dataclasses.replace(info.split("val"), classes=(), images_per_class=())
     with pytest.raises(DataError, match=r"'val' .* has no classes"):
         make_plans(config_of(glyphs), dataclasses.replace(info, splits={"val": none}), "val")
