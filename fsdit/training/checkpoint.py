@@ -151,6 +151,19 @@ def fingerprint(state: TrainState) -> dict[str, int]:
     }
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves the question about preemption to the loop.
+
+    JAX wants it asked once a step, and fixes the step at which all leave from the last one
+    that asked. Orbax asks too, for the step that its thread has just finished: a notice
+    that came then was for a step long past, and no one left.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """Writes checkpoints in the background; the step after goes on meanwhile."""
 
@@ -186,7 +199,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         with self._explained():
-            self._manager = ocp.CheckpointManager(directory(workdir), options=options)
+            self._manager = _Manager(directory(workdir), options=options)
 
     def judge(self, step: int, value: float) -> bool:
         """Takes the judged value of a step; returns whether it is the best, and to be saved.
