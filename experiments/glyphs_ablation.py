@@ -44,7 +44,7 @@ _VARIANTS = {
     "time=uniform": {"flow.time": "uniform"},
 }
 _SCALES = ("1",)
-_METRICS = ("top1", "kernel_distance", "recall", "pairwise_distance", "near_copies")
+_METRICS = ("top1", "frechet_distance", "kernel_distance", "recall", "near_copies")
 
 
 def main(argv: list[str]) -> None:
