@@ -85,7 +85,7 @@ def class_fidelity(material: Material) -> tuple[Scores, ByEpisode]:
 
 def support_copies(material: Material) -> tuple[Scores, ByEpisode]:
     """Distance to the nearest support, and the share of near-copies among all rows."""
-    supports = material.real.at(material.supports)
+    supports = material.real.features[material.supports]
     distances = {
         name: copying.nearest_support(
             episode_distances(row.features, supports) / material.real.unit
@@ -164,7 +164,7 @@ def use(material: Material, ways: int) -> Scores:
         for turn in rounds
         for start in range(0, classes - ways + 1, ways)
     ]
-    supports = _floats(material.real.at(material.supports))
+    supports = _floats(material.real.features[material.supports])
     train = {n: _floats(r.features) for n, r in material.rows.items() if n != "real"}
     train["copied_support"] = supports
     right = {name: [_accuracy(material, task, x) for task in tasks] for name, x in train.items()}
@@ -193,7 +193,7 @@ def _accuracy(
     return classified_right(
         train[task].reshape(-1, train.shape[-1]),
         np.repeat(material.class_id[task], each),
-        _floats(material.real.at(test)[None])[0],
+        _floats(material.real.features[test][None])[0],
         tested,
     ).mean()
 

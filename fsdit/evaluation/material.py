@@ -35,10 +35,6 @@ class RealImages:
     def members(self, class_id: int) -> Int[np.ndarray, "m"]:
         return np.array(self.split.class_range(class_id), np.int32)
 
-    def at(self, numbers: Int[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Features of the images of these numbers."""
-        return self.features[numbers]
-
     def pictures(self, numbers: Int[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n H W C"]:
         read = [self.images[i] for i in numbers.ravel().tolist()]
         return np.stack(read).reshape(*numbers.shape, *read[0].shape)
@@ -49,8 +45,7 @@ def read_real_images(images: ImageReader, split: SplitInfo, judge: Judge) -> Rea
     digests: list[bytes] = []
 
     def looked_at() -> Iterator[UInt8[np.ndarray, "H W C"]]:
-        for i in range(len(images)):
-            image = images[i]
+        for image in images:
             digests.append(image_digest(image))
             yield image
 
