@@ -70,17 +70,16 @@ class SupportConditioner(nnx.Module):
         return Condition(self.vector_out(hidden), context)
 
     def _context(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
-        x = layers.layer_norm(self.token_in(tokens.astype(self.dtype)))
-        x = x + layers.position_table(*self.grid, x.shape[-1])
-        x = layers.layer_norm(x.reshape(x.shape[0], -1, x.shape[-1])).astype(self.dtype)
+        x = layers.layer_norm(self.token_in(tokens.astype(self.dtype)), self.dtype)
+        x = x + layers.position_table(*self.grid, x.shape[-1]).astype(self.dtype)
+        x = layers.layer_norm(x.reshape(x.shape[0], -1, x.shape[-1]), self.dtype)
         return self._resample(x) if self.num_latents else x
 
     def _resample(self, tokens: Float[Array, "B S D"]) -> Float[Array, "B M D"]:
-        shape = (tokens.shape[0], *self.latents.shape)
-        x = jnp.broadcast_to(self.latents[...], shape).astype(self.dtype)
-        x = x + self.attention(layers.layer_norm(x).astype(self.dtype), tokens)
-        x = x + self.mlp(layers.layer_norm(x).astype(self.dtype))
-        return layers.layer_norm(x).astype(self.dtype)
+        latents = self.latents[...].astype(self.dtype)[None]
+        x = latents + self.attention(layers.layer_norm(latents, self.dtype), tokens)
+        x = x + self.mlp(layers.layer_norm(x, self.dtype))
+        return layers.layer_norm(x, self.dtype)
 
     def apply_null(self, condition: Condition, mask: Bool[Array, "B"]) -> Condition:
         """Replaces the condition by the null where `mask` is true."""

@@ -49,7 +49,7 @@ class DiTBlock(nnx.Module):
         stats: Diagnostics = {}
 
         def modulated(h: Array, shift: Array, scale: Array) -> Array:
-            return (layers.layer_norm(h) * (1 + scale) + shift).astype(h.dtype)
+            return layers.modulated_norm(h, shift, scale, h.dtype)
 
         shift, scale, gate = next(parts), next(parts), next(parts)
         h = modulated(x, shift, scale)
@@ -174,5 +174,5 @@ class FewShotDiT(nnx.Module):
         shift, scale = jnp.split(
             self.final_modulation(nnx.silu(vector).astype(h.dtype))[:, None], 2, axis=-1
         )
-        patches = self.final(layers.layer_norm(h) * (1 + scale) + shift)
+        patches = self.final(layers.modulated_norm(h, shift, scale, jnp.float32))
         return layers.unpatchify(patches, *self.latent_shape[:2], self.patch_size), stats

@@ -45,8 +45,8 @@ class _Block(nnx.Module):
         self.mlp = layers.Mlp(dim, 4 * dim, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        x = x + self.attention(layers.layer_norm(x).astype(x.dtype))
-        return x + self.mlp(layers.layer_norm(x).astype(x.dtype))
+        x = x + self.attention(layers.layer_norm(x, x.dtype))
+        return x + self.mlp(layers.layer_norm(x, x.dtype))
 
 
 class LearnedEncoder(nnx.Module):
@@ -89,7 +89,7 @@ class LearnedEncoder(nnx.Module):
         b, k = supports.shape[:2]
         images = scale_pixels(supports.reshape(b * k, *supports.shape[2:]))
         patches = layers.layer_norm(layers.patchify(images, self.patch_size))
-        x = layers.layer_norm(self.embed(patches.astype(self.dtype))).astype(self.dtype)
+        x = layers.layer_norm(self.embed(patches.astype(self.dtype)), self.dtype)
         x = x + layers.position_table(*self.grid, self.dim).astype(self.dtype)
         x, _ = layers.run_stack(
             self.blocks,

@@ -73,22 +73,78 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def state_shardings(mesh: Mesh, abstract: PyTree[jax.ShapeDtypeStruct]) -> PyTree[NamedSharding]:
+def state_shardings(
+    mesh: Mesh, abstract: PyTree[jax.ShapeDtypeStruct | Array]
+) -> PyTree[NamedSharding]:
     """Shardings of a state by rule: the largest axis that `fsdp` divides is split.
 
     Optimizer and EMA have their parameter's shape and name, so they get its sharding.
     """
-    fsdp = mesh.shape["fsdp"]
 
-    def rule(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        first = 1 if any(getattr(k, "key", None) == _STACKED for k in path) else 0
-        axes = [i for i in range(first, leaf.ndim) if leaf.shape[i] % fsdp == 0]
-        if fsdp == 1 or math.prod(leaf.shape) < _MIN_SHARDED_SIZE or not axes:
-            return replicated(mesh)
-        axis = max(axes, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+    def rule(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct | Array) -> NamedSharding:
+        first = 1 if _is_stacked(path) else 0
+        return NamedSharding(mesh, _parameter_spec(mesh.shape["fsdp"], leaf.shape, first))
 
     return jax.tree.map_with_path(rule, abstract)
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return any(getattr(k, "key", None) == _STACKED for k in path)
+
+
+def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
+    """Splits the largest axis from `first` on that `fsdp` divides."""
+    axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not axes:
+        return PartitionSpec()
+    axis = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*[None] * axis, "fsdp")
+
+
+def sharded_gradients(
+    mesh: Mesh, gradients: Callable[..., tuple[PyTree[Array], PyTree[Array]]], dtype: jnp.dtype
+) -> Callable[..., tuple[PyTree[Array], PyTree[Array]]]:
+    """`gradients` of a batch that lies over all devices and parameters that they share.
+
+    gradients: (params, batch, step) -> (aux, gradients), means over the batch it is given;
+    so are these, over the whole batch. Each device gathers the parameters once, computes on
+    its rows alone, and keeps its share of the mean: left to the partitioner, activations are
+    gathered where a step has fewer parameters than that, in every layer. Stacked layers
+    travel in `dtype`, which they are used in.
+    """
+
+    def gather(path: tuple[Any, ...], leaf: Array, spec: PartitionSpec) -> Array:
+        leaf = leaf.astype(dtype) if _is_stacked(path) else leaf
+        if not spec:
+            return leaf
+        return jax.lax.all_gather(leaf, "fsdp", axis=len(spec) - 1, tiled=True)
+
+    def scatter(gradient: Array, spec: PartitionSpec, param: Array) -> Array:
+        if spec:
+            axis = len(spec) - 1
+            share = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True)
+            total = jax.lax.psum(share, "data")
+        else:
+            total = jax.lax.psum(gradient, AXES)
+        return total.astype(param.dtype) / mesh.size
+
+    def call(params: PyTree[Array], batch: PyTree[Array], step: Array):
+        specs = jax.tree.map(lambda s: s.spec, state_shardings(mesh, params))
+
+        def local(shares: PyTree[Array], rows: PyTree[Array], step: Array):
+            whole = jax.tree.map_with_path(gather, shares, specs)
+            aux, found = gradients(whole, rows, step)
+            return jax.lax.pmean(aux, AXES), jax.tree.map(scatter, found, specs, shares)
+
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(specs, BATCH, PartitionSpec()),
+            out_specs=(PartitionSpec(), specs),
+            check_vma=False,
+        )(params, batch, step)
+
+    return call
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:

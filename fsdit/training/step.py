@@ -67,7 +67,7 @@ def time_bins(
 
 
 def make_train_step(
-    networks: Networks, config: Config, tx: optax.GradientTransformation
+    networks: Networks, config: Config, tx: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The step of a configuration; jit it with the shardings of its state and batch."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
@@ -79,12 +79,13 @@ def make_train_step(
         return losses.mean(), time_bins(losses, t)
 
     def gradients(params: dict, batch: Batch, step: Array) -> PyTree:
-        return jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step)
+        differentiate = jax.value_and_grad(loss_fn, has_aux=True)
+        return _accumulated(differentiate, config.train.accumulate_steps, params, batch, step)
+
+    gradients = meshes.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        (loss, bins), grads = _accumulated(
-            gradients, config.train.accumulate_steps, state.params, batch, state.step
-        )
+        (loss, bins), grads = gradients(state.params, batch, state.step)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -111,8 +112,8 @@ def make_train_step(
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             "learning_rate": rate,
-            "bin_losses": bins[0],
-            "bin_counts": bins[1],
+            "bin_losses": mesh.size * bins[0],
+            "bin_counts": mesh.size * bins[1],
             "nonfinite": state.nonfinite,
             "nonfinite_in_row": state.nonfinite_in_row,
         }
@@ -130,7 +131,7 @@ def compile_train_step(
     """The step on the mesh, its state laid out as `template` says and donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(
-        make_train_step(networks, config, tx),
+        make_train_step(networks, config, tx, mesh),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
@@ -148,8 +149,7 @@ def _accumulated(
 ) -> PyTree:
     """Mean gradients over `count` micro-batches, one after another.
 
-    Micro-batch m takes rows m, m + count, ...: each device splits its own rows, and
-    no example moves between devices.
+    Micro-batch m takes rows m, m + count, ... of those that the device holds. Sums are float32.
     """
     if count == 1:
         return gradients(params, batch, step)
@@ -161,8 +161,7 @@ def _accumulated(
         return jax.tree.map(jnp.add, total, gradients(params, part, step)), None
 
     first = jax.tree.map(lambda a: a[0], parts)
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradients, params, first, step)
-    )
+    shapes = jax.eval_shape(gradients, params, first, step)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
     ((loss, bins), grads), _ = jax.lax.scan(add, zeros, parts)
     return (loss / count, bins), jax.tree.map(lambda g: g / count, grads)

@@ -74,6 +74,31 @@ def test_layer_norm_has_zero_mean_unit_variance_and_is_float32():
     np.testing.assert_allclose(y.std(-1), 1, atol=1e-4)
 
 
+def plain_norm(x, shift, scale):
+    x = x.astype(jnp.float32)
+    normal = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return normal * (1 + scale) + shift
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16), (1, 16), (2, 5, 1), (1,)])
+def test_modulated_norm_has_values_and_gradients_of_the_plain_form(shape):
+    x, probe = 3 + 2 * normal(2, 5, 16), normal(2, 5, 16, seed=3)
+    shift, scale = normal(*shape, seed=1), normal(*shape, seed=2)
+
+    def evaluate(norm):
+        def loss(*arguments):
+            return (norm(*arguments) * probe).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(x, shift, scale)
+
+    fused = evaluate(lambda *a: layers.modulated_norm(*a, FLOAT32))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+        fused,
+        evaluate(plain_norm),
+    )
+
+
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 4, 8)])
 def test_linear_is_a_matrix_product_over_the_last_axis(shape):
     linear = layers.Linear(8, 5, rngs=nnx.Rngs(0))
@@ -133,6 +158,36 @@ def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
     np.testing.assert_allclose(attention.entropy(x, context), entropy, atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [1, 2, 4, 5])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cross_attention_by_few_queries_is_the_same_function(queries, rows):
+    """Up to four queries of three heads and width 12 need no keys of the whole context."""
+    attention = layers.Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)
+    for i, linear in enumerate((attention.query, attention.key, attention.value)):
+        linear.bias[...] = normal(12, seed=10 + i)
+    graph, parameters = nnx.split(attention)
+    x, context, probe = normal(rows, queries, 12), normal(2, 7, 12, seed=1), normal(2, queries, 12)
+
+    def plain(parameters, x, context):
+        attention = nnx.merge(graph, parameters)
+        x = jnp.broadcast_to(x, (2, *x.shape[1:]))
+        query, key, value = attention.project(x, context)
+        p = jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", query, key))
+        mixed = jnp.einsum("bhnm,bhmd->bnhd", p, value)
+        return (attention.out(mixed.reshape(x.shape)) * probe).sum()
+
+    def called(parameters, x, context):
+        return (nnx.merge(graph, parameters)(x, context) * probe).sum()
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
+        *(
+            jax.value_and_grad(f, argnums=(0, 1, 2))(parameters, x, context)
+            for f in (called, plain)
+        ),
+    )
+
+
 def test_stacked_layers_start_different():
     stacked = layers.stack(3, lambda r: layers.Linear(4, 4, rngs=r), nnx.Rngs(0))
     kernels = np.asarray(stacked.kernel[...])
@@ -189,5 +244,5 @@ def test_cross_attention_starts_at_the_same_place():
     attention = layers.Attention(dim, heads, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)
     x = layers.layer_norm(jnp.asarray(layers.position_table(6, 6, dim)))[None]
     query, key, _ = attention.project(x, x)
-    logits = np.einsum("bnhd,bmhd->bhnm", query, key)
+    logits = np.einsum("bhnd,bhmd->bhnm", query, key)
     assert (logits.argmax(-1) == np.arange(n)).mean() > 0.9

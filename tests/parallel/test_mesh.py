@@ -159,3 +159,41 @@ def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
     found = jax.device_get(gather(table, meshes.global_batch(mesh, 16)(wanted)))
     for name, stored in rows.items():
         assert found[name].tobytes() == stored[wanted].tobytes()
+
+
+@pytest.mark.parametrize("layout", [(8, 1), (2, 4), (1, 8)])
+def test_sharded_gradients_are_those_of_the_whole_batch(layout):
+    """Of a loss with a stacked layer that is split, a matrix that is, and a bias that is not."""
+    mesh = meshes.make_mesh(config(*layout))
+    rng = np.random.default_rng(0)
+    params = {
+        "blocks": {"kernel": rng.normal(size=(2, 64, 256)).astype(np.float32)},
+        "out": {"kernel": rng.normal(size=(256, 64)).astype(np.float32), "bias": np.ones(64, "f")},
+    }
+    params = jax.tree.map(jnp.asarray, params)
+    batch = jnp.asarray(rng.normal(size=(16, 64)), jnp.float32)
+
+    def loss(params, batch):
+        for kernel in params["blocks"]["kernel"]:
+            batch = jnp.tanh(batch @ kernel)[:, :64]
+        y = jnp.tile(batch, 4) @ params["out"]["kernel"] + params["out"]["bias"]
+        return jnp.square(y).mean()
+
+    def gradients(params, batch, step):
+        value, found = jax.value_and_grad(loss)(params, batch)
+        return (value, step), found
+
+    shardings = meshes.state_shardings(mesh, params)
+    split = shardings["blocks"]["kernel"].spec
+    assert split == (PartitionSpec(None, None, "fsdp") if layout[1] > 1 else PartitionSpec())
+    placed = jax.device_put(params, shardings)
+    rows = jax.device_put(batch, meshes.batch_sharding(mesh))
+    step = jnp.asarray(3)
+    call = jax.jit(meshes.sharded_gradients(mesh, gradients, jnp.dtype("float32")))
+    (value, same_step), found = call(placed, rows, step)
+    expected, wanted = jax.value_and_grad(loss)(params, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert same_step == 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+    for leaf, sharding in zip(*map(jax.tree.leaves, (found, shardings)), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)

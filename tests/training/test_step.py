@@ -23,7 +23,7 @@ def run_steps(config, steps, first=0):
     state = train_state.init(networks, tx, config.seed, template)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     step = jax.jit(
-        make_train_step(networks, config, tx),
+        make_train_step(networks, config, tx, mesh),
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
     )
