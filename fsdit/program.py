@@ -56,10 +56,11 @@ def define_step() -> Callable[[], int | Literal["newest", "best"]]:
     return choice
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:
     """Parses flags, runs `main(argv)` and exits with the status it returns (None: 0).
 
-    A user's error is printed as one line, with exit status EXIT_ERROR.
+    takes_arguments: whether argv may hold more than the program's name. A user's error
+    is printed as one line, with exit status EXIT_ERROR.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -75,7 +76,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         if not flags.FLAGS["verbosity"].present:  # --verbosity=0 shows everything
             logging.set_verbosity(logging.WARNING)
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_arguments:
                 _fail(f"unexpected argument {argv[1]!r}; flags start with --")
             return main(argv)
         except FsditError as error:
