@@ -84,7 +84,8 @@ class Pod:
     """`count` processes of `command`, which gets JAX's flags of a pod where there are several.
 
     A context manager: no process outlives it, nor this launcher, even if that is killed.
-    environment: variables beside this launcher's. hear: takes each line and its process.
+    environment: variables beside this launcher's. hear: takes the number of a process and
+    a line of it.
     """
 
     def __init__(
