@@ -4,8 +4,9 @@ import errno
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 from absl import app, flags, logging
 
@@ -79,14 +80,14 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
             if len(argv) > 1 and not takes_arguments:
                 _fail(f"unexpected argument {argv[1]!r}; flags start with --")
             return main(argv)
-        except FsditError as error:
-            _fail(error)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            _fail(error)
         except KeyboardInterrupt:
             _fail("interrupted")
+        except Exception as error:
+            no_room = isinstance(error, OSError) and error.errno in _NO_ROOM
+            if no_room or isinstance(error, FsditError):
+                _fail(error)
+            traceback.print_exc()
+            _leave()
 
     # Savers and writers raise a failure of their threads again in the main one, which
     # says it in one line; the thread's own traceback would run into it.
@@ -96,9 +97,14 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     app.run(guarded, flags_parser=parse)
 
 
-def _fail(error: object) -> None:
-    """Leaves at once: the other processes of a job may never reach a shutdown barrier."""
+def _fail(error: object) -> NoReturn:
     message = " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """At once: the other processes of a job may never reach a shutdown barrier."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.flush()
     os._exit(EXIT_ERROR)

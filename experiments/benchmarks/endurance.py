@@ -134,7 +134,7 @@ def disturbed(
     workdir = room / "run"
     kinds = [kind for kind in KINDS if mounted or kind != "full disk"]
     disturber = Disturber(workdir, plan(kinds, _COUNT.value, INTERVAL, rng), rng, room / "filler")
-    with (output / "log" / "disturbed.txt").open("w") as log:
+    with (output / "log" / "disturbed.txt").open("w", buffering=1) as log:
 
         def start() -> Pod:
             processes = rng.choice((2, DEVICES))
@@ -162,7 +162,7 @@ def disturbed(
 
 
 def undisturbed(output: Path, cache: Path, num_steps: int, notice: Notice) -> int:
-    with (output / "log" / "undisturbed.txt").open("w") as log:
+    with (output / "log" / "undisturbed.txt").open("w", buffering=1) as log:
         return supervise(
             start=lambda: Pod(
                 command(output / "undisturbed", num_steps),

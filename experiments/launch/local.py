@@ -25,7 +25,7 @@ from fsdit import program
 from fsdit.errors import ConfigError
 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes to start.", lower_bound=1)
-_PREFIX = flags.DEFINE_string("prefix", "", "Command that starts the program: srun --label=0.")
+_PREFIX = flags.DEFINE_string("prefix", "", "Command that starts the program, such as srun.")
 _RESTARTS = flags.DEFINE_integer(
     "max_restarts", 5, "Restarts in a row without a newer checkpoint.", lower_bound=0
 )
