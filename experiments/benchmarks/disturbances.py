@@ -102,7 +102,7 @@ class Disturber:
 
     def before_start(self, processes: int) -> None:
         """The pod is down: notes what it had reached, and damages what is due."""
-        step = max((row["step"] for row in _rows(self._workdir)), default=0)
+        step = max((row["step"] for row in rows(self._workdir)), default=0)
         sound = _steps(self._workdir)
         if self._current and self._current.kind in _DAMAGES and sound:
             damage(self._workdir, sound[0], self._current.kind, self._rng)
@@ -207,8 +207,8 @@ def fill(path: Path) -> None:
                 raise
 
 
-def _rows(workdir: Path) -> list[dict]:
-    """Lines of the log; the last may be cut off."""
+def rows(workdir: Path) -> list[dict]:
+    """Whole lines of the log; the last may be cut off."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for line in (workdir / "metrics.jsonl").read_text().splitlines():
