@@ -17,6 +17,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", require
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_timeout_seconds", 100, "Silence after which a process is lost.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +31,7 @@ def main(argv: list[str]) -> int:
 
     workdir = Path(_WORKDIR.value)
     inputs = loop.open_inputs(config, workdir)
-    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     status = loop.train(config, workdir, inputs)
     runtime.stop()
     return status

@@ -4,8 +4,9 @@ import errno
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 from absl import app, flags, logging
 
@@ -56,10 +57,11 @@ def define_step() -> Callable[[], int | Literal["newest", "best"]]:
     return choice
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False) -> None:
     """Parses flags, runs `main(argv)` and exits with the status it returns (None: 0).
 
-    A user's error is printed as one line, with exit status EXIT_ERROR.
+    takes_arguments: whether argv may hold more than the program's name. A user's error
+    is printed as one line, with exit status EXIT_ERROR.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -75,17 +77,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         if not flags.FLAGS["verbosity"].present:  # --verbosity=0 shows everything
             logging.set_verbosity(logging.WARNING)
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_arguments:
                 _fail(f"unexpected argument {argv[1]!r}; flags start with --")
             return main(argv)
-        except FsditError as error:
-            _fail(error)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            _fail(error)
         except KeyboardInterrupt:
             _fail("interrupted")
+        except Exception as error:
+            no_room = isinstance(error, OSError) and error.errno in _NO_ROOM
+            if no_room or isinstance(error, FsditError):
+                _fail(error)
+            traceback.print_exc()
+            _leave()
 
     # Savers and writers raise a failure of their threads again in the main one, which
     # says it in one line; the thread's own traceback would run into it.
@@ -95,9 +97,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
-def _fail(error: object) -> None:
-    """Leaves at once: the other processes of a job may never reach a shutdown barrier."""
+def _fail(error: object) -> NoReturn:
     message = " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """At once: the other processes of a job may never reach a shutdown barrier."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.flush()
     os._exit(EXIT_ERROR)

@@ -15,11 +15,13 @@ def start(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    heartbeat_timeout: int = 100,
 ) -> None:
     """Brings up jax.distributed, always: it is what hears SIGTERM.
 
     With flags: those. Without: what a TPU pod, Slurm, MPI or Kubernetes announces;
-    where nothing does, this process alone on a free loopback port.
+    where nothing does, this process alone on a free loopback port. heartbeat_timeout:
+    seconds after which a silent process is taken for lost, and the others abort.
     Raises ConfigError for an incomplete or impossible set of flags.
     """
     given = (coordinator_address, num_processes, process_id)
@@ -34,10 +36,15 @@ def start(
             )
         if not coordinator_address.rpartition(":")[2].isdigit():
             raise ConfigError(f"--coordinator_address={coordinator_address} is not HOST:PORT")
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=heartbeat_timeout,
+        )
         return
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
     except ValueError:  # no cluster announces itself
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,180 @@
+"""A pod that is killed, preempted, stopped, damaged and starved of disk, and what it loses.
+
+    python -m experiments.benchmarks.endurance --dataset_dir=datasets/glyphs \\
+      --output_dir=runs/endurance --disturbances=50 --seed=0
+
+A small model trains on the glyphs in a pod of two or four processes, kept running by the
+local launcher. Disturbances come at random moments, all from the seed, and the number of
+processes is drawn anew at each start. The run passes if its losses are those
+of an undisturbed one to the bit, at every step, and no disturbance cost more than the steps
+since the newest sound checkpoint. The pod has four devices in either case, so that the same
+sums are made in the same order. (Three processes would share them unequally, which Orbax refuses.)
+
+Writes table.md and results.json to the output directory. Exit status 0: passed; 1: failed.
+"""
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from absl import flags
+
+from experiments.benchmarks.disturbances import KINDS, Disturber, Record, plan, rows
+from experiments.benchmarks.endurance_report import Outcome, failures, write
+from experiments.launch.decision import Patience
+from experiments.launch.pod import Pod
+from experiments.launch.supervise import Notice, listening, newest_checkpoint, supervise
+from fsdit import program
+from fsdit.errors import EXIT_ERROR, ConfigError
+
+_DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+_OUTPUT = flags.DEFINE_string("output_dir", None, "New directory for results.", required=True)
+_COUNT = flags.DEFINE_integer("disturbances", 50, "How many.", lower_bound=len(KINDS))
+_SEED = flags.DEFINE_integer("seed", 0, "Of all that is random.")
+
+DEVICES = 4
+INTERVAL = 10  # steps between checkpoints
+HEARTBEAT = 20  # seconds after which a stopped process is lost
+STEPS_A_DISTURBANCE = 30
+DISK = "200m"
+PATIENCE = Patience(restarts=20, first_pause=0.1, longest_pause=1.0)
+
+
+def command(workdir: Path, num_steps: int) -> list[str]:
+    """The glyph task in a model so small that a run is mostly starts."""
+    settings = {
+        "data.dataset_dir": Path(_DATASET.value).absolute(),
+        "data.batch_size": 2 * DEVICES,
+        "model.hidden_size": 32,
+        "model.depth": 2,
+        "model.num_heads": 2,
+        "model.patch_size": 6,
+        "model.encoder.hidden_size": 32,
+        "model.encoder.num_heads": 2,
+        "sampling.num_steps": 2,
+        "train.num_steps": num_steps,
+        "train.log_interval": 1,
+        "train.eval_interval": 10**6,
+        "train.eval_batches": 1,
+        "checkpoint.interval": INTERVAL,
+        "checkpoint.keep_last": 4,
+    }
+    return [
+        *(sys.executable, "-m", "fsdit.main", "--config=experiments/glyphs.py"),
+        *(f"--workdir={workdir}", f"--heartbeat_timeout_seconds={HEARTBEAT}"),
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+def environment(processes: int) -> dict[str, str]:
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
+        # On the CPU a cache serves process 0 alone, which then waits for the compilers of the
+        # others in its first collective: for 30 seconds, and no longer.
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    output = Path(_OUTPUT.value).absolute()
+    if output.exists():
+        raise ConfigError(f"--output_dir={output} is there already: name a new one")
+    (output / "log").mkdir(parents=True)
+    num_steps = STEPS_A_DISTURBANCE * _COUNT.value
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, disk(Path(folder) / "disk") as (room, mounted):
+        with listening() as notice:
+            workdir, status, records = disturbed(output, room, mounted, num_steps, notice)
+            if status == 0:
+                status = undisturbed(output, num_steps, notice)
+        ours, expected = losses(workdir), losses(output / "undisturbed")
+    against = failures(
+        records,
+        ours,
+        expected,
+        finished=status == 0,
+        asked=_COUNT.value,
+        interval=INTERVAL,
+    )
+    notes = () if mounted else ("No full disk: mounting a small file system needs root.",)
+    seconds = time.monotonic() - started
+    return write(output, Outcome(records, ours, expected, against, seconds, _SEED.value, notes))
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """A small file system, or where none can be mounted a plain folder, and which it is."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield folder, mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def disturbed(
+    output: Path, room: Path, mounted: bool, num_steps: int, notice: Notice
+) -> tuple[Path, int, list[Record]]:
+    """Trains under all disturbances: the workdir, the launcher's status, what was done."""
+    rng = random.Random(_SEED.value)
+    workdir = room / "run"
+    kinds = [kind for kind in KINDS if mounted or kind != "full disk"]
+    disturber = Disturber(workdir, plan(kinds, _COUNT.value, INTERVAL, rng), rng, room / "filler")
+    with (output / "log" / "disturbed.txt").open("w", buffering=1) as log:
+
+        def start() -> Pod:
+            processes = rng.choice((2, DEVICES))
+            log.write(f"-- {processes} processes\n")
+
+            def hear(number: int, line: str) -> None:
+                log.write(f"{time.monotonic():.2f} [{number}] {line}\n")
+                disturber.hear(number, line)
+
+            disturber.before_start(processes)
+            return Pod(command(workdir, num_steps), processes, environment(processes), hear)
+
+        while True:
+            status = supervise(
+                start,
+                progress=lambda: newest_checkpoint(workdir),
+                notice=notice,
+                patience=PATIENCE,
+                tick=disturber.tick,
+                tick_seconds=0.05,
+            )
+            # A full disk is the user's error: it is his to make room, and start again.
+            if status != EXIT_ERROR or not disturber.make_room():
+                return workdir, status, disturber.records
+
+
+def undisturbed(output: Path, num_steps: int, notice: Notice) -> int:
+    with (output / "log" / "undisturbed.txt").open("w", buffering=1) as log:
+        return supervise(
+            start=lambda: Pod(
+                command(output / "undisturbed", num_steps),
+                2,
+                environment(2),
+                lambda number, line: log.write(f"[{number}] {line}\n"),
+            ),
+            progress=lambda: newest_checkpoint(output / "undisturbed"),
+            notice=notice,
+            patience=Patience(restarts=0),
+        )
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of each line of a log, in its order."""
+    return [(row["step"], row["train/loss"]) for row in rows(folder)]
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,52 @@
+import signal
+
+import pytest
+
+from experiments.launch.decision import Exit, Patience, Verdict, judge
+
+DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong")
+KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)
+FOLLOWING = Exit(1, "error: cannot write a checkpoint: its peer is gone")
+
+# What has ended, how many still run -> the verdict, and the one of a launcher told to leave.
+CASES = {
+    "nothing": ([], 2, Verdict.WAIT, Verdict.WAIT),
+    "one is done": ([DONE], 1, Verdict.WAIT, Verdict.WAIT),
+    "one is preempted": ([PREEMPTED], 1, Verdict.WAIT, Verdict.WAIT),
+    "all done": ([DONE, DONE], 0, Verdict.DONE, Verdict.DONE),
+    "all preempted": ([PREEMPTED, PREEMPTED], 0, Verdict.RESTART, Verdict.LEAVE),
+    "one done, one preempted": ([DONE, PREEMPTED], 0, Verdict.RESTART, Verdict.LEAVE),
+    "one killed": ([KILLED], 3, Verdict.RESTART, Verdict.LEAVE),
+    "killed before it could hear": ([Exit(-signal.SIGTERM)], 1, Verdict.RESTART, Verdict.LEAVE),
+    "a crash": ([Exit(-signal.SIGSEGV)], 1, Verdict.RESTART, Verdict.LEAVE),
+    "a peer of it aborts": ([KILLED, ABORTED], 0, Verdict.RESTART, Verdict.LEAVE),
+    "a peer of it sees an error": ([KILLED, FOLLOWING], 2, Verdict.RESTART, Verdict.LEAVE),
+    "a peer aborts first": ([ABORTED], 1, Verdict.RESTART, Verdict.LEAVE),
+    "a traceback": ([TRACEBACK], 1, Verdict.RESTART, Verdict.LEAVE),
+    "a user's error": ([ERROR], 3, Verdict.STOP, Verdict.STOP),
+    "a user's error on all": ([ERROR, ERROR], 0, Verdict.STOP, Verdict.STOP),
+    "a user's error, peers abort": ([ERROR, ABORTED], 0, Verdict.STOP, Verdict.STOP),
+    "a scheduler's command": ([Exit(128 + signal.SIGKILL)], 0, Verdict.RESTART, Verdict.LEAVE),
+    "its task's error": ([Exit(134, ERROR.error)], 0, Verdict.STOP, Verdict.STOP),
+}
+
+
+@pytest.mark.parametrize(("ended", "running", "alone", "told"), CASES.values(), ids=CASES.keys())
+def test_every_end_has_its_verdict(ended, running, alone, told):
+    assert judge(ended, running, told_to_leave=False) is alone
+    assert judge(ended, running, told_to_leave=True) is told
+    assert judge(ended[::-1], running, told_to_leave=False) is alone
+
+
+def test_pauses_double_up_to_a_bound_and_begin_anew_after_progress():
+    patience = Patience(restarts=4, first_pause=2.0, longest_pause=9.0)
+    assert [patience.pause(n) for n in range(6)] == [0, 2, 4, 8, 9, 9]
+    assert patience.pause(10**6) == 9
+    assert [patience.exhausted(n) for n in (0, 4, 5)] == [False, False, True]
+    assert Patience(restarts=0).exhausted(1)
+
+
+def test_an_end_is_told_in_words():
+    assert str(KILLED) == "killed by SIGKILL"
+    assert str(PREEMPTED) == "exit status 75"
+    assert str(Exit(-200)) == "killed by signal 200"

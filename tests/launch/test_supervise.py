@@ -1,0 +1,180 @@
+"""Restarts of small real processes: their signals, output and ends."""
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from experiments.launch.decision import Patience
+from experiments.launch.pod import Pod
+from experiments.launch.supervise import listening, supervise
+
+# What each process of a pod runs; `flags` are those of JAX, `first` is true in the first pod.
+PROLOGUE = """
+import os, pathlib, signal, sys, time
+flags = dict(f[2:].split("=") for f in sys.argv[2:])
+mine = int(flags.get("process_id", 0))
+log = pathlib.Path(sys.argv[1])
+first = not (log / f"started-{mine}").exists()
+(log / f"started-{mine}").touch()
+(log / "starts").open("a").write(f"{mine} of {flags.get('num_processes', 1)}\\n")
+def stay():
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+"""
+PATIENCE = Patience(restarts=2, first_pause=0.01, longest_pause=0.02)
+
+
+@pytest.fixture
+def pods(tmp_path):
+    """Runs pods of a program; returns the launcher's status and the starts that there were."""
+
+    def run(program, *counts, progress=lambda: 0, tick=None, patience=PATIENCE, grace=60.0):
+        command = [sys.executable, "-c", PROLOGUE + program, str(tmp_path)]
+        order = iter(counts)
+        with listening() as notice:
+            status = supervise(
+                start=lambda: Pod(command, next(order, counts[-1])),
+                progress=progress,
+                notice=notice,
+                patience=patience,
+                grace=grace,
+                tick=tick and (lambda pod: tick(pod, tmp_path)),
+                tick_seconds=0.05,
+            )
+        return status, sorted((tmp_path / "starts").read_text().splitlines())
+
+    return run
+
+
+def test_a_pod_that_finishes_is_not_started_again(pods, capfd):
+    assert pods("print('hello', flush=True)", 2) == (0, ["0 of 2", "1 of 2"])
+    output = capfd.readouterr().out
+    assert "[0] hello\n" in output and "[1] hello\n" in output
+
+
+def test_a_preempted_pod_starts_again_and_may_change_its_size(pods):
+    status, starts = pods("sys.exit(75 if first else 0)", 2, 3, 1)
+    # Process 2 of the second pod is new, so it takes a third pod to finish.
+    assert status == 0
+    assert starts == ["0 of 1", "0 of 2", "0 of 3", "1 of 2", "1 of 3", "2 of 3"]
+
+
+def test_a_killed_process_takes_the_pod_with_it_and_all_start_again(pods, capfd):
+    killed = []
+
+    def kill(pod, folder):
+        if not killed and all((folder / f"started-{i}").exists() for i in range(2)):
+            killed.extend(p.pid for p in pod.processes)
+            pod.processes[1].kill()
+
+    status, starts = pods("stay() if first else None", 2, tick=kill)
+    assert status == 0 and starts == ["0 of 2"] * 2 + ["1 of 2"] * 2
+    assert not any(psutil.pid_exists(pid) for pid in killed)
+    output = capfd.readouterr().out
+    assert "process 1: killed by SIGKILL; 1 still running were ended" in output
+
+
+def test_an_abort_starts_again(pods):
+    assert pods("os.abort() if first else None", 2)[0] == 0
+
+
+def test_a_users_error_ends_the_others_and_never_starts_again(pods, capfd):
+    program = """
+if mine == 0:
+    stay()
+print("error: config.seed is wrong", file=sys.stderr)
+sys.exit(1)
+"""
+    status, starts = pods(program, 2)
+    assert status == 1 and "1 of 2" in starts and len(starts) <= 2
+    output = capfd.readouterr()
+    assert "[1] error: config.seed is wrong" in output.out
+    assert output.err.startswith("error: config.seed is wrong [no restart: process 1: exit")
+
+
+def test_restarts_without_progress_are_bounded(pods, capfd):
+    status, starts = pods("sys.exit(75)", 1)
+    assert status == 75 and len(starts) == 3
+    assert "giving up, 3 starts without a newer checkpoint" in capfd.readouterr().out
+
+
+def test_progress_renews_the_patience(pods, tmp_path):
+    program = """
+steps = len(list(log.glob("step-*")))
+if steps < 4:
+    (log / f"step-{steps}").touch()
+sys.exit(75)
+"""
+    status, starts = pods(program, 1, progress=lambda: len(list(tmp_path.glob("step-*"))))
+    assert status == 75 and len(starts) == 4 + 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
+    program = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
+(log / f"listening-{mine}").touch()
+stay()
+"""
+    sent = []
+
+    def tell(pod, folder):
+        if not sent and all((folder / f"listening-{i}").exists() for i in range(2)):
+            sent.append(True)
+            os.kill(os.getpid(), number)
+
+    assert pods(program, 2, tick=tell) == (75, ["0 of 2", "1 of 2"])
+    output = capfd.readouterr().out
+    assert f"passing {number.name} on" in output
+    assert "leaving as told: process 0, 1: exit status 75" in output
+
+
+def test_who_does_not_leave_in_time_is_ended(pods):
+    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); (log / 'deaf').touch(); stay()"
+    pids = []
+
+    def tell(pod, folder):
+        if not pids and (folder / "deaf").exists():
+            pids.append(pod.processes[0].pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert pods(program, 1, tick=tell, grace=0.2)[0] == 75
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
+    code = (
+        "from experiments.launch.pod import Pod; import sys\n"
+        "pod = Pod([sys.executable, '-c', 'import signal; print(1); signal.pause()'], 2)\n"
+        "print(*(p.pid for p in pod.processes), flush=True)\n"
+        "pod.listen(600)\n"
+    )
+    with psutil.Popen([sys.executable, "-c", code], stdout=-1, text=True) as launcher:
+        pids = [int(word) for word in launcher.stdout.readline().split()]
+        children = [psutil.Process(pid) for pid in pids]
+        assert len(children) == 2
+        launcher.kill()
+        gone, alive = psutil.wait_procs(children, timeout=30)
+    assert len(gone) == 2 and not alive
+
+
+def test_a_stopped_process_is_ended_too(tmp_path):
+    with Pod([sys.executable, "-c", "import signal; signal.pause()"], 2) as pod:
+        pod.processes[0].send_signal(signal.SIGSTOP)
+        pids = [p.pid for p in pod.processes]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_output_without_an_end_of_line_is_passed_on(capfd):
+    with Pod([sys.executable, "-c", "print('error: cut', end='')"], 1) as pod:
+        deadline = time.monotonic() + 60
+        while not pod.ended() and time.monotonic() < deadline:
+            pod.listen(1.0)
+        assert pod.ended()[0].error == "error: cut"
+    assert capfd.readouterr().out == "[0] error: cut\n"
