@@ -124,13 +124,14 @@ def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
     for name, images, lowered in programs.lower(step, job.config, info, job.target):
         start = time.perf_counter()
         compiled = lowered.compile()
+        seconds = time.perf_counter() - start
         yield Plan(
             program=name,
             topology=job.target.name,
             device_kind=job.target.kind,
             mesh=job.mesh,
             images=images,
-            compile_seconds=time.perf_counter() - start,
+            compile_seconds=seconds,
             memory=_memory(compiled),
             costs=costs.count(compiled),
             chip=find_chip(job.target.kind),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from fsdit.config import Config, to_dict
-from fsdit.planning.plan import Plan
+from fsdit.planning.plan import Plan, advice
 
 _COLUMNS = (
     "program", "topology", "mesh", "compile", "code", "args", "temps", "total", "fits",
@@ -58,11 +58,13 @@ def _row(plan: Plan) -> tuple[str, ...]:
         f"{plan.compile_seconds:.1f} s",
         *([_gb(size) for size in sizes] or ["?"] * 4),
         {True: "yes", False: "NO", None: "?"}[plan.fits],
-        f"{plan.costs.flops / 1e12:.3f}",
+        _rounded(plan.costs.flops / 1e12),
         _gb(plan.costs.bytes),
         _gb(_sent(plan)),
-        *(f"{seconds[k] * 1e3:.2f}" if k in seconds else "?" for k in ("arithmetic", "memory")),
-        f"{seconds['links'] * 1e3:.2f}" if "links" in seconds else "?",
+        *(
+            _rounded(seconds[name] * 1e3) if name in seconds else "?"
+            for name in ("arithmetic", "memory", "links")
+        ),
         plan.bound or "?",
         "?" if plan.utilisation is None else f"{plan.utilisation:.1%}",
     )
@@ -93,7 +95,7 @@ def listing(plan: Plan) -> str:
         lines.append(f"  {'capacity':14} {_gb(plan.chip.memory):>9} GB   {fits}")
     lines += [
         "work of a chip",
-        f"  {'FLOPs':14} {plan.costs.flops / 1e12:9.4f} T",
+        f"  {'FLOPs':14} {_rounded(plan.costs.flops / 1e12):>9} T",
         f"  {'bytes accessed':14} {_gb(plan.costs.bytes):>9} GB",
     ]
     for c in plan.costs.collectives:
@@ -116,7 +118,7 @@ def _roofline(plan: Plan) -> list[str]:
     lines = ["least time at the published peaks"]
     for name, seconds in plan.seconds.items():
         binds = "   binds" if name == plan.bound else ""
-        lines.append(f"  {name:14} {seconds * 1e3:9.3f} ms at {peaks[name]}{binds}")
+        lines.append(f"  {name:14} {_rounded(seconds * 1e3):>9} ms at {peaks[name]}{binds}")
     best = plan.images / max(plan.seconds.values())
     lines.append(
         f"  best possible utilisation {plan.utilisation:.1%}, {best:,.0f} images/s on all chips"
@@ -134,7 +136,7 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("XLA says nothing of memory here")
     if plan.costs.unknown_loops:
         notes.append(f"{plan.costs.unknown_loops} loops of unknown length are counted once")
-    if not plan.fits and (change := plan.to_dict()["advice"]):
+    if change := advice(plan):
         notes.append(f"to make it fit: {change}")
     return notes
 
@@ -151,5 +153,10 @@ def _sent(plan: Plan) -> int:
     return sum(c.sent for c in plan.costs.collectives)
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.3f}"
+def _gb(size: int | float) -> str:
+    return _rounded(size / 1e9)
+
+
+def _rounded(value: int | float) -> str:
+    """Three decimals, of small numbers three digits."""
+    return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.3g}"

@@ -14,8 +14,8 @@ _SQUARE = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 # As they are rented, https://cloud.google.com/tpu/docs, where each device is one chip.
 KNOWN = {"v5e": _SQUARE, "v6e": _SQUARE, "v5p": _CUBIC}
-# A chip of the kind, by which libtpu is kept from asking the network what machine this is.
 _ENVIRONMENT = {
+    # libtpu would ask the network, and warn, what machine this is.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -51,6 +51,7 @@ def open_targets(names: Sequence[str]) -> list[Target]:
     """
     for name in names:
         _check(name)
+    jax.config.update("jax_enable_compilation_cache", False)  # compile time is part of a plan
     if LOCAL not in names:  # leaves the accelerators of this host alone
         jax.config.update("jax_platforms", "cpu")
         for key, value in _ENVIRONMENT.items():
