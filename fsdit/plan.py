@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> None:
         for step in _STEPS.value:
             for made in plan.measure(step, job, info):
                 plans.append(made)
-                print(f"{made.program} {made.topology}: compiled", flush=True)
+                took = f"compiled in {made.compile_seconds:.0f} s"
+                print(f"{made.program} on {made.topology}: {took}", flush=True)
     print(report.text(plans))
     if _JSON.value:
         write_json(Path(_JSON.value), report.document(plans, config))

@@ -5,8 +5,10 @@ of its own, counted by the same analysis, and added for every further iteration.
 without loops costs exactly what `compiled.cost_analysis()` says.
 
 "Bytes" are XLA's "bytes accessed": operands and results of every top-level instruction, in
-whatever memory of the chip they lie. The analysis of what was cut out knows no padding of
-tiles; its bytes are scaled by what padding adds to the program as a whole.
+whatever memory of the chip they lie. A TPU program keeps some in the fast memory beside the
+core, so that the traffic of the main memory is less. The analysis of what was cut out knows
+nothing of the TPU's padding and of its own fusions; its bytes are scaled by what these make
+of the program as a whole.
 """
 
 import dataclasses

@@ -98,11 +98,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A configuration on a target, and its mesh there (data, fsdp)."""
+    """A configuration on a target that its mesh and batch fit."""
 
     config: Config
     target: Target
-    mesh: tuple[int, int]
 
 
 def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]) -> list[Job]:
@@ -112,16 +111,16 @@ def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]
         for mesh in meshes:
             changed = dataclasses.replace(config, mesh=mesh)
             try:
-                sizes = axis_sizes(changed, len(target.devices))
+                axis_sizes(changed, len(target.devices))
             except ConfigError as error:
                 raise ConfigError(f"--topology={target.name}: {error}") from None
-            made.append(Job(changed, target, sizes))
+            made.append(Job(changed, target))
     return made
 
 
 def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
     """Compiles the programs of a step, and reads off what XLA says. Raises ConfigError."""
-    for name, images, lowered in programs.lower(step, job.config, info, job.target):
+    for name, images, mesh, lowered in programs.lower(step, job.config, info, job.target):
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
@@ -129,7 +128,7 @@ def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
             program=name,
             topology=job.target.name,
             device_kind=job.target.kind,
-            mesh=job.mesh,
+            mesh=(mesh.shape["data"], mesh.shape["fsdp"]),
             images=images,
             compile_seconds=seconds,
             memory=_memory(compiled),

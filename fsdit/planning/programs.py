@@ -1,7 +1,7 @@
 """The compiled programs of a run, as it would start them, on devices that need not exist."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,17 @@ _STORED = jnp.bfloat16  # of features and latents whose files are not at hand
 Lowered = jax.stages.Lowered
 
 
-def lower(
-    step: str, config: Config, info: DatasetInfo, target: Target
-) -> Iterator[tuple[str, int, Lowered]]:
-    """(name, images of one run of it, program) of each program of a step.
+class Program(NamedTuple):
+    """images: that one run of it works on."""
+
+    name: str
+    images: int
+    mesh: Mesh
+    lowered: Lowered
+
+
+def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Iterator[Program]:
+    """The programs of a step.
 
     train   the train step
     encode  the frozen networks beside it: one process's encoder, and the codec on the mesh
@@ -44,10 +51,12 @@ def lower(
     networks, frozen = abstract_networks(config, info)
     mesh = meshes.make_mesh(config, target.devices)
     if step == "train":
-        yield "train", config.data.batch_size, _train(networks, frozen, config, info, mesh)
+        lowered = _train(networks, frozen, config, info, mesh)
+        yield Program("train", config.data.batch_size, mesh, lowered)
     elif step == "sample":
         rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-        yield "sample", rows, _sample(networks, frozen, config, info, mesh, rows)
+        lowered = _sample(networks, frozen, config, info, mesh, rows)
+        yield Program("sample", rows, mesh, lowered)
     else:
         yield from _encode(networks, frozen, config, mesh, meshes.local_mesh(target.one_process))
 
@@ -79,7 +88,7 @@ def _sample(
 
 def _encode(
     networks: Networks, frozen: Frozen, config: Config, mesh: Mesh, local: Mesh
-) -> Iterator[tuple[str, int, Lowered]]:
+) -> Iterator[Program]:
     image = (networks.image_size, networks.image_size, networks.channels)
     if frozen.encoder is None and not jax.tree.leaves(frozen.codec):
         raise ConfigError(
@@ -90,15 +99,13 @@ def _encode(
         rows = encoded_rows(config, local)
         params = _placed(frozen.encoder_params, meshes.replicated(local))
         images = _images((rows, 1, *image), local)
-        yield "encode supports", rows, compile_encoder(frozen.encoder, local).lower(params, images)
+        lowered = compile_encoder(frozen.encoder, local).lower(params, images)
+        yield Program("encode supports", rows, local, lowered)
     if jax.tree.leaves(frozen.codec):
         rows = config.data.batch_size
         codec = _placed(frozen.codec, meshes.replicated(mesh))
-        yield (
-            "encode targets",
-            rows,
-            compile_moments(mesh).lower(codec, _images((rows, *image), mesh)),
-        )
+        lowered = compile_moments(mesh).lower(codec, _images((rows, *image), mesh))
+        yield Program("encode targets", rows, mesh, lowered)
 
 
 def _batch(

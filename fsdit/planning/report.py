@@ -30,7 +30,7 @@ def text(plans: Sequence[Plan]) -> str:
     notes = [f"{_name(p)}: {note}" for p in plans for note in _notes(p)]
     legend = (
         "All of one run, a chip: sizes in GB, times in ms at the published peaks; "
-        "mesh: data x fsdp; sent: by collectives."
+        "mesh: data x fsdp; bytes: accessed, in fast memory too; sent: by collectives."
     )
     return "\n".join([table(plans), legend, *notes])
 
@@ -96,7 +96,7 @@ def listing(plan: Plan) -> str:
     lines += [
         "work of a chip",
         f"  {'FLOPs':14} {_rounded(plan.costs.flops / 1e12):>9} T",
-        f"  {'bytes accessed':14} {_gb(plan.costs.bytes):>9} GB",
+        f"  {'bytes accessed':14} {_gb(plan.costs.bytes):>9} GB, those in fast memory among them",
     ]
     for c in plan.costs.collectives:
         lines.append(
