@@ -6,6 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NoReturn
 
 from absl import app, flags, logging
@@ -94,7 +95,18 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     threading.excepthook = lambda args: logging.info("%s: %r", args.thread, args.exc_value)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorBoard's writer
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _hush_libtpu()
     app.run(guarded, flags_parser=parse)
+
+
+def _hush_libtpu() -> None:
+    """libtpu may be installed to plan with; without a TPU it warns in many lines at each start.
+
+    It does so for want of these names, which a machine with a TPU has otherwise.
+    """
+    if not any(device for name in ("accel*", "vfio/*") for device in Path("/dev").glob(name)):
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def _fail(error: object) -> NoReturn:

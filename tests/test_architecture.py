@@ -22,6 +22,7 @@ ROOMS = (
     "models",
     "evaluation",
     "training",
+    "planning",
 )
 # What the bare package imports inside its functions, so that importing it needs no JAX.
 OFFERED = {"fsdit": {"fsdit.models.exported"}}

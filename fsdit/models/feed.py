@@ -6,11 +6,12 @@ step, in jits of its own
 """
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import Array, UInt8
 
 from fsdit.config import Config
 from fsdit.data import input as episode_input
@@ -22,6 +23,12 @@ from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 
 Batch = dict[str, Any]
+
+
+def compile_moments(mesh: Mesh) -> Callable[[LatentCodec, UInt8[Array, "B H W C"]], Any]:
+    """(codec, images) -> the moments of its latents, on the mesh."""
+    sharding = meshes.batch_sharding(mesh)
+    return jax.jit(lambda codec, images: codec.moments(images), out_shardings=sharding)
 
 
 class Feed:
@@ -39,9 +46,7 @@ class Feed:
         self._online = None
         if frozen.encoder is not None:
             self._online = OnlineFeatures(frozen.encoder, frozen.encoder_params, config)
-        self._moments = jax.jit(
-            lambda codec, images: codec.moments(images), out_shardings=meshes.batch_sharding(mesh)
-        )
+        self._moments = compile_moments(mesh)
 
     def batches(
         self,

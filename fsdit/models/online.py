@@ -5,11 +5,14 @@ one another here, so this may run in a thread beside the train step.
 """
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
 from cachetools import LRUCache
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from fsdit.config import Config
@@ -19,6 +22,16 @@ from fsdit.parallel import mesh as meshes
 
 Features = dict[str, np.ndarray]  # pooled (D,), tokens (T, D); or with leading axes
 _Key = tuple[str, int]  # split, image
+
+
+def encoded_rows(config: Config, mesh: Mesh) -> int:
+    """Supports that one process encodes at once."""
+    return -(-config.features.encode_batch // mesh.size) * mesh.size
+
+
+def compile_encoder(encoder: FrozenEncoder, mesh: Mesh) -> Callable[..., Any]:
+    """(params, images (rows, 1, H, W, C)) -> (pooled, tokens), rows over the mesh's devices."""
+    return jax.jit(encoder, out_shardings=meshes.batch_sharding(mesh))
 
 
 class OnlineFeatures:
@@ -32,11 +45,11 @@ class OnlineFeatures:
     def __init__(self, encoder: FrozenEncoder, params: dict, config: Config):
         settings = config.features
         mesh = meshes.local_mesh()
-        self._rows = -(-settings.encode_batch // mesh.size) * mesh.size
+        self._rows = encoded_rows(config, mesh)
         self._tokens = config.model.use_context
         self._sharding = meshes.batch_sharding(mesh)
         self._params = jax.device_put(params, meshes.replicated(mesh))
-        self._encode = jax.jit(encoder, out_shardings=self._sharding)
+        self._encode = compile_encoder(encoder, mesh)
         self._cache = LRUCache(settings.cache_mb * 1e6, getsizeof=_size)
         self._readers = ThreadPoolExecutor(config.data.read_threads)
         self._lock = threading.Lock()  # training and evaluation prepare their batches in threads

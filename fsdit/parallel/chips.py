@@ -12,8 +12,8 @@ class Chip:
     """Peaks of one JAX device.
 
     flops: bfloat16, a second. memory: bytes. bandwidth: of that memory, bytes a second.
-    link: to its neighbours over all links and both directions, bytes a second; None where
-    it depends on the machine.
+    link: what it sends to its neighbours over all links together, bytes a second (it receives
+    as much at the same time); None where it depends on the machine.
     """
 
     name: str
@@ -28,10 +28,10 @@ _CHIPS = {
     "TPU v5 lite": Chip("v5e", 197e12, 16e9, 819e9, 200e9),
     "TPU v5": Chip("v5p", 459e12, 95e9, 2_765e9, 600e9),
     "TPU v6 lite": Chip("v6e", 918e12, 32e9, 1_640e9, 400e9),
-    "NVIDIA A100-SXM4-40GB": Chip("A100 40 GB", 312e12, 40e9, 1_555e9, 600e9),
-    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 80e9, 2_039e9, 600e9),
-    "NVIDIA H100 80GB HBM3": Chip("H100", 989.4e12, 80e9, 3_350e9, 900e9),
-    "NVIDIA H200": Chip("H200", 989.4e12, 141e9, 4_800e9, 900e9),
+    "NVIDIA A100-SXM4-40GB": Chip("A100 40 GB", 312e12, 40e9, 1_555e9, 300e9),
+    "NVIDIA A100-SXM4-80GB": Chip("A100 80 GB", 312e12, 80e9, 2_039e9, 300e9),
+    "NVIDIA H100 80GB HBM3": Chip("H100", 989.4e12, 80e9, 3_350e9, 450e9),
+    "NVIDIA H200": Chip("H200", 989.4e12, 141e9, 4_800e9, 450e9),
     "NVIDIA L4": Chip("L4", 121e12, 24e9, 300e9),
 }
 

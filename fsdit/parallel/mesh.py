@@ -5,7 +5,7 @@ The batch is split over both. This is the only place where arrays meet devices.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,15 +53,15 @@ def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
     return data, fsdp
 
 
-def make_mesh(config: Config) -> Mesh:
-    """The mesh over all devices of the job.
+def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over all devices of the job, or over the given ones.
 
     Its axes are Auto: XLA's partitioner places the collectives, and the model's
     code stays free of axis names.
     """
-    return jax.make_mesh(
-        axis_sizes(config, jax.device_count()), AXES, axis_types=(AxisType.Auto,) * 2
-    )
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -168,10 +168,13 @@ def global_batch(mesh: Mesh, batch_size: int) -> Callable[[PyTree], PyTree[jax.A
     return lambda tree: jax.tree.map(put, tree)
 
 
-def local_mesh() -> Mesh:
-    """A mesh over this process's own devices, for work that needs no other process."""
-    devices = np.array(jax.local_devices()).reshape(-1, 1)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over this process's own devices, for work that needs no other process.
+
+    devices: those of one process where it is not this one.
+    """
+    mine = jax.local_devices() if devices is None else devices
+    return Mesh(np.array(mine).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def row_table(

@@ -343,7 +343,7 @@ def init(config: AutoencoderConfig, seed: int, **options) -> AutoencoderKL:
         deviation = leaf.dtype.type(math.prod(leaf.shape[:-1]) ** -0.5)
         return random.standard_normal(leaf.shape, leaf.dtype) * deviation
 
-    return AutoencoderKL(jax.tree.map_with_path(draw, _abstract_params(config)), config, **options)
+    return AutoencoderKL(jax.tree.map_with_path(draw, abstract_params(config)), config, **options)
 
 
 def load(location: str, subfolder: str = "", **options) -> AutoencoderKL:
@@ -361,7 +361,7 @@ def load(location: str, subfolder: str = "", **options) -> AutoencoderKL:
     config = checkpoint.parse(AutoencoderConfig)
     if reason := _inconsistent(config):
         raise DataError(f"{checkpoint.config_file}: {reason}")
-    template = _abstract_params(config)
+    template = abstract_params(config)
     sources = mapping(config, any(".query." in name for name in checkpoint.files))
     return AutoencoderKL(weights.load_params(checkpoint, template, sources), config, **options)
 
@@ -397,13 +397,14 @@ def mapping(config: AutoencoderConfig, old_attention: bool = False) -> weights.M
     renamed = _RENAMED | (_OLD_ATTENTION if old_attention else {})
     transforms = {1: np.asarray, 2: _linear_kernel, 4: weights.conv_kernel}  # by number of axes
     sources = {}
-    for path, leaf in traverse_util.flatten_dict(_abstract_params(config)).items():
+    for path, leaf in traverse_util.flatten_dict(abstract_params(config)).items():
         name = ".".join(renamed.get(part, str(part)) for part in path)
         sources["/".join(map(str, path))] = weights.Source((name,), transforms[leaf.ndim])
     return sources
 
 
-def _abstract_params(config: AutoencoderConfig) -> dict:
+def abstract_params(config: AutoencoderConfig) -> dict:
+    """Shapes and types of the parameters; nothing is computed."""
     return nnx.to_pure_dict(_abstract(config, "float32")[1])
 
 

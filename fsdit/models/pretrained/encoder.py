@@ -16,21 +16,20 @@ from fsdit.models.pretrained import dinov2, siglip
 from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
 from fsdit.models.pretrained.weights import Checkpoint, Mapped, load_params, open_checkpoint
 
-_TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
+TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
 
 
 @dataclass(frozen=True)
 class _Architecture:
     """How a tower is built and where its parameters lie in a checkpoint."""
 
-    read_config: Callable[[Checkpoint, tuple[int, int]], _TowerConfig]
-    tower: Callable[..., nnx.Module]
-    mapping: Callable[[Checkpoint, _TowerConfig], Mapped]
+    read_config: Callable[[Checkpoint, tuple[int, int]], TowerConfig]
+    mapping: Callable[[Checkpoint, TowerConfig], Mapped]
     ignored: tuple[str, ...]
 
 
-_SIGLIP = _Architecture(siglip.read_config, siglip.SiglipTower, siglip.mapping, siglip.IGNORED)
-_DINOV2 = _Architecture(dinov2.read_config, dinov2.Dinov2Tower, dinov2.mapping, dinov2.IGNORED)
+_SIGLIP = _Architecture(siglip.read_config, siglip.mapping, siglip.IGNORED)
+_DINOV2 = _Architecture(dinov2.read_config, dinov2.mapping, dinov2.IGNORED)
 # By config.json's model_type. SigLIP 2 of a fixed resolution calls itself "siglip".
 _ARCHITECTURES = {
     "siglip": _SIGLIP,
@@ -83,23 +82,26 @@ def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, 
     preprocessing = read_preprocessing(checkpoint.directory)
     config = architecture.read_config(checkpoint, preprocessing.output_size)
     _check_sizes(checkpoint, config)
+    encoder, template = abstract_encoder(checkpoint, config, preprocessing, dtype)
+    mapping = architecture.mapping(checkpoint, config)
+    return encoder, load_params(checkpoint, template, mapping, architecture.ignored)
+
+
+def abstract_encoder(
+    checkpoint: Checkpoint, config: TowerConfig, preprocessing: Preprocessing, dtype: str
+) -> tuple[FrozenEncoder, dict]:
+    """An encoder of these sizes, and the shapes and types of its parameters."""
+    tower = siglip.SiglipTower if isinstance(config, siglip.SiglipConfig) else dinov2.Dinov2Tower
     abstract = nnx.eval_shape(
-        lambda: architecture.tower(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=0))
-    )
-    params = load_params(
-        checkpoint,
-        nnx.to_pure_dict(nnx.state(abstract)),
-        architecture.mapping(checkpoint, config),
-        architecture.ignored,
+        lambda: tower(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=0))
     )
     height, width = (side // config.patch_size for side in preprocessing.output_size)
-    encoder = FrozenEncoder(
-        checkpoint, preprocessing, config.hidden_size, (height, width), nnx.graphdef(abstract)
-    )
-    return encoder, params
+    graph = nnx.graphdef(abstract)
+    encoder = FrozenEncoder(checkpoint, preprocessing, config.hidden_size, (height, width), graph)
+    return encoder, nnx.to_pure_dict(nnx.state(abstract))
 
 
-def _check_sizes(checkpoint: Checkpoint, config: _TowerConfig) -> None:
+def _check_sizes(checkpoint: Checkpoint, config: TowerConfig) -> None:
     where = checkpoint.config_file
     if config.num_channels != 3:
         raise DataError(f"{where}: num_channels is {config.num_channels}; the images have 3")

@@ -1,0 +1,77 @@
+"""Whether a run fits a TPU slice and how fast it can go, without a TPU.
+
+    python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4
+    python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4,v5e:4x8 \
+      --mesh=-1x1,1x-1 --steps=train,encode,sample --json=plan.json
+
+Compiles the real programs of the configuration, with their real shardings, and prints for
+each chip memory, FLOPs, bytes, collectives and the least times at the published peaks. Needs
+libtpu (pip install 'fsdit[tpu]'), no TPU, no network and no dataset; --topology=local plans
+for the devices of this machine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fsdit import program
+from fsdit.config import Config, MeshConfig
+from fsdit.data.layout import DatasetInfo, read_dataset_info, write_json
+from fsdit.errors import ConfigError
+
+_CONFIG = program.define_config()
+_TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")
+_MESHES = flags.DEFINE_list("mesh", [], "DATAxFSDP, -1 for what is left; config.mesh if empty.")
+_STEPS = flags.DEFINE_list("steps", ["train"], "Of train, encode, sample.")
+_JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Where there is no dataset.", lower_bound=1)
+_CHANNELS = flags.DEFINE_enum("channels", "3", ["1", "3"], "Where there is no dataset.")
+
+
+def _meshes(config: Config) -> list[MeshConfig]:
+    made = []
+    for text in _MESHES.value:
+        try:
+            data, fsdp = map(int, text.split("x"))
+        except ValueError:
+            raise ConfigError(f"--mesh={text} is not DATAxFSDP, such as 4x2 or 1x-1") from None
+        made.append(MeshConfig(data, fsdp))
+    return made or [config.mesh]
+
+
+def _dataset(config: Config) -> DatasetInfo:
+    if (Path(config.data.dataset_dir) / "dataset.json").exists():
+        return read_dataset_info(config.data.dataset_dir)
+    size, channels = _IMAGE_SIZE.value, int(_CHANNELS.value)
+    print(
+        f"no dataset at {config.data.dataset_dir}: planned for images of {size} x {size} x "
+        f"{channels} (--image_size, --channels)"
+    )
+    return DatasetInfo(size, channels, splits={}, command="", seed=0)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    from fsdit.planning import plan, programs, report, target
+
+    config = _CONFIG()
+    if unknown := set(_STEPS.value) - set(programs.STEPS):
+        raise ConfigError(f"--steps={min(unknown)} is none of {', '.join(programs.STEPS)}")
+    meshes = _meshes(config)
+    info = _dataset(config)
+    jobs = plan.jobs(config, meshes, target.open_targets(_TOPOLOGIES.value))
+    plans = []
+    for job in jobs:
+        for step in _STEPS.value:
+            for made in plan.measure(step, job, info):
+                plans.append(made)
+                took = f"compiled in {made.compile_seconds:.0f} s"
+                print(f"{made.program} on {made.topology}: {took}", flush=True)
+    print(report.text(plans))
+    if _JSON.value:
+        write_json(Path(_JSON.value), report.document(plans, config))
+
+
+if __name__ == "__main__":
+    program.run(main)

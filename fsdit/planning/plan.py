@@ -1,0 +1,172 @@
+"""A program measured: what it holds, moves and computes on each chip, and how fast it can be."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from fsdit.config import Config, MeshConfig
+from fsdit.data.layout import DatasetInfo
+from fsdit.errors import ConfigError
+from fsdit.parallel.chips import Chip, find_chip
+from fsdit.parallel.mesh import axis_sizes
+from fsdit.planning import costs, programs
+from fsdit.planning.costs import Costs
+from fsdit.planning.target import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on each chip. aliased: of the outputs, what lies where arguments lay."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One program on one target and mesh; all numbers are of one run of it, a chip.
+
+    images: that a run works on, over all chips. memory: None where XLA does not say.
+    chip: None for a kind whose peaks are not known.
+    """
+
+    program: str
+    topology: str
+    device_kind: str
+    mesh: tuple[int, int]
+    images: int
+    compile_seconds: float
+    memory: Memory | None
+    costs: Costs
+    chip: Chip | None
+
+    @property
+    def fits(self) -> bool | None:
+        if self.memory is None or self.chip is None:
+            return None
+        return self.memory.total <= self.chip.memory
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The least time for each resource by its published peak, where it has one."""
+        if self.chip is None:
+            return {}
+        times = {
+            "arithmetic": self.costs.flops / self.chip.flops,
+            "memory": self.costs.bytes / self.chip.bandwidth,
+        }
+        sent = sum(c.sent for c in self.costs.collectives)
+        if self.chip.link:
+            times["links"] = sent / self.chip.link
+        return times
+
+    @property
+    def bound(self) -> str | None:
+        """The resource that takes longest."""
+        return max(self.seconds, key=self.seconds.__getitem__, default=None)
+
+    @property
+    def utilisation(self) -> float | None:
+        """The best possible share of peak arithmetic: all else hidden behind what binds."""
+        times = self.seconds
+        return times["arithmetic"] / max(times.values()) if times else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: what is measured, and what follows from it."""
+        values = dataclasses.asdict(self)
+        if self.memory is not None:
+            values["memory"]["total"] = self.memory.total
+        return values | {
+            "mesh": {"data": self.mesh[0], "fsdp": self.mesh[1]},
+            "fits": self.fits,
+            "seconds": self.seconds,
+            "bound": self.bound,
+            "utilisation": self.utilisation,
+            "advice": advice(self),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A configuration on a target that its mesh and batch fit."""
+
+    config: Config
+    target: Target
+
+
+def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]) -> list[Job]:
+    """Every mesh on every target. Raises ConfigError for one that does not fit."""
+    made = []
+    for target in targets:
+        for mesh in meshes:
+            changed = dataclasses.replace(config, mesh=mesh)
+            try:
+                axis_sizes(changed, len(target.devices))
+            except ConfigError as error:
+                raise ConfigError(f"--topology={target.name}: {error}") from None
+            made.append(Job(changed, target))
+    return made
+
+
+def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
+    """Compiles the programs of a step, and reads off what XLA says. Raises ConfigError."""
+    for name, images, mesh, lowered in programs.lower(step, job.config, info, job.target):
+        start = time.perf_counter()
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - start
+        yield Plan(
+            program=name,
+            topology=job.target.name,
+            device_kind=job.target.kind,
+            mesh=(mesh.shape["data"], mesh.shape["fsdp"]),
+            images=images,
+            compile_seconds=seconds,
+            memory=_memory(compiled),
+            costs=costs.count(compiled),
+            chip=find_chip(job.target.kind),
+        )
+
+
+def _memory(compiled: jax.stages.Compiled) -> Memory | None:
+    stats = compiled.memory_analysis()
+    if stats is None:
+        return None
+    return Memory(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+    )
+
+
+def advice(plan: Plan) -> str | None:
+    """What to change where it does not fit."""
+    if plan.fits is not False:
+        return None
+    if plan.program != "train":
+        setting = {
+            "sample": "config.evaluation.batch_size",
+            "encode supports": "config.features.encode_batch",
+        }.get(plan.program, "config.model.codec.max_batch")
+        return f"smaller {setting}"
+    changes = []
+    if plan.mesh[0] > 1 and plan.memory.arguments > plan.memory.temporaries / 4:
+        changes.append("more of the state split (--config.mesh.data=1 --config.mesh.fsdp=-1)")
+    changes += [
+        "--config.model.remat=dots or full",
+        "more --config.train.accumulate_steps",
+        "smaller --config.data.batch_size",
+        "more chips",
+    ]
+    return "; ".join(changes)

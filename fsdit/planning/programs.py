@@ -1,0 +1,158 @@
+"""The compiled programs of a run, as it would start them, on devices that need not exist."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
+
+from fsdit.config import Config
+from fsdit.data.layout import DatasetInfo
+from fsdit.data.records import num_supports
+from fsdit.errors import ConfigError
+from fsdit.models.drawing import make_draw
+from fsdit.models.feed import compile_moments
+from fsdit.models.frozen import Frozen
+from fsdit.models.networks import Networks
+from fsdit.models.online import compile_encoder, encoded_rows
+from fsdit.parallel import mesh as meshes
+from fsdit.planning.published import abstract_networks
+from fsdit.planning.target import Target
+from fsdit.training import optimizer
+from fsdit.training import state as train_state
+from fsdit.training.step import compile_train_step
+
+STEPS = ("train", "encode", "sample")
+_STORED = jnp.bfloat16  # of features and latents whose files are not at hand
+
+Lowered = jax.stages.Lowered
+
+
+class Program(NamedTuple):
+    """images: that one run of it works on."""
+
+    name: str
+    images: int
+    mesh: Mesh
+    lowered: Lowered
+
+
+def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Iterator[Program]:
+    """The programs of a step.
+
+    train   the train step
+    encode  the frozen networks beside it: one process's encoder, and the codec on the mesh
+    sample  a batch of guided drawings
+
+    Raises ConfigError or DataError.
+    """
+    networks, frozen = abstract_networks(config, info)
+    mesh = meshes.make_mesh(config, target.devices)
+    if step == "train":
+        lowered = _train(networks, frozen, config, info, mesh)
+        yield Program("train", config.data.batch_size, mesh, lowered)
+    elif step == "sample":
+        rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+        lowered = _sample(networks, frozen, config, info, mesh, rows)
+        yield Program("sample", rows, mesh, lowered)
+    else:
+        yield from _encode(networks, frozen, config, mesh, meshes.local_mesh(target.one_process))
+
+
+def _train(
+    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
+) -> Lowered:
+    tx = optimizer.transformation(config.optimizer)
+    template = train_state.abstract(networks, tx, mesh)
+    batch = _placed(_batch(networks, frozen, config, info), meshes.batch_sharding(mesh))
+    return compile_train_step(networks, config, tx, mesh, template).lower(template, batch)
+
+
+def _sample(
+    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh, rows: int
+) -> Lowered:
+    params = networks.abstract_params()
+    params = jax.tree.map(_with_sharding, params, meshes.state_shardings(mesh, params))
+    by_row = meshes.batch_sharding(mesh)
+    arguments = (
+        params,
+        _placed(frozen.codec, meshes.replicated(mesh)),
+        _placed(_supports(networks, frozen, config, info, rows), by_row),
+        jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=by_row),
+        jax.ShapeDtypeStruct((), jnp.uint32),
+    )
+    return make_draw(networks, config.sampling, mesh).lower(*arguments)
+
+
+def _encode(
+    networks: Networks, frozen: Frozen, config: Config, mesh: Mesh, local: Mesh
+) -> Iterator[Program]:
+    image = (networks.image_size, networks.image_size, networks.channels)
+    if frozen.encoder is None and not jax.tree.leaves(frozen.codec):
+        raise ConfigError(
+            "--steps=encode: this configuration has no frozen network "
+            "(config.model.encoder.name=learned, config.model.codec.name=pixels)"
+        )
+    if frozen.encoder is not None:
+        rows = encoded_rows(config, local)
+        params = _placed(frozen.encoder_params, meshes.replicated(local))
+        images = _images((rows, 1, *image), local)
+        lowered = compile_encoder(frozen.encoder, local).lower(params, images)
+        yield Program("encode supports", rows, local, lowered)
+    if jax.tree.leaves(frozen.codec):
+        rows = config.data.batch_size
+        codec = _placed(frozen.codec, meshes.replicated(mesh))
+        lowered = compile_moments(mesh).lower(codec, _images((rows, *image), mesh))
+        yield Program("encode targets", rows, mesh, lowered)
+
+
+def _batch(
+    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo
+) -> Mapping[str, Any]:
+    """Shapes of a global batch as the step takes it."""
+    rows, shape = config.data.batch_size, jax.ShapeDtypeStruct
+    images = shape((rows, networks.image_size, networks.image_size, networks.channels), jnp.uint8)
+    target: Any = jax.eval_shape(lambda codec, x: codec.moments(x), frozen.codec, images)
+    if config.features.targets == "precomputed":
+        target = jax.tree.map(lambda leaf: shape(leaf.shape, _stored(info.latents)), target)
+    return {
+        "index": shape((rows,), jnp.uint32),
+        "class_id": shape((rows,), jnp.int32),
+        "target": target,
+        "supports": _supports(networks, frozen, config, info, rows),
+    }
+
+
+def _supports(
+    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, rows: int
+) -> PyTree[jax.ShapeDtypeStruct]:
+    size, count = networks.image_size, num_supports(config.data.shots)
+    images = jax.ShapeDtypeStruct((rows, count, size, size, networks.channels), jnp.uint8)
+    if frozen.encoder is None:
+        return images
+    pooled, tokens = jax.eval_shape(frozen.encoder, frozen.encoder_params, images)
+    made = {"pooled": pooled, "tokens": tokens} if config.model.use_context else {"pooled": pooled}
+    if config.features.supports == "online":
+        return made
+    kind = _stored(info.features)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), made)
+
+
+def _stored(described: Mapping[str, Any]) -> jnp.dtype:
+    """Type of stored features or latents."""
+    kinds = {jnp.dtype(one.dtype) for one in described.values()}
+    return kinds.pop() if len(kinds) == 1 else jnp.dtype(_STORED)
+
+
+def _images(shape: tuple[int, ...], mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=meshes.batch_sharding(mesh))
+
+
+def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda leaf: _with_sharding(leaf, sharding), tree)
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,162 @@
+"""Plans as people read them, and as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from fsdit.config import Config, to_dict
+from fsdit.planning.plan import Plan, advice
+
+_COLUMNS = (
+    "program", "topology", "mesh", "compile", "code", "args", "temps", "total", "fits",
+    "TFLOP", "bytes", "sent", "arithmetic", "memory", "links", "binds", "best use",
+)  # fmt: skip
+
+
+def document(plans: Sequence[Plan], config: Config) -> dict[str, Any]:
+    """What --json writes."""
+    return {
+        "jax": jax.__version__,
+        "plans": [plan.to_dict() for plan in plans],
+        "config": to_dict(config),
+    }
+
+
+def text(plans: Sequence[Plan]) -> str:
+    """A listing of a single plan, a table of several."""
+    if len(plans) == 1:
+        return listing(plans[0])
+    notes = [f"{_name(p)}: {note}" for p in plans for note in _notes(p)]
+    legend = (
+        "All of one run, a chip: sizes in GB, times in ms at the published peaks; "
+        "mesh: data x fsdp; bytes: accessed, in fast memory too; sent: by collectives."
+    )
+    return "\n".join([table(plans), legend, *notes])
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """One line a plan."""
+    rows = [_COLUMNS, *map(_row, plans)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _row(plan: Plan) -> tuple[str, ...]:
+    memory, seconds = plan.memory, plan.seconds
+    sizes = (memory.code, memory.arguments, memory.temporaries, memory.total) if memory else ()
+    return (
+        plan.program,
+        plan.topology,
+        _mesh(plan),
+        f"{plan.compile_seconds:.1f} s",
+        *([_gb(size) for size in sizes] or ["?"] * 4),
+        {True: "yes", False: "NO", None: "?"}[plan.fits],
+        _rounded(plan.costs.flops / 1e12),
+        _gb(plan.costs.bytes),
+        _gb(_sent(plan)),
+        *(
+            _rounded(seconds[name] * 1e3) if name in seconds else "?"
+            for name in ("arithmetic", "memory", "links")
+        ),
+        plan.bound or "?",
+        "?" if plan.utilisation is None else f"{plan.utilisation:.1%}",
+    )
+
+
+def listing(plan: Plan) -> str:
+    """Everything about one plan."""
+    chips = plan.mesh[0] * plan.mesh[1]
+    lines = [
+        f"{plan.program} on {plan.topology}: {chips} x {plan.device_kind}, mesh data x fsdp = "
+        f"{_mesh(plan)}, {plan.images} images a run",
+        f"compile time     {plan.compile_seconds:.1f} s",
+        "memory of a chip",
+    ]
+    if plan.memory:
+        memory = plan.memory
+        for name, size in (
+            ("arguments", memory.arguments),
+            ("outputs", memory.outputs),
+            ("  in place", memory.aliased),
+            ("temporaries", memory.temporaries),
+            ("code", memory.code),
+            ("total", memory.total),
+        ):
+            lines.append(f"  {name:14} {_gb(size):>9} GB")
+    if plan.chip:
+        fits = {True: "fits", False: "DOES NOT FIT", None: "unknown"}[plan.fits]
+        lines.append(f"  {'capacity':14} {_gb(plan.chip.memory):>9} GB   {fits}")
+    lines += [
+        "work of a chip",
+        f"  {'FLOPs':14} {_rounded(plan.costs.flops / 1e12):>9} T",
+        f"  {'bytes accessed':14} {_gb(plan.costs.bytes):>9} GB, those in fast memory among them",
+    ]
+    for c in plan.costs.collectives:
+        lines.append(
+            f"  {c.kind:18} {c.count:5} a run, buffers {_gb(c.size)} GB, sent {_gb(c.sent)} GB"
+        )
+    if not plan.costs.collectives:
+        lines.append("  no collectives")
+    return "\n".join([*lines, *_roofline(plan), *_notes(plan)])
+
+
+def _roofline(plan: Plan) -> list[str]:
+    if plan.chip is None:
+        return []
+    peaks = {
+        "arithmetic": f"{plan.chip.flops / 1e12:g} TFLOP/s",
+        "memory": f"{plan.chip.bandwidth / 1e9:g} GB/s",
+        "links": f"{(plan.chip.link or 0) / 1e9:g} GB/s sent",
+    }
+    lines = ["least time at the published peaks"]
+    for name, seconds in plan.seconds.items():
+        binds = "   binds" if name == plan.bound else ""
+        lines.append(f"  {name:14} {_rounded(seconds * 1e3):>9} ms at {peaks[name]}{binds}")
+    best = plan.images / max(plan.seconds.values())
+    lines.append(
+        f"  best possible utilisation {plan.utilisation:.1%}, {best:,.0f} images/s on all chips"
+    )
+    return lines
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = []
+    if plan.chip is None:
+        notes.append(
+            f"no published peaks are known here for {plan.device_kind!r}: no capacity, no times"
+        )
+    if plan.memory is None:
+        notes.append("XLA says nothing of memory here")
+    if plan.costs.unknown_loops:
+        notes.append(f"{plan.costs.unknown_loops} loops of unknown length are counted once")
+    if change := advice(plan):
+        notes.append(f"to make it fit: {change}")
+    return notes
+
+
+def _name(plan: Plan) -> str:
+    return f"{plan.program} {plan.topology} {_mesh(plan)}"
+
+
+def _mesh(plan: Plan) -> str:
+    return "x".join(map(str, plan.mesh))
+
+
+def _sent(plan: Plan) -> int:
+    return sum(c.sent for c in plan.costs.collectives)
+
+
+def _gb(size: int | float) -> str:
+    return _rounded(size / 1e9)
+
+
+def _rounded(value: int | float) -> str:
+    """Three decimals, of small numbers three digits."""
+    return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.3g}"
