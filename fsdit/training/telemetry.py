@@ -182,7 +182,7 @@ class Telemetry:
         left = (self._last - step) * speed["timing/step_seconds"]
         print(
             f"step {step}/{self._last}  loss {average:.4f}  "
-            f"{speed['timing/images_per_second']:.1f} images/s  {_clock(left)} left",
+            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left",
             flush=True,
         )
 
@@ -265,7 +265,7 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
