@@ -21,7 +21,7 @@ runtime.start()
 compilation.use_cache(sys.argv[1], Path(sys.argv[2]))
 
 def slow_to_compile(x):
-    for i in range(400):
+    for i in range(100):
         x = jnp.sin(x[::-1]) @ x + i
     return x
 
@@ -79,9 +79,9 @@ def test_an_entry_that_was_cut_off_is_told_of_and_made_again(tmp_path):
         path.write_bytes(whole[:left])
         found, output = compile_once("", tmp_path)
         assert f"warning: {path} was cut off" in output
-        assert found["written"] == 1
-        assert compile_once("", tmp_path)[0]["hits"] >= 1
-        assert path.stat().st_size > left
+        assert found["written"] == 1 and path.stat().st_size > left
+    found, output = compile_once("", tmp_path)
+    assert found["hits"] >= 1 and "warning" not in output
 
 
 def test_what_another_program_left_there_stays(tmp_path):
@@ -89,7 +89,7 @@ def test_what_another_program_left_there_stays(tmp_path):
     ((path, _),) = entries(tmp_path).items()
     other = path.with_name("other-cache")
     other.write_bytes(b"x" * 100)
-    compile_once("", tmp_path)
+    assert compile_once("", tmp_path)[0]["hits"] >= 1
     assert other.read_bytes() == b"x" * 100
 
 
