@@ -21,15 +21,20 @@ def use_cache(setting: str, workdir: Path) -> None:
     """Call before anything is compiled, when the runtime is up.
 
     setting: a directory; "off"; or "", which is the one that JAX was told of by its own
-    means (JAX_COMPILATION_CACHE_DIR), and otherwise WORKDIR/compilation_cache.
+    means (JAX_COMPILATION_CACHE_DIR), and otherwise WORKDIR/compilation_cache. A pod of
+    CPU processes has none of ours.
     """
     if setting == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if not setting and jax.config.jax_compilation_cache_dir:
         return
-    directory = setting or str((workdir / "compilation_cache").absolute())
     backend = jax.default_backend()
+    if backend == "cpu" and jax.process_count() > 1:
+        # Here JAX's key names the process, so that only the one that writes ever finds
+        # something, and waits for the others in a collective that gives up after 30 seconds.
+        return
+    directory = setting or str((workdir / "compilation_cache").absolute())
     if backend == "cpu":
         # Machine code for another processor's instructions may not run on this one, and
         # JAX's key does not tell processors apart.

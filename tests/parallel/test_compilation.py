@@ -1,6 +1,8 @@
 """The compilation cache, by processes that start one after another."""
 
 import json
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,26 +10,32 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import environment
+from tests.processes import finish
 
-# Compiles one program that takes longer than what the cache leaves out.
+# Compiles one program, over all devices of its pod, that takes longer than what the cache
+# leaves out. Nothing is run: the processes need not wait for each other.
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from fsdit.parallel import compilation, runtime
 seen = []
 jax.monitoring.register_event_listener(lambda event, **_: seen.append(event.rpartition("/")[2]))
-runtime.start()
-compilation.use_cache(sys.argv[1], Path(sys.argv[2]))
+setting, workdir, address, count, index = sys.argv[1:]
+runtime.start(address, int(count), int(index))
+compilation.use_cache(setting, Path(workdir))
 
 def slow_to_compile(x):
     for i in range(100):
         x = jnp.sin(x[::-1]) @ x + i
     return x
 
-jax.jit(slow_to_compile)(jnp.ones((4, 4))).block_until_ready()
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+sharding = jax.NamedSharding(mesh, PartitionSpec("data"))
+jax.jit(slow_to_compile, out_shardings=sharding).lower(jnp.ones((4, 4))).compile()
 print(json.dumps({"hits": seen.count("cache_hits"), "written": seen.count("cache_misses"),
-                  "asked": seen.count("compile_requests_use_cache")}))
+                  "asked": seen.count("compile_requests_use_cache")}), flush=True)
 runtime.stop()
 """
 
@@ -39,17 +47,40 @@ def of_its_own(monkeypatch):
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
 
 
+def compile_in_pod(count: int, setting: str, workdir: Path) -> list[tuple[dict[str, int], str]]:
+    """(what JAX did with the cache, all output) of each process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    arguments = (setting, str(workdir), address, str(count))
+    pod = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments, str(index)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    found = []
+    for process in pod:
+        status, output = finish(process)
+        assert status == 0, output
+        found.append((json.loads(re.search(r"^{.*}$", output, re.MULTILINE)[0]), output))
+    return found
+
+
 def compile_once(setting: str, workdir: Path) -> tuple[dict[str, int], str]:
-    """(what JAX did with the cache, all output) of one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, setting, str(workdir)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+    (found,) = compile_in_pod(1, setting, workdir)
+    return found
+
+
+def test_a_pod_of_cpu_processes_has_none(tmp_path):
+    # Only process 0 would find what it wrote: the others' keys are their own.
+    for found, _ in compile_in_pod(2, "", tmp_path):
+        assert found["hits"] == found["written"] == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def entries(folder: Path) -> dict[Path, bytes]:
