@@ -3,10 +3,9 @@
     python -m experiments.glyphs_ablation --output_dir=runs/ablation --dataset_dir=datasets/glyphs
 
 Trains each variant for as many steps as cost what --steps steps of experiments/glyphs.py
-cost, in floating-point operations of the train step as XLA counts them, and evaluates it on
-unseen characters. Prints one table, and keeps it as ablation.json. Runs resume. One run a
-variant: differences below the intervals say nothing. On two CPU cores about two minutes a
-variant.
+cost, in model FLOPs (fsdit/training/flops.py), and evaluates it on unseen characters. Prints
+one table, and keeps it as ablation.json. Runs resume. One run a variant: differences below
+the intervals say nothing. On two CPU cores about two minutes a variant.
 """
 
 import dataclasses
@@ -22,10 +21,7 @@ from fsdit.config import Config, apply_overrides, load_experiment
 from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
 from fsdit.models.frozen import open_networks
-from fsdit.parallel import mesh as meshes
-from fsdit.training import optimizer
-from fsdit.training import state as train_state
-from fsdit.training.step import make_train_step
+from fsdit.training import flops as counting
 
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Where runs and results go.", required=True)
 _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
@@ -64,24 +60,18 @@ def main(argv: list[str]) -> None:
         print_table(found)
 
 
-def flops(config: Config) -> float:
-    """Of a train step; layers are unrolled because XLA counts the body of a loop once."""
-    model = dataclasses.replace(config.model, scan_layers=False)
-    config = dataclasses.replace(config, model=model)
+def flops(config: Config) -> int:
+    """Model FLOPs of a train step."""
     info = read_dataset_info(config.data.dataset_dir)
     networks, _ = open_networks(config, info)
-    mesh, tx = meshes.local_mesh(), optimizer.transformation(config.optimizer)
     image = (info.image_size, info.image_size, info.channels)
     rows, shots = config.data.batch_size, config.data.shots
     batch = {
         "index": jax.ShapeDtypeStruct((rows,), "uint32"),
-        "class_id": jax.ShapeDtypeStruct((rows,), "int32"),
         "target": jax.ShapeDtypeStruct((rows, *image), "uint8"),
         "supports": jax.ShapeDtypeStruct((rows, shots, *image), "uint8"),
     }
-    state = train_state.abstract(networks, tx, mesh)
-    lowered = jax.jit(make_train_step(networks, config, tx)).lower(state, batch)
-    return lowered.cost_analysis()["flops"]
+    return counting.of_step(networks, config, networks.abstract_params(), batch)
 
 
 def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:

@@ -193,6 +193,9 @@ class TrainConfig:
     # Every so many steps drawings of val classes are judged; the best checkpoint is kept.
     fsd_interval: int = 0  # 0: off
     fsd_drawings: int = 256  # about; each class has as many
+    # Where what was compiled is kept for the next start. "": JAX_COMPILATION_CACHE_DIR where
+    # that is set, else compilation_cache in the workdir; "off": nowhere.
+    compilation_cache: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -211,6 +214,25 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ProfileConfig:
+    """Steps under JAX's profiler, written for TensorBoard."""
+
+    start_step: int = 0  # 0: off
+    num_steps: int = 5
+
+
+@dataclass(frozen=True, config=_STRICT)
+class WatchdogConfig:
+    """What is told of a step that hangs. Compiling, saving and evaluating are not part of it."""
+
+    factor: float = 10.0  # a step this many times as long as its neighbours is told of; 0: off
+    min_seconds: float = 60.0  # and no shorter one
+    # Leave with status 75 when the next step has not begun after so long, whatever goes on
+    # in between: longer than the longest compilation, evaluation or save. 0: never.
+    stop_seconds: float = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     name: str = "miniimagenet"
     seed: int = 0
@@ -224,6 +246,8 @@ class Config:
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
+    profile: ProfileConfig = ProfileConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
 
 # What may differ between a checkpoint and the run that continues it: these change
@@ -254,8 +278,11 @@ _RESUMABLE = (
     "train.grid_episodes",
     "train.fsd_interval",
     "train.fsd_drawings",
+    "train.compilation_cache",
     "checkpoint",
     "mesh",
+    "profile",
+    "watchdog",
 )
 
 

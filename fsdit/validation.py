@@ -18,7 +18,7 @@ def validate(config: Config) -> None:
         "model.encoder.num_heads sampling.num_steps train.num_steps train.accumulate_steps "
         "train.log_interval train.eval_interval train.max_nonfinite train.grid_episodes "
         "train.fsd_drawings checkpoint.interval checkpoint.keep_last "
-        "model.codec.max_batch features.encode_batch "
+        "model.codec.max_batch features.encode_batch profile.num_steps "
         "evaluation.episodes_per_class evaluation.drawings_per_episode evaluation.batch_size"
     )
     flat = flatten(to_dict(config))
@@ -28,7 +28,8 @@ def validate(config: Config) -> None:
     not_negative = (
         "seed data.shots data.workers model.num_latents train.overfit_batches train.eval_batches "
         "optimizer.warmup_steps optimizer.weight_decay checkpoint.keep_every features.cache_mb "
-        "train.fsd_interval evaluation.classes"
+        "train.fsd_interval evaluation.classes profile.start_step "
+        "watchdog.factor watchdog.stop_seconds"
     )
     problems += [
         f"config.{p} must not be negative, got {flat[p]}"
@@ -101,6 +102,14 @@ def validate(config: Config) -> None:
             min(config.mesh.data, config.mesh.fsdp) < -1
             or 0 in (config.mesh.data, config.mesh.fsdp),
             "config.mesh: an axis is a positive size, or -1 for what is left",
+        ),
+        (
+            not 0 < config.watchdog.min_seconds < math.inf,
+            f"config.watchdog.min_seconds={config.watchdog.min_seconds} must be positive",
+        ),
+        (
+            0 < config.watchdog.factor <= 1,
+            f"config.watchdog.factor={config.watchdog.factor} must be above 1, or 0 for off",
         ),
     ]
     for wrong, message in (*checks, *_frozen_checks(config), *_evaluation_checks(config)):

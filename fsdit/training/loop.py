@@ -20,9 +20,12 @@ from fsdit.models.networks import Networks
 from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
-from fsdit.training import checkpoint, metas, optimizer
+from fsdit.parallel.chips import find_chip
+from fsdit.parallel.compilation import use_cache
+from fsdit.training import checkpoint, flops, metas, optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoint import Checkpoints, Restored
+from fsdit.training.clock import Clock
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
 from fsdit.training.telemetry import Telemetry
@@ -74,12 +77,14 @@ def train(
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
     runtime must be up. Raises FsditError.
     """
-    networks = inputs.networks
+    clock, networks = Clock(), inputs.networks
     mesh = meshes.make_mesh(config)
+    use_cache(config.train.compilation_cache, workdir)
     feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
-    restored = checkpoint.restore(workdir, template, set_aside=True)
+    with clock.part("restore"):
+        restored = checkpoint.restore(workdir, template, set_aside=True)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
         restored = Restored(
@@ -92,7 +97,15 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     if runtime.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
-    telemetry = Telemetry(workdir, config, restored.step, restored.running, feed.counters)
+    telemetry = Telemetry(
+        workdir,
+        config,
+        restored.step,
+        restored.running,
+        clock,
+        lambda batch: flops.of_step(networks, config, template.params, batch),
+        feed.counters,
+    )
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
     judge = watch(config, networks, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)
@@ -106,7 +119,7 @@ def train(
     )
     step_fn = compile_train_step(networks, config, tx, mesh, template)
     try:
-        with jax.transfer_guard("disallow"):
+        with jax.transfer_guard("disallow"), clock.part("step"):
             finished = _run(
                 config, restored, batches, step_fn, telemetry, diagnostics, judge, checkpoints
             )
@@ -116,7 +129,9 @@ def train(
     finally:
         batches.close()
     telemetry.close()
-    checkpoints.finish()
+    with clock.part("checkpoint_stall"):
+        checkpoints.finish()
+    telemetry.conclude()
     best = checkpoints.best
     if finished and best and runtime.is_main_process():
         print(f"best by {BEST_BY}: step {best.step}, {best.value:.6g}", flush=True)
@@ -136,11 +151,12 @@ def _run(
     """Returns whether the last step was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
     for step in range(restored.step + 1, last + 1):
-        with telemetry.timed("data_wait"):
-            batch = next(batches)
-        state, metrics = step_fn(state, batch)
+        with telemetry.dispatching(step):
+            with telemetry.timed("data_wait"):
+                batch = next(batches)
+            state, metrics = step_fn(state, batch)
         next_index += config.data.batch_size
-        telemetry.step(step, metrics)
+        telemetry.step(step, batch, metrics)
 
         found = {}
         if step % config.train.eval_interval == 0 or step == last:
@@ -157,8 +173,7 @@ def _run(
         checkpoints.check()
         preempted = runtime.preemption_reached(step)
         if step % config.checkpoint.interval == 0 or step == last or preempted or best:
-            telemetry.read()  # a checkpoint never holds a step that the log lacks
-            with telemetry.timed("checkpoint_stall"):
+            with telemetry.saving():
                 checkpoints.save(state, step, next_index, telemetry.running)
         if preempted and step < last:
             print(f"preempted at step {step}: saving, then leaving", flush=True)
@@ -180,10 +195,13 @@ def _announce(
     if not runtime.is_main_process():
         return
     print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
+    kind = jax.devices()[0].device_kind
     print(
-        f"{jax.device_count()} {jax.devices()[0].device_kind} devices, mesh {dict(mesh.shape)}, "
+        f"{jax.device_count()} {kind} devices, mesh {dict(mesh.shape)}, "
         f"{jax.process_count()} processes; global batch {config.data.batch_size}"
     )
+    if find_chip(kind) is None:
+        print(f"no peak of {kind} devices is known to fsdit/parallel/chips.py: no timing/mfu")
     if UNSEEN not in inputs.evaluation:
         print(f"the dataset has no {UNSEEN} split: no validation on unseen classes")
     if restored.step >= config.train.num_steps:

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard and the terminal.
+"""What a run reports: metrics.jsonl, goodput.jsonl, TensorBoard and the terminal.
 
 Metrics of a step are read one step late, when the next is already dispatched, so
 reading never makes the devices wait. Process 0 writes; all processes keep the same
@@ -8,7 +8,6 @@ running means, which go into checkpoints so that a resumed log continues exactly
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,12 @@ from fsdit.config import Config, flatten, to_dict
 from fsdit.errors import NonFiniteError
 from fsdit.events import open_writer, writing
 from fsdit.parallel import runtime
-from fsdit.training.step import TIME_BINS
+from fsdit.training.clock import Clock
+from fsdit.training.goodput import Goodput, summary
+from fsdit.training.profile import ProfileWindow
+from fsdit.training.speed import Speed
+from fsdit.training.step import TIME_BINS, Batch
+from fsdit.training.watchdog import Watchdog
 
 _AVERAGE_DECAY = 0.98
 
@@ -39,13 +43,18 @@ class Telemetry:
         config: Config,
         start: int,
         running: dict[str, Any],
+        clock: Clock,
+        flops: Callable[[Batch], int],
         counters: Callable[[], Mapping[str, int | float]] = dict,
     ):
         """start: completed steps; running: `self.running` when they were saved, or {}.
 
-        counters: asked for more values at each line that is written.
+        flops: of a step on a batch. counters: asked for more values at each line that is
+        written.
         """
-        self._config, self._counters = config, counters
+        self._config, self._counters, self._clock = config, counters, clock
+        self._speed, self._flops = Speed(clock, config.data.batch_size), flops
+        self._done = start
         self._last = config.train.num_steps
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self.running = running or {
@@ -54,28 +63,55 @@ class Telemetry:
             "bin_losses": [0.0] * TIME_BINS,
             "bin_counts": [0.0] * TIME_BINS,
         }
-        self._timings: dict[str, float] = {}
-        self._interval_start, self._interval_steps = time.perf_counter(), 0
         self._events, self._lines = workdir / "tensorboard", workdir / "metrics.jsonl"
-        self._writer, self._log = None, None
+        self._writer, self._log, self._profile, self._goodput = None, None, None, None
+        stacks = workdir / f"watchdog-{jax.process_index()}.txt"
+        self._watchdog = Watchdog(config.watchdog, stacks, clock, self._mark)
         if runtime.is_main_process():
             with writing(self._lines):
                 self._log = _continue_log(self._lines, start)
             with writing(self._events):
                 self._writer = _tensorboard_writer(self._events, config)
+            self._profile = ProfileWindow(config.profile, self._events, self._last)
+            self._goodput = Goodput(workdir / "goodput.jsonl", clock, start)
+        self._watchdog.start(start + 1)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the time of its block to what the current interval spent on `name`."""
-        start = time.perf_counter()
-        yield
-        self._timings[name] = self._timings.get(name, 0.0) + time.perf_counter() - start
+        """The time of its block is spent on `name`: a part of the clock, and of profiles."""
+        with self._clock.part(name), jax.profiler.TraceAnnotation(name):
+            yield
 
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a dispatched step, and reports those of the one before."""
+    @contextlib.contextmanager
+    def dispatching(self, step: int) -> Iterator[None]:
+        """Around what gets a step under way."""
+        if self._profile is not None:
+            if self._profile.ends(step):
+                self._end_profile()
+            if self._profile.begins(step):
+                self._profile.start()
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around a save: a checkpoint never holds a step that the logs lack."""
         self.read()
+        self._mark()
+        with self.timed("checkpoint_stall"):
+            yield
+
+    def step(self, step: int, batch: Batch, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a dispatched step, and reports those of the one before."""
+        if self._speed.flops is None:
+            with self.timed("compile"):  # the devices compute the first step meanwhile
+                self._speed.flops = self._count_flops(batch)
+        self.read()
+        self._watchdog.beat(step + 1)
         self._pending = (step, metrics)
-        self._interval_steps += 1
+        self._speed.steps += 1
+        if self._goodput is not None:
+            self._goodput.mark_if_due(self._done)
 
     def read(self, extra: Mapping[str, float] | None = None) -> None:
         """Waits for the newest step, and writes its line if one is due.
@@ -88,6 +124,9 @@ class Telemetry:
         step, pending = self._pending
         self._pending = None
         metrics = jax.device_get(pending)
+        self._done = step
+        if line := self._speed.first_step():
+            _say(line)
         self._accumulate(metrics)
         if extra or step % self._config.train.log_interval == 0 or step == self._last:
             self._write(step, metrics, extra or {})
@@ -114,7 +153,7 @@ class Telemetry:
         running = self.running
         weight = running["average_weight"]
         average = running["loss_average"] / weight if weight else math.nan
-        speed = self._speed()
+        speed = self._speed.row()
         row = {
             "train/loss": float(metrics["loss"]),
             "train/loss_average": average,
@@ -124,6 +163,7 @@ class Telemetry:
             "train/nonfinite_steps": int(metrics["nonfinite"]),
             **bin_means("train", np.array(running["bin_losses"]), np.array(running["bin_counts"])),
             **speed,
+            **(self._goodput.row(step) if self._goodput else {}),
             **self._counters(),
             **extra,
         }
@@ -136,30 +176,15 @@ class Telemetry:
         with writing(self._lines):
             self._log.write(json.dumps({"step": step, **values}) + "\n")
             self._log.flush()
+        self._mark()
         with writing(self._events):
             self._writer.write_scalars(step, {k: v for k, v in row.items() if math.isfinite(v)})
         left = (self._last - step) * speed["timing/step_seconds"]
         print(
             f"step {step}/{self._last}  loss {average:.4f}  "
-            f"{speed['timing/images_per_second']:.1f} images/s  {_clock(left)} left",
+            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left",
             flush=True,
         )
-
-    def _speed(self) -> dict[str, float]:
-        """Timings of the interval since the last line; evaluation does not count as training."""
-        now = time.perf_counter()
-        apart = self._timings.get("evaluation", 0.0)
-        steps = max(self._interval_steps, 1)
-        seconds = max(now - self._interval_start - apart, 1e-9) / steps
-        row = {
-            "timing/step_seconds": seconds,
-            "timing/images_per_second": self._config.data.batch_size / seconds,
-            "timing/data_wait_seconds": self._timings.get("data_wait", 0.0) / steps,
-            "timing/checkpoint_stall_seconds": self._timings.get("checkpoint_stall", 0.0),
-            "timing/evaluation_seconds": apart,
-        }
-        self._timings, self._interval_start, self._interval_steps = {}, now, 0
-        return row
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         if self._writer is not None:
@@ -174,11 +199,38 @@ class Telemetry:
 
     def close(self) -> None:
         self.read()
+        self._clock.rest("other")
+        if self._profile is not None and self._profile.open:
+            self._end_profile()
         if self._writer is not None:
             with writing(self._events):
                 self._writer.close()
             with writing(self._lines):
                 self._log.close()
+
+    def conclude(self) -> None:
+        """When all is written: says where the time of the run went."""
+        self._watchdog.close()
+        if self._goodput is not None:
+            print(summary(self._goodput.close(self._done)), flush=True)
+        self._clock.close()
+
+    def _mark(self) -> None:
+        if self._goodput is not None:
+            self._goodput.mark(self._done)
+
+    def _end_profile(self) -> None:
+        self.read()  # so that the devices are done with the window's last step
+        with self.timed("other"), writing(self._events):
+            self._profile.stop()
+
+    def _count_flops(self, batch: Batch) -> int:
+        try:
+            with jax.transfer_guard("allow"):  # of constants
+                return self._flops(batch)
+        except ValueError as error:
+            _say(f"no model FLOPs and no timing/mfu: {error}")
+            return 0
 
 
 def _continue_log(path: Path, step: int):
@@ -208,7 +260,12 @@ def _tensorboard_writer(directory: Path, config: Config):
     return writer
 
 
-def _clock(seconds: float) -> str:
+def _say(line: str) -> None:
+    if runtime.is_main_process():
+        print(line, flush=True)
+
+
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,37 @@
+"""A window of steps under JAX's profiler, for TensorBoard's profile plugin."""
+
+from pathlib import Path
+
+import jax
+
+from fsdit.config import ProfileConfig
+
+
+class ProfileWindow:
+    """Writes DIRECTORY/plugins/profile/TIME/HOST.xplane.pb."""
+
+    def __init__(self, config: ProfileConfig, directory: Path, last: int):
+        """last: step of the run."""
+        first = config.start_step
+        self._steps = range(first, min(first + config.num_steps, last + 1)) if first else range(0)
+        self._directory, self.open = directory, False
+
+    def begins(self, step: int) -> bool:
+        """Whether to start before this step: also in the middle, where a run is resumed."""
+        return step in self._steps and not self.open
+
+    def ends(self, step: int) -> bool:
+        """Whether to stop before this step."""
+        return self.open and step not in self._steps
+
+    def start(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        # Every call of every Python function would slow the loop and swell the file.
+        options.python_tracer_level = 0
+        jax.profiler.start_trace(self._directory, profiler_options=options)
+        self.open = True
+
+    def stop(self) -> None:
+        jax.profiler.stop_trace()
+        self.open = False
+        print(f"profiled: tensorboard --logdir={self._directory}", flush=True)

@@ -1,0 +1,144 @@
+"""The compilation cache, by processes that start one after another."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import environment
+from tests.processes import finish
+
+# Compiles one program, over all devices of its pod, that takes longer than what the cache
+# leaves out. Nothing is run: the processes need not wait for each other.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from fsdit.parallel import compilation, runtime
+seen = []
+jax.monitoring.register_event_listener(lambda event, **_: seen.append(event.rpartition("/")[2]))
+setting, workdir, address, count, index = sys.argv[1:]
+runtime.start(address, int(count), int(index))
+compilation.use_cache(setting, Path(workdir))
+
+def slow_to_compile(x):
+    for i in range(100):
+        x = jnp.sin(x[::-1]) @ x + i
+    return x
+
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+sharding = jax.NamedSharding(mesh, PartitionSpec("data"))
+jax.jit(slow_to_compile, out_shardings=sharding).lower(jnp.ones((4, 4))).compile()
+print(json.dumps({"hits": seen.count("cache_hits"), "written": seen.count("cache_misses"),
+                  "asked": seen.count("compile_requests_use_cache")}), flush=True)
+runtime.stop()
+"""
+
+
+@pytest.fixture(autouse=True)
+def of_its_own(monkeypatch):
+    """Not the cache that the tests share."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+
+
+def compile_in_pod(count: int, setting: str, workdir: Path) -> list[tuple[dict[str, int], str]]:
+    """(what JAX did with the cache, all output) of each process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    arguments = (setting, str(workdir), address, str(count))
+    pod = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments, str(index)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    found = []
+    for process in pod:
+        status, output = finish(process)
+        assert status == 0, output
+        found.append((json.loads(re.search(r"^{.*}$", output, re.MULTILINE)[0]), output))
+    return found
+
+
+def compile_once(setting: str, workdir: Path) -> tuple[dict[str, int], str]:
+    (found,) = compile_in_pod(1, setting, workdir)
+    return found
+
+
+def test_a_pod_of_cpu_processes_has_none(tmp_path):
+    # Only process 0 would find what it wrote: the others' keys are their own.
+    for found, _ in compile_in_pod(2, "", tmp_path):
+        assert found["hits"] == found["written"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def entries(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("jit_slow_to_compile-*")}
+
+
+def test_the_second_start_loads_what_the_first_compiled(tmp_path):
+    found, _ = compile_once("", tmp_path)
+    assert found["hits"] == 0 and found["written"] >= 1
+    written = entries(tmp_path / "compilation_cache")
+    assert len(written) == 1
+    found, output = compile_once("", tmp_path)
+    assert found["hits"] >= 1 and found["written"] == 0
+    assert entries(tmp_path) == written
+    assert "machine" not in output.lower()  # XLA warns of code for another machine
+
+    # A moved workdir finds what it has.
+    tmp_path.joinpath("compilation_cache").rename(tmp_path / "moved")
+    found, _ = compile_once(str(tmp_path / "moved"), tmp_path / "elsewhere")
+    assert found["hits"] >= 1 and not (tmp_path / "elsewhere").exists()
+
+
+def test_an_entry_that_was_cut_off_is_told_of_and_made_again(tmp_path):
+    compile_once("", tmp_path)
+    ((path, whole),) = entries(tmp_path).items()
+    for left in (len(whole) // 2, 3, 0):
+        path.write_bytes(whole[:left])
+        found, output = compile_once("", tmp_path)
+        assert f"warning: {path} was cut off" in output
+        assert found["written"] == 1 and path.stat().st_size > left
+    found, output = compile_once("", tmp_path)
+    assert found["hits"] >= 1 and "warning" not in output
+
+
+def test_what_another_program_left_there_stays(tmp_path):
+    compile_once("", tmp_path)
+    ((path, _),) = entries(tmp_path).items()
+    other = path.with_name("other-cache")
+    other.write_bytes(b"x" * 100)
+    assert compile_once("", tmp_path)[0]["hits"] >= 1
+    assert other.read_bytes() == b"x" * 100
+
+
+def test_off_and_the_environment_keep_the_workdir_clean(tmp_path, monkeypatch):
+    found, _ = compile_once("off", tmp_path / "run")
+    assert found["asked"] == found["written"] == 0
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "told"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    assert compile_once("", tmp_path / "run")[0]["written"] > 1
+    assert entries(tmp_path / "told") and not (tmp_path / "run").exists()
+
+
+def test_code_for_one_processor_is_not_given_to_another(tmp_path, monkeypatch):
+    from fsdit.parallel import compilation
+
+    names = set()
+    for flags in ("fpu avx avx2", "fpu avx avx2 avx512f", "avx2 fpu avx"):
+        told = f"processor : 0\nvendor_id : any\nflags\t\t: {flags}\n"
+        monkeypatch.setattr(Path, "read_text", lambda self, told=told: told)
+        names.add(compilation._processor())
+    assert len(names) == 3 - 1  # the order of flags does not matter
