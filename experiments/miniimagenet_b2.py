@@ -26,6 +26,7 @@ def get_config() -> Config:
         model=dit(
             "B",
             patch_size=2,
+            remat="dots",
             encoder=EncoderConfig(name="frozen", location="google/siglip2-base-patch16-224"),
             codec=CodecConfig(name="autoencoder_kl", location="stabilityai/sd-vae-ft-ema"),
         ),

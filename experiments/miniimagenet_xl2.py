@@ -21,6 +21,8 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         name="miniimagenet_xl2",
-        model=dit("XL", patch_size=2, encoder=base.model.encoder, codec=base.model.codec),
+        model=dit(
+            "XL", patch_size=2, remat="dots", encoder=base.model.encoder, codec=base.model.codec
+        ),
         mesh=MeshConfig(data=1, fsdp=-1),
     )

@@ -1,10 +1,10 @@
-"""Scaled dot-product attention, forward and backward.
+"""Scaled dot-product attention that keeps no scores for its backward pass.
 
-softmax(q k^T / sqrt(d)) v (Vaswani et al., arXiv 1706.03762). Scores and softmax are float32;
-the backward pass gets the probabilities in the type of the values, and nothing in float32 of
-their size. As in FlashAttention (Dao et al., arXiv 2205.14135) the sums are divided out after
-the product with the values. Products have their batch axes in front: XLA multiplies these
-fastest, on CPUs above all.
+softmax(q k^T / sqrt(d)) v (Vaswani et al., arXiv 1706.03762), softmax in float32, with the
+rewriting of FlashAttention (Dao et al., arXiv 2205.14135): sums are divided out after the
+product with the values, and the backward pass computes the probabilities again from the
+logarithm of the sums. What is kept grows with the number of tokens, not with its square.
+Products have their batch axes in front: XLA multiplies these fastest, on CPUs above all.
 """
 
 import jax
@@ -31,22 +31,21 @@ def attend(
 
 def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
     logits = _product("bhnd,bhmd->bhnm", query, key)
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    inverse = 1 / weights.sum(-1, keepdims=True)
-    weights, inverse = (checkpoint_name(x, KEPT) for x in (weights.astype(value.dtype), inverse))
-    mixed = _product("bhnm,bhme->bhne", weights, value) * inverse
+    top = logits.max(-1, keepdims=True)
+    weights = jnp.exp(logits - top)
+    total = weights.sum(-1, keepdims=True)
+    mixed = _product("bhnm,bhme->bhne", weights.astype(value.dtype), value) / total
     mixed = checkpoint_name(mixed.astype(value.dtype), KEPT)
-    return mixed, (query, key, value, weights, inverse, mixed)
+    log_total = checkpoint_name(top + jnp.log(total), KEPT)
+    return mixed, (query, key, value, mixed, log_total)
 
 
 def _backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    query, key, value, weights, inverse, mixed = residuals
-    # Of the unnormalized weights: the sums go to the gradient, which is smaller.
-    gradient = gradient.astype(jnp.float32) * inverse
-    slope = (gradient * mixed).sum(-1, keepdims=True)
-    gradient = gradient.astype(value.dtype)
-    d_value = _product("bhnm,bhne->bhme", weights, gradient)
-    d_logits = weights * (_product("bhne,bhme->bhnm", gradient, value) - slope)
+    query, key, value, mixed, log_total = residuals
+    p = jnp.exp(_product("bhnd,bhmd->bhnm", query, key) - log_total).astype(value.dtype)
+    d_value = _product("bhnm,bhne->bhme", p, gradient)
+    slope = (gradient.astype(jnp.float32) * mixed).sum(-1, keepdims=True)
+    d_logits = p * (_product("bhne,bhme->bhnm", gradient, value) - slope)
     d_logits = d_logits.astype(query.dtype)
     d_query = _product("bhnm,bhmd->bhnd", d_logits, key)
     d_key = _product("bhnm,bhnd->bhmd", d_logits, query)

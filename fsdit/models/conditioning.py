@@ -12,6 +12,7 @@ mask. Training's dropout and sampling's guidance both call `apply_null`.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.struct import dataclass
 from jaxtyping import Array, Bool, Float
@@ -70,9 +71,12 @@ class SupportConditioner(nnx.Module):
         return Condition(self.vector_out(hidden), context)
 
     def _context(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
-        x = layers.layer_norm(self.token_in(tokens.astype(self.dtype)), self.dtype)
-        x = x + layers.position_table(*self.grid, x.shape[-1]).astype(self.dtype)
-        x = layers.layer_norm(x.reshape(x.shape[0], -1, x.shape[-1]), self.dtype)
+        b, k, t, width = tokens.shape
+        # One axis from the start: to join K and T later copies what is wider by then.
+        x = self.token_in(tokens.astype(self.dtype).reshape(b, k * t, width))
+        positions = np.tile(layers.position_table(*self.grid, x.shape[-1]), (k, 1))
+        x = layers.layer_norm(x, self.dtype) + positions.astype(self.dtype)
+        x = layers.layer_norm(x, self.dtype)
         return self._resample(x) if self.num_latents else x
 
     def _resample(self, tokens: Float[Array, "B S D"]) -> Float[Array, "B M D"]:

@@ -76,7 +76,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_shardings(
     mesh: Mesh, abstract: PyTree[jax.ShapeDtypeStruct | Array]
 ) -> PyTree[NamedSharding]:
-    """Shardings of a state by rule: the largest axis that `fsdp` divides is split.
+    """Shardings of a state by rule: the first axis that `fsdp` divides is split.
 
     Optimizer and EMA have their parameter's shape and name, so they get its sharding.
     """
@@ -93,11 +93,12 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
 
 
 def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
-    """Splits the largest axis from `first` on that `fsdp` divides."""
+    """Splits the first axis from `first` on that `fsdp` divides: shares lie one after another
+    in memory, and gathering copies them into place once."""
     axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not axes:
         return PartitionSpec()
-    axis = max(axes, key=lambda i: shape[i])
+    axis = axes[0]
     return PartitionSpec(*[None] * axis, "fsdp")
 
 

@@ -144,22 +144,23 @@ def test_a_collective_of_groups_reaches_its_group_only():
 
 
 # What the TPU compiler prints, shortened: an all-gather in the fusions that start and end it,
+# under one chain, where channels may be the same for all,
 # a reduce-scatter written as an all-reduce, groups named by the axes of the mesh.
 TPU = """HloModule jit_f, num_partitions=8
 
 %start (p: bf16[96,768]) -> bf16[768,768] {
   %p = bf16[96,768]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %g = bf16[768,768]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=9, replica_groups=GROUPS, dimensions={0}
+  ROOT %g = bf16[768,768]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=1, replica_groups=GROUPS, dimensions={0}, frontend_attributes={chain_id="4"}
 }
 
 %done (p: bf16[96,768]) -> bf16[768,768] {
   %p = bf16[96,768]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %g = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=9, replica_groups=GROUPS, dimensions={0}
+  ROOT %g = bf16[768,768]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=1, replica_groups=GROUPS, dimensions={0}, frontend_attributes={chain_id="4"}
 }
 
 %all-reduce-scatter.2 (input: f32[128,768]) -> f32[16,768] {
   %input = f32[128,768]{1,0:T(8,128)} parameter(0)
-  %r = f32[128,768]{1,0:T(8,128)} all-reduce(%input), channel_id=3, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %r = f32[128,768]{1,0:T(8,128)} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
   %zero = s32[]{:T(128)} constant(0)
   ROOT %s = f32[16,768]{1,0:T(8,128)} dynamic-slice(%r, %zero, %zero), dynamic_slice_sizes={16,768}
 }
