@@ -4,7 +4,7 @@
 
 953 M trainable parameters: the state (parameters, EMA, AdamW's two moments) is 15.2 GB, so it
 is sharded over all chips. Over several slices give --config.mesh.fsdp the chips of one and
---config.mesh.data=-1. If memory falls short: --config.model.remat=dots or full.
+--config.mesh.data=-1. If memory falls short: --config.model.remat=full.
 
 Hardware: meant for a TPU slice of eight chips or more; not run on one.
 Expected result: none measured yet.
