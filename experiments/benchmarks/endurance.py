@@ -38,7 +38,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all that is random.")
 DEVICES = 4
 INTERVAL = 10  # steps between checkpoints
 HEARTBEAT = 20  # seconds after which a stopped process is lost
-STEPS_A_DISTURBANCE = 30
+STEPS_A_DISTURBANCE = 20
 DISK = "200m"
 PATIENCE = Patience(restarts=20, first_pause=0.1, longest_pause=1.0)
 
