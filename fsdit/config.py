@@ -223,7 +223,8 @@ class ProfileConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class WatchdogConfig:
-    """What is told of a step that hangs. Compiling, saving and evaluating are not part of it."""
+    """What is told of a step that hangs. Compiling, saving and evaluating are not part of it:
+    they are told of when they last factor * min_seconds."""
 
     factor: float = 10.0  # a step this many times as long as its neighbours is told of; 0: off
     min_seconds: float = 60.0  # and no shorter one

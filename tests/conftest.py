@@ -183,9 +183,9 @@ def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 600)
 @contextlib.contextmanager
 def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
     """A new file system of `size` ("200k") for a test; where none can be mounted, it is skipped."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    from experiments.benchmarks.small_disk import small_disk
+
+    with small_disk(folder, size) as mounted:
+        if not mounted:
+            pytest.skip("mounting a small tmpfs needs root")
+        yield folder

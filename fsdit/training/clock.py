@@ -52,6 +52,11 @@ class Clock:
             self._charge()
             return dict(self._seconds)
 
+    def current(self) -> str:
+        """The part that owns this moment."""
+        with self._lock:
+            return self._parts[-1]
+
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         self._push(name)

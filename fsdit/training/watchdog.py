@@ -2,7 +2,8 @@
 
 A thread looks on. It runs while the main one waits in C code for devices, files or other
 processes; where C code keeps Python's lock it cannot, and then this process is as if
-stopped. Compiling, saving and evaluating do not count as part of a step.
+stopped. Compiling, saving and evaluating do not count as part of a step: they have no
+neighbours to be compared with, and are told of when they last factor * min_seconds.
 
 A process that was stopped itself (SIGSTOP, a suspended machine) hears so when it goes on:
 its own gap is not held against its step. The others of its pod wait meanwhile in a
@@ -47,10 +48,10 @@ class Watchdog:
         """Call when a step begins: the one before it is done."""
         with self._lock:
             self._neighbours.append(self._active() - self._since)
-            reported = self._reported
+            reported, lasted = self._reported, self._clock.elapsed() - self._began
             self._begin(step)
         if reported:
-            _say(f"watchdog: step {step - 1} is over, after {self._neighbours[-1]:.1f} s")
+            _say(f"watchdog: step {step - 1} is over, after {lasted:.1f} s")
 
     def close(self) -> None:
         self._closed.set()
@@ -73,25 +74,32 @@ class Watchdog:
                 held = min(max(gap, 0.0), self._clock.elapsed() - self._began)
                 self._gaps += held
                 step = self._step
-                took = self._active() - self._since - self._gaps
                 waited = self._clock.elapsed() - self._began - self._gaps
+                elsewhere = waited - (self._active() - self._since)
+                took = self._active() - self._since - self._gaps
                 usual = statistics.median(self._neighbours) if self._neighbours else None
-                stalled = took > self._limit(usual) and not self._reported
+                slow = took > self._limit(usual)
+                stalled = (slow or elsewhere > self._limit(None)) and not self._reported
                 self._reported |= stalled
             if gap > self._config.min_seconds / 2:
                 _say(f"watchdog: this process was stopped for {gap:.1f} s, in step {step}")
-            if stalled:
-                self._report(step, took, usual)
+            if stalled and slow:
+                self._report(f"step {step} has taken {took:.1f} s, {_like(usual)}")
+            elif stalled:
+                self._report(self._waiting(step, waited))
             if 0 < self._config.stop_seconds < waited:
-                self._stop(step, waited, usual)
+                self._stop(self._waiting(step, waited))
 
     def _limit(self, usual: float | None) -> float:
         factor, floor = self._config.factor, self._config.min_seconds
         return max(floor, factor * (usual or floor)) if factor else float("inf")
 
-    def _report(self, step: int, took: float, usual: float | None, ending: str = "") -> None:
-        like = f"its neighbours take {usual:.3g} s" if usual is not None else "it is the first"
-        line = f"watchdog: step {step} has taken {took:.1f} s, {like}; stacks in {self._path}"
+    def _waiting(self, step: int, waited: float) -> str:
+        part = self._clock.current().replace("_", " ")
+        return f"step {step} is not over after {waited:.1f} s, the last of them in: {part}"
+
+    def _report(self, what: str, ending: str = "") -> None:
+        line = f"watchdog: {what}; stacks in {self._path}"
 
         def write() -> None:
             _say(line + ending)
@@ -103,11 +111,15 @@ class Watchdog:
 
         _within(_WRITE_SECONDS, write)
 
-    def _stop(self, step: int, waited: float, usual: float | None) -> None:
+    def _stop(self, what: str) -> None:
         """By os._exit: the main thread may never come back from where it is."""
-        self._report(step, waited, usual, f"; leaving with status {EXIT_PREEMPTED}")
+        self._report(what, f"; leaving with status {EXIT_PREEMPTED}")
         _within(_WRITE_SECONDS, self._leave)
         os._exit(EXIT_PREEMPTED)
+
+
+def _like(usual: float | None) -> str:
+    return f"its neighbours take {usual:.3g} s" if usual is not None else "it is the first"
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:

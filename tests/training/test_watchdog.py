@@ -26,7 +26,7 @@ def waiting_for_a_device():
 
 clock = Clock()
 left = Path(sys.argv[1]).with_name("left")
-limits = WatchdogConfig(factor=3, min_seconds=0.4, stop_seconds=float(sys.argv[2]))
+limits = WatchdogConfig(factor=10, min_seconds=0.4, stop_seconds=float(sys.argv[2]))
 watchdog = Watchdog(limits, Path(sys.argv[1]), clock, lambda: left.write_text("x"))
 with clock.part("evaluation" if sys.argv[3:] else "step"):
     watchdog.start(1)
@@ -74,10 +74,16 @@ def test_a_process_stuck_in_c_code_is_told_of_and_leaves_to_be_started_again(tmp
     assert (tmp_path / "left").exists()
 
 
-def test_what_is_no_part_of_a_step_only_ends_the_patience_of_a_stop(tmp_path):
-    status, output = finish(stuck(tmp_path / "stacks.txt", 1.5, "evaluation"))
+def test_what_is_no_part_of_a_step_has_ten_times_as_long(tmp_path):
+    path = tmp_path / "stacks.txt"
+    status, output = finish(stuck(path, 6, "evaluation"))
     assert status == 75
-    assert output.count("watchdog: ") == 1 and "leaving with status 75" in output
+    told = [line for line in output.splitlines() if line.startswith("watchdog: ")]
+    assert len(told) == 2, output
+    after = r"watchdog: step 20 is not over after (\d\.\d) s, the last of them in: evaluation; "
+    assert 4 <= float(re.match(after, told[0])[1]) < 6
+    assert re.match(after, told[1]) and told[1].endswith("leaving with status 75")
+    assert path.read_text().count("in waiting_for_a_device") == 2
 
 
 def test_a_stop_happens_where_the_disk_and_the_last_words_hang(tmp_path):
