@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from experiments.benchmarks.turns import machine, rates, take_turns
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, dit
 from fsdit.data.layout import DatasetInfo, SplitInfo
+from fsdit.models.frozen import Frozen
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.planning.published import abstract_networks
@@ -50,7 +51,9 @@ def config(*, tokens: bool, scan: bool) -> Config:
         "S",
         patch_size=2,
         use_support_tokens=tokens,
-        encoder=EncoderConfig(name="frozen", location="google/siglip2-base-patch16-224"),
+        encoder=EncoderConfig(
+            name="frozen", location="google/siglip2-base-patch16-224", dtype="float32"
+        ),
         codec=CodecConfig(name="autoencoder_kl", location="stabilityai/sd-vae-ft-ema"),
         dtype="float32",
         scan_layers=scan,
@@ -59,10 +62,14 @@ def config(*, tokens: bool, scan: bool) -> Config:
 
 
 def networks_of(config: Config) -> Networks:
-    """The trainable model; of the frozen networks it needs the shapes alone."""
+    return opened(config)[0]
+
+
+def opened(config: Config) -> tuple[Networks, Frozen]:
+    """The trainable model, and the frozen networks with shapes for their parameters."""
     split = SplitInfo(("class",), (1,), 0, SHOTS)
     info = DatasetInfo(IMAGE_SIZE, 3, {"train": split}, command="", seed=0)
-    return abstract_networks(config, info)[0]
+    return abstract_networks(config, info)
 
 
 def example_batch(networks: Networks, config: Config) -> dict[str, Any]:
