@@ -7,6 +7,10 @@ SiT-S/2 on latents of 28 x 28 x 4: with the tokens of five supports, and without
 a plain PyTorch DiT of the same shape under torch.compile. The sides of a comparison take
 turns in one process. Needs PyTorch, of the test extra; without it the comparison is left out by
 --nopytorch.
+
+XLA asks the system for a step's temporary memory anew at every step, and on Linux its pages
+then come in one by one. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment (glibc 2.35)
+lets them come as huge pages; the results say whether it was set.
 """
 
 import dataclasses

@@ -36,4 +36,5 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
     }
