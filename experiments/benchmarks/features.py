@@ -25,19 +25,14 @@ from fsdit.models.frozen import Frozen
 from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 
-_IMAGES = flags.DEFINE_integer("num_images", 2_000, "Of the split, in ten classes.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Episodes a batch.")
-_BATCHES = flags.DEFINE_integer("num_batches", 20, "Timed, of each side and round.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Of both sides in turn.")
-
 _DIM, _GRID, _LATENT = 768, (14, 14), (28, 28, 4)
 
 
 def main(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder))
-        host = config(folder)
+        write_dataset(Path(folder), _IMAGES.value)
+        host = config(folder, _BATCH.value)
         device = dataclasses.replace(
             host, features=dataclasses.replace(host.features, location="device")
         )
@@ -46,7 +41,7 @@ def main(argv: list[str]) -> None:
         seconds = {name: [] for name in feeds}
         for _ in range(_ROUNDS.value):
             for name, c in (("host", host), ("device", device)):
-                seconds[name].append(seconds_a_batch(feeds[name], c))
+                seconds[name].append(seconds_a_batch(feeds[name], c, _BATCHES.value))
     for name, values in seconds.items():
         every = ", ".join(f"{v * 1e3:.1f}" for v in values)
         print(f"{name}: {min(values) * 1e3:.1f} ms a batch (of {every}), {size[name]:,} bytes")
@@ -54,9 +49,9 @@ def main(argv: list[str]) -> None:
           f"{size['host'] / size['device']:.0f} in bytes")  # fmt: skip
 
 
-def config(folder: str) -> Config:
+def config(folder: str, batch_size: int) -> Config:
     return Config(
-        data=DataConfig(dataset_dir=folder, batch_size=_BATCH.value, source="sampled"),
+        data=DataConfig(dataset_dir=folder, batch_size=batch_size, source="sampled"),
         model=ModelConfig(
             encoder=EncoderConfig(name="frozen", location="random"),
             codec=CodecConfig(name="autoencoder_kl", location="random"),
@@ -65,7 +60,8 @@ def config(folder: str) -> Config:
     )
 
 
-def write_dataset(folder: Path) -> None:
+def write_dataset(folder: Path, num_images: int) -> None:
+    """Ten classes; random features and latents beside images of one colour."""
     rng = np.random.default_rng(0)
 
     def halves(*shape: int) -> np.ndarray:
@@ -81,7 +77,7 @@ def write_dataset(folder: Path) -> None:
         )
 
     image = records.encode_pixels(np.zeros((8, 8, 3), np.uint8))
-    count = _IMAGES.value // 10
+    count = num_images // 10
     images = [records.ImageRecord(str(i), i // count, image, 8, 8) for i in range(10 * count)]
     split = folder / "train"
     layout.write_split(split, images, [])
@@ -109,15 +105,15 @@ def feed(config: Config) -> Feed:
     return Feed(config, mesh, Frozen(), resident)
 
 
-def seconds_a_batch(feed: Feed, config: Config) -> float:
+def seconds_a_batch(feed: Feed, config: Config, num_batches: int) -> float:
     """Behind the first one, which fills the pipeline."""
     read = episode_input.training_examples(config)
-    batches = feed.batches(read, config.data.batch_size, 1 + _BATCHES.value)
+    batches = feed.batches(read, config.data.batch_size, 1 + num_batches)
     jax.block_until_ready(next(batches))
     start = time.perf_counter()
     for batch in batches:
         jax.block_until_ready(batch)
-    return (time.perf_counter() - start) / _BATCHES.value
+    return (time.perf_counter() - start) / num_batches
 
 
 def bytes_a_batch(config: Config) -> int:
@@ -126,4 +122,8 @@ def bytes_a_batch(config: Config) -> int:
 
 
 if __name__ == "__main__":
+    _IMAGES = flags.DEFINE_integer("num_images", 2_000, "Of the split, in ten classes.")
+    _BATCH = flags.DEFINE_integer("batch_size", 128, "Episodes a batch.")
+    _BATCHES = flags.DEFINE_integer("num_batches", 20, "Timed, of each side and round.")
+    _ROUNDS = flags.DEFINE_integer("rounds", 3, "Of both sides in turn.")
     app.run(main)

@@ -7,16 +7,17 @@ supports and noise; the loop dispatches one step after the other and waits at th
 They take turns in one process and the best turn counts.
 """
 
+import dataclasses
 import itertools
-import os
-import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from experiments.benchmarks.turns import machine, take_turns
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import path, sampler
 from fsdit.models.drawing import make_draw
@@ -24,21 +25,43 @@ from fsdit.models.networks import Networks
 from fsdit.parallel.mesh import AXES
 from fsdit.randomness import example_keys, stream_key
 
-_STEPS = flags.DEFINE_integer("steps", 50, "Euler steps of a drawing.")
-_BATCHES = flags.DEFINE_multi_integer("batch", [1, 8], "Drawings at once; may be repeated.")
-_TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.")
-_HIDDEN = flags.DEFINE_integer("hidden_size", 64, "Width of the DiT.")
-_DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of the DiT.")
-
 _SIZE, _SHOTS = 24, 5
+_DISPATCH, _LOOP = "one dispatch", "Python loop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """steps: of Euler. batches: sizes of the batches that are drawn."""
+
+    steps: int = 50
+    batches: tuple[int, ...] = (1, 8)
+    turns: int = 5
+    hidden_size: int = 64
+    depth: int = 4
 
 
 def main(argv: list[str]) -> None:
     del argv
+    sizes = (_TURNS.value, _HIDDEN.value, _DEPTH.value)
+    result = measure(Settings(_STEPS.value, tuple(_BATCHES.value), *sizes))
+    print(
+        f"{result['parameters'] / 1e6:.2f} M parameters, {_STEPS.value} guided Euler steps, float32"
+    )
+    for batch, found in result["batches"].items():
+        print(f"batch {batch}: the loop takes {found['loop / one dispatch']:.2f} as long")
+        for side in (_DISPATCH, _LOOP):
+            turns = ", ".join(f"{1e3 * s:.1f}" for s in found[side])
+            print(f"  {side}: {1e3 * min(found[side]):.1f} ms (of {turns})")
+        print(f"  largest difference of a pixel: {found['pixel_difference']} of 255")
+    print(f"load of the machine: {result['machine']['load']:.1f}")
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Seconds of each turn by side, for each size of a batch."""
     encoder = EncoderConfig(patch_size=6, hidden_size=64, depth=1, num_heads=4)
     model = ModelConfig(
-        hidden_size=_HIDDEN.value,
-        depth=_DEPTH.value,
+        hidden_size=settings.hidden_size,
+        depth=settings.depth,
         num_heads=4,
         patch_size=4,
         num_latents=0,
@@ -47,11 +70,11 @@ def main(argv: list[str]) -> None:
     )
     networks = Networks(model, _SIZE, channels=1)
     params = random_params(networks)
-    count = sum(p.size for p in jax.tree.leaves(params))
-    print(f"{count / 1e6:.2f} M parameters, {_STEPS.value} guided Euler steps, float32")
-    for batch in _BATCHES.value:
-        compare(networks, params, batch)
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    return {
+        "parameters": sum(p.size for p in jax.tree.leaves(params)),
+        "batches": {b: compare(networks, params, b, settings) for b in settings.batches},
+        "machine": machine(),
+    }
 
 
 def random_params(networks: Networks) -> dict:
@@ -62,27 +85,27 @@ def random_params(networks: Networks) -> dict:
     return tree.unflatten(moved)
 
 
-def compare(networks: Networks, params: dict, batch: int) -> None:
-    config = SamplingConfig(num_steps=_STEPS.value, guidance_scale=3.0)
+def compare(networks: Networks, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
+    config = SamplingConfig(num_steps=settings.steps, guidance_scale=3.0)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
     draw = make_draw(networks, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     index = jnp.arange(batch, dtype=jnp.uint32)
     loop = python_loop(networks, config)
-    seconds, drawn = measure(
-        {
-            "one dispatch": lambda: draw(params, networks.codec, supports, index, np.uint32(0)),
-            "Python loop": lambda: loop(params, supports, index),
-        }
-    )
+    sides = {
+        _DISPATCH: lambda: draw(params, networks.codec, supports, index, np.uint32(0)),
+        _LOOP: lambda: loop(params, supports, index),
+    }
+    seconds, drawn = take_turns(sides, settings.turns)
     apart = np.abs(np.subtract(*(np.asarray(d, int) for d in drawn.values()))).max()
     best = {side: min(values) for side, values in seconds.items()}
-    print(f"batch {batch}: the loop takes {best['Python loop'] / best['one dispatch']:.2f} as long")
-    for side, values in seconds.items():
-        turns = ", ".join(f"{1e3 * s:.1f}" for s in values)
-        print(f"  {side}: {1e3 * best[side]:.1f} ms (of {turns})")
-    print(f"  largest difference of a pixel: {apart} of 255")
+    return {
+        **seconds,
+        "loop / one dispatch": best[_LOOP] / best[_DISPATCH],
+        "images_per_second": batch / best[_DISPATCH],
+        "pixel_difference": int(apart),
+    }
 
 
 def python_loop(networks: Networks, config: SamplingConfig) -> Callable[..., jax.Array]:
@@ -116,19 +139,10 @@ def python_loop(networks: Networks, config: SamplingConfig) -> Callable[..., jax
     return draw
 
 
-def measure(
-    sides: dict[str, Callable[[], jax.Array]],
-) -> tuple[dict[str, list[float]], dict[str, jax.Array]]:
-    """(seconds of each turn, result), by side; a first call of each is not counted."""
-    results = {side: jax.block_until_ready(call()) for side, call in sides.items()}
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(_TURNS.value):
-        for side, call in sides.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[side].append(time.perf_counter() - begun)
-    return seconds, results
-
-
 if __name__ == "__main__":
+    _STEPS = flags.DEFINE_integer("steps", 50, "Euler steps of a drawing.")
+    _BATCHES = flags.DEFINE_multi_integer("batch", [1, 8], "Drawings at once; may be repeated.")
+    _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.")
+    _HIDDEN = flags.DEFINE_integer("hidden_size", 64, "Width of the DiT.")
+    _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of the DiT.")
     app.run(main)

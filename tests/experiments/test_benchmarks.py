@@ -1,0 +1,113 @@
+"""What the benchmarks compare is comparable, and their arithmetic."""
+
+import json
+import math
+
+import jax
+import pytest
+import torch
+
+from experiments.benchmarks import all as all_benchmarks
+from experiments.benchmarks import feeding, pytorch_dit, train_step, turns
+from tests.conftest import run_module
+
+
+def test_the_model_of_pytorch_has_as_many_parameters():
+    networks = train_step.networks_of(train_step.config(tokens=False, scan=True))
+    ours = sum(math.prod(p.shape) for p in jax.tree.leaves(networks.abstract_params()))
+    with torch.device("meta"):
+        theirs = sum(p.numel() for p in train_step.pytorch_model(networks).parameters())
+    assert ours == theirs
+    assert ours > 30e6  # S/2
+
+
+def test_the_model_of_pytorch_learns_one_batch():
+    torch.manual_seed(0)
+    model = pytorch_dit.DiT(32, 2, 2, 2, (8, 4, 3), 16)  # wider than high, to see axes mixed up
+    step = pytorch_dit.make_train_step(model, compiled=False, learning_rate=1e-2)
+    latents, pooled = 2.0 + torch.zeros(8, 3, 8, 4), torch.randn(8, 5, 16)
+    losses = [float(step(latents, pooled)) for _ in range(60)]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_sides_take_turns_and_the_first_call_is_not_counted():
+    calls = []
+    sides = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
+    seconds, results = turns.take_turns(sides, 2)
+    assert calls == list("ababab")
+    assert results == {"a": 5, "b": 6}
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_rates_and_the_ratio_to_pytorch():
+    def side(*seconds):
+        return turns.rates(list(seconds), 12)
+
+    assert side(2, 3, 6) == {"best": 6, "median": 4, "turns": [6, 4, 2]}
+    found = {"pooled, scanned": side(4, 3, 6), "pooled, unrolled": side(2, 12, 12)}
+    assert train_step.ratios(found) == {}
+    found["pooled, PyTorch"] = side(4, 4, 2)
+    assert train_step.ratios(found) == pytest.approx({"best": 1.0, "median": 1.0})
+
+
+def test_the_input_is_as_many_times_the_step():
+    def side(*seconds):
+        return turns.rates(list(seconds), 12)
+
+    found = {"precomputed": side(1, 2, 4), "online": side(3, 3, 3), "train step": side(4, 6, 12)}
+    times = feeding.times_the_step(found)
+    assert times.keys() == {"precomputed", "online"}
+    assert times["precomputed"] == pytest.approx({"best": 4.0, "median": 3.0})
+    assert times["online"] == pytest.approx({"best": 4 / 3, "median": 2.0})
+
+
+def test_the_table_has_each_figure_and_names_what_failed():
+    load = {"load": 0.5, "cores": 2}
+    speed = {"best": 3.0, "median": 2.5, "turns": [3.0, 2.0]}
+    start = {"to_first_step_seconds": 20.0, "compile_seconds": 12.0, "restore_seconds": 0.0}
+    warm = {"to_first_step_seconds": 9.0, "compile_seconds": 2.0, "restore_seconds": 1.5}
+    text = all_benchmarks.table(
+        {
+            "train_step": {
+                "images_per_second": {"pooled, scanned": speed},
+                "ratio": {"best": 0.9},
+                "machine": load,
+            },
+            "checkpoint": {"stall_seconds": 0.25, "step_seconds": 1.0, "ratio": 0.25},
+            "starts": {"cold": start, "from the cache": warm},
+            "sampler": {"error": "ValueError: no room"},
+        }
+    )
+    assert text.splitlines() == [
+        "| measured | figure |",
+        "| --- | --- |",
+        "| pooled, scanned | 3.00 images/s, median 2.50 |",
+        "| JAX / PyTorch, best | 0.90 |",
+        "| load beside train_step | 0.5, 2 cores |",
+        "| stall of a save | 0.25 s, 0.25 of a step |",
+        "| start to first step, cold | 20.0 s, of that compiling 12.0 s |",
+        "| start to first step, from the cache | 9.0 s, of that compiling 2.0 s |",
+        "| restoring a checkpoint | 1.50 s |",
+        "| sampler | failed: ValueError: no room |",
+    ]
+
+
+@pytest.mark.slow
+def test_one_command_measures_and_a_failure_does_not_stop_it(tmp_path, glyphs):
+    results = {}
+    for dataset in (glyphs, tmp_path / "none"):
+        output = tmp_path / dataset.name / "figures"
+        result = run_module(
+            "experiments.benchmarks.all",
+            *(f"--dataset_dir={dataset}", f"--output_dir={output}"),
+            *("--benchmark=starts", "--benchmark=sampler"),
+            timeout=1200,
+        )
+        results[result.returncode] = json.loads((output / "results.json").read_text())
+        assert (output / "table.md").read_text() in result.stdout
+    sound, failed = results[0], results[1]
+    warm, cold = sound["starts"]["from the cache"], sound["starts"]["cold"]
+    assert warm["cache_hits"] > cold["cache_hits"] == 0
+    assert warm["compile_seconds"] < cold["compile_seconds"]
+    assert "error" in failed["starts"]
+    assert failed["sampler"]["batches"]["1"]["images_per_second"] > 0
