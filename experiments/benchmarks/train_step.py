@@ -8,9 +8,9 @@ a plain PyTorch DiT of the same shape under torch.compile. The sides of a compar
 turns in one process. Needs PyTorch, of the test extra; without it the comparison is left out by
 --nopytorch.
 
-XLA asks the system for a step's temporary memory anew at every step, and on Linux its pages
-then come in one by one. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment (glibc 2.35)
-lets them come as huge pages; the results say whether it was set.
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment (glibc 2.35, transparent huge pages
+allowed) may help: a step's large temporary memory then comes in huge pages. The results say
+whether it was set.
 """
 
 import dataclasses
