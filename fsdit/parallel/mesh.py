@@ -98,8 +98,7 @@ def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> Partit
     axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not axes:
         return PartitionSpec()
-    axis = axes[0]
-    return PartitionSpec(*[None] * axis, "fsdp")
+    return PartitionSpec(*[None] * axes[0], "fsdp")
 
 
 def sharded_gradients(
@@ -109,9 +108,9 @@ def sharded_gradients(
 
     gradients: (params, batch, step) -> (aux, gradients), means over the batch it is given;
     so are these, over the whole batch. Each device gathers the parameters once, computes on
-    its rows alone, and keeps its share of the mean: left to the partitioner, activations are
-    gathered where a step has fewer parameters than that, in every layer. Stacked layers
-    travel in `dtype`, which they are used in.
+    its rows alone, and keeps its share of the mean: left to itself, the partitioner gathers
+    the activations of the whole batch instead, in every layer. Stacked layers travel in
+    `dtype`, which they are used in.
     """
 
     def gather(path: tuple[Any, ...], leaf: Array, spec: PartitionSpec) -> Array:

@@ -112,6 +112,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             "learning_rate": rate,
+            # Sums over a device's rows come back as their mean over devices.
             "bin_losses": mesh.size * bins[0],
             "bin_counts": mesh.size * bins[1],
             "nonfinite": state.nonfinite,
