@@ -76,6 +76,17 @@ class Plan:
         return max(self.seconds, key=self.seconds.__getitem__, default=None)
 
     @property
+    def seconds_in_turn(self) -> float | None:
+        """The least time where the links wait for the chip, and the chip for the links.
+
+        So it is with a step that gathers its parameters before its first layer and sums its
+        gradients after its last.
+        """
+        times = dict(self.seconds)
+        links = times.pop("links", 0.0)
+        return max(times.values()) + links if times else None
+
+    @property
     def utilisation(self) -> float | None:
         """The best possible share of peak arithmetic: all else hidden behind what binds."""
         times = self.seconds
@@ -90,6 +101,7 @@ class Plan:
             "mesh": {"data": self.mesh[0], "fsdp": self.mesh[1]},
             "fits": self.fits,
             "seconds": self.seconds,
+            "seconds_in_turn": self.seconds_in_turn,
             "bound": self.bound,
             "utilisation": self.utilisation,
             "advice": advice(self),

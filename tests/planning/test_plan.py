@@ -1,8 +1,10 @@
 """The planner through its program, for slices that are not there."""
 
+import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -182,6 +184,26 @@ def test_the_roofline_is_that_of_the_published_peaks():
     assert made.seconds == pytest.approx({"arithmetic": 0.002, "memory": 0.01, "links": 0.0005})
     assert made.bound == "memory"
     assert made.utilisation == pytest.approx(0.2)
+
+
+def test_a_table_of_meshes_names_the_best_that_fits_and_why():
+    whole = small_plan(temporaries=17 * 10**9)
+    work = dataclasses.replace(whole.costs, bytes=4.095e9)
+    sends = costs.Collective("all-gather", 2, 10**9, 10**9)
+    split = dataclasses.replace(work, collectives=(*work.collectives, sends))
+    fits = dataclasses.replace(whole.memory, temporaries=0)
+    plans = [
+        dataclasses.replace(whole, costs=work),
+        dataclasses.replace(whole, mesh=(4, 2), costs=split, memory=fits),
+        dataclasses.replace(whole, mesh=(1, 8), memory=fits),
+    ]
+    assert [p.seconds_in_turn for p in plans] == pytest.approx([0.0055, 0.0105, 0.0105])
+    plans[2] = dataclasses.replace(plans[2], costs=dataclasses.replace(whole.costs, bytes=7e9))
+    shown = report.text(plans)
+    assert re.search(r"train +v5e:2x4 +4x2 +all-gather +2 +1.000 +1.000 +5.000\n", shown)
+    best = shown.splitlines()[-1]
+    assert "mesh 1x8 is best of those that fit" in best
+    assert best.endswith("1x8 9.0 = memory 8.5 + links 0.5, 4x2 10.5 = memory 5.0 + links 5.5")
 
 
 def test_what_does_not_fit_comes_with_what_to_change():
