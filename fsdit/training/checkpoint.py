@@ -253,6 +253,8 @@ class Checkpoints:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # of another process or a device: nothing that room on the disk would mend
         except Exception as error:
             reason = str(error).splitlines()[0][:300]
             kept = f"step {self._newest_whole} is whole" if self._newest_whole else "none is whole"

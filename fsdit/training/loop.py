@@ -106,6 +106,7 @@ def train(
         lambda batch: flops.of_step(networks, config, template.params, batch),
         feed.counters,
     )
+    runtime.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
     judge = watch(config, networks, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)

@@ -1,10 +1,12 @@
 import dataclasses
+import errno
 import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from fsdit.config import MeshConfig
@@ -150,6 +152,23 @@ def test_keeps_the_last_n_and_every_mth(tmp_path, config):
     policy = dataclasses.replace(config.checkpoint, keep_last=2, keep_every=10)
     saved_run(tmp_path, dataclasses.replace(config, checkpoint=policy), steps=(5, 10, 15, 20, 25))
     assert metas.steps(tmp_path) == [25, 20, 10]
+
+
+def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypatch):
+    _, tx, template = template_of(config)
+    state = train_state.init(Networks(config.model, 24, 1), tx, 0, template)
+    writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, meshes.make_mesh(config), 0)
+    for raised, seen in (
+        (OSError(errno.ENOSPC, "No space left"), CheckpointError),
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: barrier"), jax.errors.JaxRuntimeError),
+    ):
+
+        def save(*_, raised=raised, **__):
+            raise raised
+
+        monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+        with pytest.raises(seen):
+            writer.save(state, 5, 80, {})
 
 
 def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
