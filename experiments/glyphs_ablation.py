@@ -14,13 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags
 
 from fsdit.config import Config, apply_overrides, load_experiment
 from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
-from fsdit.models.frozen import open_networks
+from fsdit.planning.programs import abstract_batch
+from fsdit.planning.published import abstract_networks
 from fsdit.training import flops as counting
 
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Where runs and results go.", required=True)
@@ -63,14 +63,8 @@ def main(argv: list[str]) -> None:
 def flops(config: Config) -> int:
     """Model FLOPs of a train step."""
     info = read_dataset_info(config.data.dataset_dir)
-    networks, _ = open_networks(config, info)
-    image = (info.image_size, info.image_size, info.channels)
-    rows, shots = config.data.batch_size, config.data.shots
-    batch = {
-        "index": jax.ShapeDtypeStruct((rows,), "uint32"),
-        "target": jax.ShapeDtypeStruct((rows, *image), "uint8"),
-        "supports": jax.ShapeDtypeStruct((rows, shots, *image), "uint8"),
-    }
+    networks, frozen = abstract_networks(config, info)
+    batch = abstract_batch(networks, frozen, config, info)
     return counting.of_step(networks, config, networks.abstract_params(), batch)
 
 

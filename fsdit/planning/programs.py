@@ -66,7 +66,7 @@ def _train(
 ) -> Lowered:
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
-    batch = _placed(_batch(networks, frozen, config, info), meshes.batch_sharding(mesh))
+    batch = _placed(abstract_batch(networks, frozen, config, info), meshes.batch_sharding(mesh))
     return compile_train_step(networks, config, tx, mesh, template).lower(template, batch)
 
 
@@ -108,7 +108,7 @@ def _encode(
         yield Program("encode targets", rows, mesh, lowered)
 
 
-def _batch(
+def abstract_batch(
     networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo
 ) -> Mapping[str, Any]:
     """Shapes of a global batch as the step takes it."""
