@@ -13,7 +13,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        cause = error
+        while cause.__cause__ is not None:  # clu's writer speaks of its thread only
+            cause = cause.__cause__
+        reason = (str(cause) or repr(cause)).splitlines()[0][:300]
         raise OutputError(
             f"cannot write {path}: {reason}; make room and start the same command again"
         ) from error

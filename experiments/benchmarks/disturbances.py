@@ -97,16 +97,17 @@ class Disturber:
         self._open: list[Record] = []  # their pods have not come back yet
         self._current: Disturbance | None = None  # was done to the pod that runs
         self._victim, self._paused = 0, False
+        self._damaged: set[int] = set()  # a pod that dies early leaves them in their place
         # Of the pod that runs: when it started, its first and newest step, where it resumed.
         self._started, self._first, self._newest, self._resumed = 0.0, 0, 0, 0
 
     def before_start(self, processes: int) -> None:
         """The pod is down: notes what it had reached, and damages what is due."""
         step = max((row["step"] for row in rows(self._workdir)), default=0)
-        sound = _steps(self._workdir)
+        sound = self._sound()
         if self._current and self._current.kind in _DAMAGES and sound:
             damage(self._workdir, sound[0], self._current.kind, self._rng)
-            sound = sound[1:]
+            self._damaged.add(self._folder(sound.pop(0)))
         for record in self._open:
             if not record.restarted:
                 record.step = 0 if record.early else step
@@ -115,6 +116,15 @@ class Disturber:
         self._current, self._paused, self.processes = None, False, processes
         self._started = time.monotonic()
         self._first, self._newest, self._resumed = 0, 0, 0
+
+    def _sound(self) -> list[int]:
+        """Checkpoints that nothing was done to, newest first."""
+        steps = metas.readable_metas(self._workdir, metas.steps(self._workdir))
+        return [step for step, _ in steps if self._folder(step) not in self._damaged]
+
+    def _folder(self, step: int) -> int:
+        """Tells a checkpoint from a later one of the same step."""
+        return (metas.directory(self._workdir) / str(step)).stat().st_ino
 
     def hear(self, number: int, line: str) -> None:
         """A line of the pod's output."""
@@ -145,7 +155,7 @@ class Disturber:
     def _due(self, disturbance: Disturbance) -> bool:
         if disturbance.steps is None and not self._first:
             return time.monotonic() > self._started + disturbance.seconds
-        if disturbance.kind in _DAMAGES and not _steps(self._workdir):
+        if disturbance.kind in _DAMAGES and not self._sound():
             return False  # nothing to damage yet
         return bool(self._first) and self._newest >= self._first + (disturbance.steps or 1)
 
@@ -215,8 +225,3 @@ def rows(workdir: Path) -> list[dict]:
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
     return found
-
-
-def _steps(workdir: Path) -> list[int]:
-    """Checkpoints that say something of themselves, newest first."""
-    return [step for step, _ in metas.readable_metas(workdir, metas.steps(workdir))]

@@ -161,11 +161,11 @@ def _run(
 
         found = {}
         if step % config.train.eval_interval == 0 or step == last:
-            with telemetry.timed("evaluation"):
+            with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
         if judge and (step % config.train.fsd_interval == 0 or step == last):
             # Drawings are judged on the host: the transfer guard is lifted.
-            with telemetry.timed("evaluation"), jax.transfer_guard("allow"):
+            with telemetry.evaluating(), jax.transfer_guard("allow"):
                 found |= judge.run(state.ema)
         if found:
             telemetry.read(found)

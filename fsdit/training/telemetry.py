@@ -101,6 +101,13 @@ class Telemetry:
         with self.timed("checkpoint_stall"):
             yield
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around an evaluation. The step before it ends first: its time is no part of this."""
+        jax.block_until_ready(self._pending)
+        with self.timed("evaluation"):
+            yield
+
     def step(self, step: int, batch: Batch, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a dispatched step, and reports those of the one before."""
         if self._speed.flops is None:

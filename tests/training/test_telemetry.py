@@ -1,0 +1,52 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fsdit.training.clock import Clock
+from fsdit.training.step import TIME_BINS
+from fsdit.training.telemetry import Telemetry
+
+
+@pytest.fixture
+def slow():
+    """A computation of about a second, which the devices do while the host goes on."""
+    size = 1024
+
+    @jax.jit
+    def compute(x):
+        return jax.lax.fori_loop(0, 60, lambda _, x: x @ x / size, x)[0, 0]
+
+    x = jnp.ones((size, size))
+    jax.block_until_ready(compute(x))
+    return lambda: compute(x)
+
+
+def test_the_time_of_a_step_is_no_part_of_the_evaluation_after_it(tmp_path, small_config, slow):
+    config = dataclasses.replace(
+        small_config, train=dataclasses.replace(small_config.train, log_interval=1)
+    )
+    clock = Clock()
+    telemetry = Telemetry(tmp_path, config, 0, {}, clock, lambda batch: 0, dict)
+    with clock.part("step"):
+        loss = slow()
+        scalars = dict.fromkeys(
+            ("loss", "grad_norm", "param_norm", "learning_rate", "nonfinite", "nonfinite_in_row"),
+            0 * loss,
+        )
+        bins = dict.fromkeys(("bin_losses", "bin_counts"), jnp.zeros(TIME_BINS))
+        telemetry.step(1, {}, scalars | bins)
+        with telemetry.evaluating():
+            found = {"validation/loss": float(loss)}
+        telemetry.read(found)
+        before = clock.seconds()
+        jax.block_until_ready(slow())
+        took = clock.seconds()["step"] - before["step"]
+    telemetry.close()
+    telemetry.conclude()
+    (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert row["validation/loss"] == float(loss)
+    assert row["timing/step_seconds"] > took / 3
+    assert row["timing/evaluation_seconds"] < took / 3
