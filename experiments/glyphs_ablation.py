@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from fsdit import program
 from fsdit.config import Config, apply_overrides, load_experiment
 from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
@@ -110,4 +111,4 @@ def print_table(found: dict) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -15,8 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from fsdit import program
 from fsdit.data.layout import write_json
 from fsdit.errors import EXIT_ERROR
 
@@ -178,4 +179,4 @@ if __name__ == "__main__":
     _ONLY = flags.DEFINE_multi_enum(
         "benchmark", list(BENCHMARKS), list(BENCHMARKS), "To run; may be repeated."
     )
-    app.run(main)
+    program.run(main)

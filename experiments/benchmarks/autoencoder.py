@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from absl import app, flags
+from absl import flags
 
+from fsdit import program
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
 
@@ -146,4 +147,4 @@ def patches_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -9,9 +9,10 @@ every 10th, and reads both figures from the log that the run itself wrote.
 import statistics
 import tempfile
 
-from absl import app, flags
+from absl import flags
 
 from experiments.benchmarks.starts import train
+from fsdit import program
 
 
 def main(argv: list[str]) -> None:
@@ -36,4 +37,4 @@ def measure(dataset: str, num_steps: int = 60, devices: int = 8) -> dict[str, fl
 if __name__ == "__main__":
     _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
     _STEPS = flags.DEFINE_integer("num_steps", 60, "Steps to train.")
-    app.run(main)
+    program.run(main)

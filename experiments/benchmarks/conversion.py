@@ -21,10 +21,11 @@ import time
 from pathlib import Path
 
 import psutil
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from experiments.benchmarks.photos import make_photos
+from fsdit import program
 
 _IMAGES = flags.DEFINE_integer("num_images", 10_000, "Files to convert.")
 _BARE = flags.DEFINE_integer("bare_images", 4_000, "Files of the bare side, before and after.")
@@ -121,4 +122,4 @@ def watch(program: psutil.Process, peak: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

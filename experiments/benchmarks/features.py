@@ -15,8 +15,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from fsdit import program
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, FeaturesConfig, ModelConfig
 from fsdit.data import input as episode_input
 from fsdit.data import layout, records
@@ -126,4 +127,4 @@ if __name__ == "__main__":
     _BATCH = flags.DEFINE_integer("batch_size", 128, "Episodes a batch.")
     _BATCHES = flags.DEFINE_integer("num_batches", 20, "Timed, of each side and round.")
     _ROUNDS = flags.DEFINE_integer("rounds", 3, "Of both sides in turn.")
-    app.run(main)
+    program.run(main)

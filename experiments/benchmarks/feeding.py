@@ -18,10 +18,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments.benchmarks import features, train_step
 from experiments.benchmarks.turns import machine, rates
+from fsdit import program
 from fsdit.config import Config, FeaturesConfig
 from fsdit.data import input as episode_input
 from fsdit.models.feed import Feed
@@ -119,4 +120,4 @@ if __name__ == "__main__":
     _TURNS = flags.DEFINE_integer("turns", Settings.turns, "Turns of each side.", lower_bound=1)
     _BATCHES = flags.DEFINE_integer("batches", Settings.batches, "Read in a turn.", lower_bound=1)
     _STEPS = flags.DEFINE_integer("steps", Settings.steps, "Steps of a turn.", lower_bound=1)
-    app.run(main)
+    program.run(main)

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from experiments.benchmarks.photos import make_photos
+from fsdit import program
 from fsdit.config import Config, DataConfig
 from fsdit.data import input as episode_input
 from fsdit.data import records
@@ -210,4 +211,4 @@ def disk(dataset: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments.benchmarks.turns import machine, take_turns
+from fsdit import program
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import path, sampler
 from fsdit.models.drawing import make_draw
@@ -145,4 +146,4 @@ if __name__ == "__main__":
     _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.")
     _HIDDEN = flags.DEFINE_integer("hidden_size", 64, "Width of the DiT.")
     _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of the DiT.")
-    app.run(main)
+    program.run(main)

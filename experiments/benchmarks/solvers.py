@@ -13,9 +13,10 @@ by chance as well.
 import dataclasses
 from collections.abc import Iterable
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from fsdit import program
 from fsdit.config import SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
@@ -93,4 +94,4 @@ def distances_of(overrides: dict[str, str]):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

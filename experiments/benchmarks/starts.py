@@ -16,7 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
+
+from fsdit import program
 
 _INTERVAL = 5
 
@@ -72,4 +74,4 @@ def _of_start(rows: list[dict[str, Any]], step: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
-    app.run(main)
+    program.run(main)

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import torch
 import transformers
-from absl import app, flags
+from absl import flags
 
+from fsdit import program
 from fsdit.models.pretrained.encoder import load_encoder
 
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a batch.")
@@ -94,4 +95,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -20,10 +20,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.sharding import Mesh
 
 from experiments.benchmarks.turns import machine, rates, take_turns
+from fsdit import program
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, dit
 from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.models.frozen import Frozen
@@ -209,4 +210,4 @@ if __name__ == "__main__":
     _THREADS = flags.DEFINE_integer("threads", Settings.threads, "Threads of PyTorch.")
     _PYTORCH = flags.DEFINE_boolean("pytorch", True, "Compare with PyTorch.")
     _FORMS = flags.DEFINE_multi_enum("form", FORMS, FORMS, "Condition; may be repeated.")
-    app.run(main)
+    program.run(main)
