@@ -30,3 +30,8 @@ class OutputError(FsditError):
 
 class NonFiniteError(FsditError):
     """Too many updates in a row had a non-finite loss or gradient."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, for a message of one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0].strip()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsdit.errors import OutputError
+from fsdit.errors import OutputError, first_line
 
 
 @contextlib.contextmanager
@@ -16,7 +16,7 @@ def writing(path: Path) -> Iterator[None]:
         cause = error
         while cause.__cause__ is not None:  # clu's writer speaks of its thread only
             cause = cause.__cause__
-        reason = (str(cause) or repr(cause)).splitlines()[0][:300]
+        reason = first_line(cause)[:300]
         raise OutputError(
             f"cannot write {path}: {reason}; make room and start the same command again"
         ) from error

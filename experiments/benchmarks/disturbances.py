@@ -106,8 +106,9 @@ class Disturber:
         step = max((row["step"] for row in rows(self._workdir)), default=0)
         sound = self._sound()
         if self._current and self._current.kind in _DAMAGES and sound:
-            damage(self._workdir, sound[0], self._current.kind, self._rng)
-            self._damaged.add(self._folder(sound.pop(0)))
+            victim, *sound = sound
+            damage(self._workdir, victim, self._current.kind, self._rng)
+            self._damaged.add(self._inode(victim))
         for record in self._open:
             if not record.restarted:
                 record.step = 0 if record.early else step
@@ -120,9 +121,9 @@ class Disturber:
     def _sound(self) -> list[int]:
         """Checkpoints that nothing was done to, newest first."""
         steps = metas.readable_metas(self._workdir, metas.steps(self._workdir))
-        return [step for step, _ in steps if self._folder(step) not in self._damaged]
+        return [step for step, _ in steps if self._inode(step) not in self._damaged]
 
-    def _folder(self, step: int) -> int:
+    def _inode(self, step: int) -> int:
         """Tells a checkpoint from a later one of the same step."""
         return (metas.directory(self._workdir) / str(step)).stat().st_ino
 

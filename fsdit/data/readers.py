@@ -28,7 +28,7 @@ from fsdit.data.records import (
     decode_pixels,
     num_supports,
 )
-from fsdit.errors import DataError
+from fsdit.errors import DataError, first_line
 
 
 def open_shard(
@@ -45,7 +45,7 @@ def open_shard(
         found = reader.num_records()
     except Exception as error:
         raise DataError(
-            f"{path}: cannot be opened, no record can be read: {_reason(error)}"
+            f"{path}: cannot be opened, no record can be read: {first_line(error)}"
         ) from None
     if count not in (None, found):
         raise DataError(f"{path}: has {found} records, the manifest says {count}")
@@ -59,11 +59,7 @@ def read_record(
     try:
         return reader.read([index])[0]
     except Exception as error:
-        raise DataError(f"{path}, record {index}: damaged: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0].strip()
+        raise DataError(f"{path}, record {index}: damaged: {first_line(error)}") from None
 
 
 def read_shard(path: epath.PathLike) -> Iterator[bytes]:

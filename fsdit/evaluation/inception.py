@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fsdit.data.pictures import save_folder
-from fsdit.errors import ConfigError, DataError
+from fsdit.errors import ConfigError, DataError, first_line
 
 
 def write_images(folder: Path, images: UInt8[np.ndarray, "N H W C"]) -> None:
@@ -68,10 +68,9 @@ def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # torchvision raises others where it does not fit PyTorch
-        reason = str(error).splitlines()[0]
         raise ConfigError(
             f"config.evaluation.inception needs torch-fidelity, which cannot be imported "
-            f"({reason}): pip install 'fsdit[fid]', or leave it empty"
+            f"({first_line(error)}): pip install 'fsdit[fid]', or leave it empty"
         ) from None
 
 
@@ -105,9 +104,8 @@ def _read_state(torch: ModuleType, weights: Path) -> Any:
     try:
         return torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file brings about
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(
-            f"{weights}: cannot be read as weights and nothing else: {reason}"
+            f"{weights}: cannot be read as weights and nothing else: {first_line(error)}"
         ) from None
 
 

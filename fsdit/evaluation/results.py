@@ -10,7 +10,7 @@ import pydantic
 
 from fsdit.config import EvaluationConfig, SamplingConfig, to_dict
 from fsdit.data.layout import write_json
-from fsdit.errors import DataError
+from fsdit.errors import DataError, first_line
 
 # What is judged. "drawings" are the model's; the others are floors and ceilings, computed
 # the same way.
@@ -215,8 +215,7 @@ def read_results(path: Path) -> Results:
         values = json.loads(path.read_text())
         return pydantic.TypeAdapter(Results).validate_python(_with_nan(values))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not the results of an evaluation: {reason}") from None
+        raise DataError(f"{path}: not the results of an evaluation: {first_line(error)}") from None
 
 
 def _finite(value: Any) -> Any:

@@ -82,9 +82,10 @@ class Plan:
         So it is with a step that gathers its parameters before its first layer and sums its
         gradients after its last.
         """
-        times = dict(self.seconds)
-        links = times.pop("links", 0.0)
-        return max(times.values()) + links if times else None
+        times = self.seconds
+        if not times:
+            return None
+        return max(times["arithmetic"], times["memory"]) + times.get("links", 0.0)
 
     @property
     def utilisation(self) -> float | None:

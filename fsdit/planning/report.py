@@ -57,13 +57,12 @@ def collectives(plans: Sequence[Plan]) -> str:
 
 def best_meshes(plans: Sequence[Plan]) -> list[str]:
     """For each program and topology with several meshes a line that names the fastest, and why."""
+    groups: dict[tuple[str, str], list[Plan]] = {}
+    for plan in plans:
+        if plan.fits:
+            groups.setdefault((plan.program, plan.topology), []).append(plan)
     lines = []
-    for program, topology in dict.fromkeys((p.program, p.topology) for p in plans):
-        able = [
-            p
-            for p in plans
-            if (p.program, p.topology) == (program, topology) and p.fits and p.seconds_in_turn
-        ]
+    for (program, topology), able in groups.items():
         if len({p.mesh for p in able}) > 1:
             able.sort(key=lambda p: p.seconds_in_turn)
             floors = ", ".join(f"{_mesh(p)} {_floor(p)}" for p in able)

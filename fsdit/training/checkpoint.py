@@ -35,7 +35,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from fsdit.config import Config, to_dict
-from fsdit.errors import CheckpointError
+from fsdit.errors import CheckpointError, first_line
 from fsdit.parallel import runtime
 from fsdit.training.best import Judged, best_of, better, from_meta, judged, to_meta
 from fsdit.training.metas import damaged, directory, read_json, readable_metas, reason_of, steps
@@ -256,7 +256,7 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise  # of another process or a device: nothing that room on the disk would mend
         except Exception as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error)[:300]
             kept = f"step {self._newest_whole} is whole" if self._newest_whole else "none is whole"
             raise CheckpointError(
                 f"cannot write a checkpoint to {directory(self._workdir)}: {reason}; "

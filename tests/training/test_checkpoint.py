@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -154,21 +155,20 @@ def test_keeps_the_last_n_and_every_mth(tmp_path, config):
     assert metas.steps(tmp_path) == [25, 20, 10]
 
 
-def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), CheckpointError),
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: barrier"), jax.errors.JaxRuntimeError),
+    ],
+)
+def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypatch, raised, seen):
     _, tx, template = template_of(config)
     state = train_state.init(Networks(config.model, 24, 1), tx, 0, template)
     writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, meshes.make_mesh(config), 0)
-    for raised, seen in (
-        (OSError(errno.ENOSPC, "No space left"), CheckpointError),
-        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: barrier"), jax.errors.JaxRuntimeError),
-    ):
-
-        def save(*_, raised=raised, **__):
-            raise raised
-
-        monkeypatch.setattr(ocp.CheckpointManager, "save", save)
-        with pytest.raises(seen):
-            writer.save(state, 5, 80, {})
+    monkeypatch.setattr(ocp.CheckpointManager, "save", mock.Mock(side_effect=raised))
+    with pytest.raises(seen):
+        writer.save(state, 5, 80, {})
 
 
 def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
