@@ -4,11 +4,13 @@ Tests without a marker are those of `make check`: they start no process. `medium
 start programs or compile for long, `large` ones are in `make test-all` only.
 """
 
+import collections
 import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +62,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _size(item: pytest.Item) -> int:
     """0 for a test of `make check`, 1 for a medium one, 2 for a large one."""
     return 2 if item.get_closest_marker("large") else int(bool(item.get_closest_marker("medium")))
+
+
+_started: collections.Counter[str] = collections.Counter()  # events of this worker, by name
+
+
+@sys.addaudithook  # which cannot be removed
+def _count(event: str, arguments: tuple) -> None:
+    if event in ("subprocess.Popen", programs.FORKED):
+        _started[event] += 1
+
+
+_BEFORE = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_BEFORE] = _started.total()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """JUnit's report says how many processes a test and its fixtures started."""
+    item.user_properties.append(("processes", _started.total() - item.stash[_BEFORE]))
 
 
 @pytest.fixture(autouse=True)
