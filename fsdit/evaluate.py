@@ -26,9 +26,11 @@ from fsdit.data.layout import dataset_fingerprint, read_dataset_info
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.validation import validate
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
+_OUTPUT = program.define_path(
+    "output", None, "Where to write the result.", required=True, folder=True
+)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 

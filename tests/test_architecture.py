@@ -14,6 +14,7 @@ ROOMS = (
     "config",
     "validation",
     "randomness",
+    "terminal",
     "program",
     "events",
     "parallel",
