@@ -22,7 +22,8 @@ from absl import flags
 
 from fsdit import program
 from fsdit.config import to_dict
-from fsdit.data.layout import dataset_fingerprint, read_dataset_info
+from fsdit.data.layout import dataset_fingerprint
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.validation import validate
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
     # Mistakes first: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     plans = make_plans(config, info, _SPLIT.value)
     opened = evaluator.open_evaluation(config, info, plans)
 

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from fsdit import __version__, program
 from fsdit.config import to_dict
-from fsdit.data.layout import is_free, read_dataset_info
+from fsdit.data.layout import is_free
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import ConfigError
 
 _WORKDIR = program.define_path("workdir", None, "Directory of a run, or name a --model.")
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
     if _WORKDIR.value:
         model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
         config = run.saved_config(model, _OVERRIDES(), _STEP())
-        sizes = read_dataset_info(config.data.dataset_dir)
+        sizes = read_run_dataset(config)
     else:
         model, load = _MODEL.value, exported.load
         sizes = exported.read_info(model)

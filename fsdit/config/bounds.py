@@ -37,6 +37,8 @@ Workers = Annotated[int, whole(0, 2**12)]
 Width = Annotated[int, whole(1, 2**16)]
 Depth = Annotated[int, whole(1, 2**12)]
 PatchSize = Annotated[int, whole(1, 2**14)]
+Registers = Annotated[int, whole(0, 2**12)]
+ImageSize = Annotated[int, whole(1, 2**11)]  # pixels a side
 Axis = Annotated[int, whole(-1, 2**20)]
 
 Finite = Annotated[float, real(-MAX_FLOAT32, MAX_FLOAT32)]
@@ -45,6 +47,7 @@ NotNegative = Annotated[float, real(0.0, MAX_FLOAT32)]
 Fraction = Annotated[float, real(0.0, BELOW_ONE)]
 Scale = Annotated[float, real(-1e4, 1e4)]  # of guidance
 Ratio = Annotated[float, real(1e-4, 256.0)]
+Epsilon = Annotated[float, real(SMALLEST, 1.0)]
 Logit = Annotated[float, real(-100.0, 100.0)]
 Seconds = Annotated[float, real(0.0, 1e9)]
 
