@@ -50,7 +50,11 @@ class _PathParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         path = configs.expanded(argument)
-        if self._folder and Path(path).exists() and not Path(path).is_dir():
+        try:
+            wrong = self._folder and Path(path).exists() and not Path(path).is_dir()
+        except OSError as error:
+            raise ValueError(error.strerror) from None
+        if wrong:
             raise ValueError(f"{path} is no folder: name one, or one that is not there yet")
         return path
 

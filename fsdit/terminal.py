@@ -6,11 +6,12 @@ changes neither its work nor its exit status.
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any
 
 # Control characters but tab, line feed and carriage return; line and paragraph separators;
 # marks that turn the direction of writing.
@@ -25,7 +26,7 @@ def harmless(text: str) -> str:
 class SafeStream:
     """A text stream that writes `harmless` text, and nowhere once its reader has left."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: io.TextIOBase):
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +69,7 @@ def guard_output() -> None:
             setattr(sys, name, SafeStream(stream))
 
 
-def _nowhere(number: int) -> TextIO:
+def _nowhere(number: int) -> io.TextIOBase:
     """A stream to nowhere. It takes the number of a closed descriptor, so that no data file
     gets it and with it what libraries print."""
     opened = os.open(os.devnull, os.O_WRONLY)

@@ -83,11 +83,17 @@ def _tensors(template: dict, config: dinov2.Dinov2Config) -> dict[str, np.ndarra
     return made
 
 
-def attempt(load: Callable[[], Any], mutation: str) -> None:
+def some_values(number: int) -> list[Any]:
+    """A third of VALUES, another one for each of three numbers in a row."""
+    return VALUES[number % 3 :: 3]
+
+
+def attempt(load: Callable[[], Any], mutation: str) -> str | None:
     """Loads what was tampered with. It ends in one line, or in something sound, and soon.
 
-    Raises AssertionError otherwise.
+    Returns the line, or None. Raises AssertionError where it is otherwise.
     """
+    message = None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with _alarm(mutation):
         try:
@@ -100,6 +106,7 @@ def attempt(load: Callable[[], Any], mutation: str) -> None:
                 assert np.isfinite(np.asarray(leaf, np.float32)).all(), mutation
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < _MEGABYTES, f"{mutation}: {grown:.0f} MB"
+    return message
 
 
 @contextlib.contextmanager

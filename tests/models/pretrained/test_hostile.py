@@ -54,8 +54,8 @@ def test_no_value_of_a_configuration_hangs_fills_memory_or_shows_a_traceback(net
     folder, load = network()
     for file in folder.glob("*.json"):
         whole = file.read_bytes()
-        for place in hostile.values_in(file):
-            for value in hostile.VALUES:
+        for number, place in enumerate(hostile.values_in(file)):
+            for value in hostile.some_values(number):
                 hostile.with_value(file, place, value)
                 hostile.attempt(load, f"{file.name}: {place} = {str(value)[:50]!r}")
                 file.write_bytes(whole)
@@ -84,9 +84,7 @@ def test_tensors_that_are_none_are_named(network):
     for mutation, tamper in hostile.TENSORS.items():
         folder, load = network()
         tamper(next(folder.glob("*.safetensors")))
-        with pytest.raises(hostile.FsditError):
-            load()
-        hostile.attempt(load, mutation)
+        assert hostile.attempt(load, mutation), mutation
 
 
 @pytest.mark.medium
