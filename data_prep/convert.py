@@ -26,9 +26,9 @@ from fsdit import program
 from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError
 
-_INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
-_CSV = flags.DEFINE_list("csv", None, "Lists of filename,label; default: those in --input.")
+_INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
+_OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
+_CSV = program.define_paths("csv", "Lists of filename,label; default: those in --input.")
 _CLASS_DEPTH = flags.DEFINE_integer(
     "class_depth", None, "The class is the path of so many folders, below those that all share "
     "and below train, val, test. Default: the folder that holds the image.", lower_bound=1,

@@ -28,10 +28,10 @@ from fsdit.data import layout
 from fsdit.errors import ConfigError
 from fsdit.parallel import runtime
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to add to.", required=True)
-_ENCODER = flags.DEFINE_string("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to.", required=True)
+_ENCODER = program.define_path("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
 _TOKENS = flags.DEFINE_bool("tokens", True, "Keep an image's tokens beside its pooled features.")
-_VAE = flags.DEFINE_string("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
+_VAE = program.define_path("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
 _VAE_SUBFOLDER = flags.DEFINE_string("vae_subfolder", "", "'vae' in a whole pipeline's checkpoint.")
 _NAME = flags.DEFINE_string("name", None, "Of the features; default: last part of --encoder.")
 _VAE_NAME = flags.DEFINE_string("vae_name", None, "Of the latents; default: last part of --vae.")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from fsdit import program
 from fsdit.data import episodes, layout, records
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to change.", required=True)
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to change.", required=True)
 _SHOTS = flags.DEFINE_integer(
     "shots",
     None,

@@ -23,7 +23,7 @@ from fsdit import program
 from fsdit.data import episodes, layout, records
 from fsdit.errors import ConfigError
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
+_OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
 _IMAGE_SIZE = flags.DEFINE_enum("image_size", "24", ["24", "32"], "Height and width in pixels.")
 _SHOTS = flags.DEFINE_integer(
     "shots", 5, "Supports of each episode in the files; 0: the target itself.", lower_bound=0

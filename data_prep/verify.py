@@ -25,7 +25,7 @@ from fsdit import program
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.errors import DataError
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to check.", required=True)
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to check.", required=True)
 _FAST = flags.DEFINE_bool("fast", False, "Read a sample of the records of each file.")
 _WORKERS = flags.DEFINE_integer(
     "workers", len(os.sched_getaffinity(0)), "Processes; 0: this one.", lower_bound=0

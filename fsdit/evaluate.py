@@ -22,13 +22,16 @@ from absl import flags
 
 from fsdit import program
 from fsdit.config import to_dict
-from fsdit.data.layout import dataset_fingerprint, read_dataset_info
+from fsdit.data.layout import dataset_fingerprint
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.validation import validate
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
+_OUTPUT = program.define_path(
+    "output", None, "Where to write the result.", required=True, folder=True
+)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> None:
     # Mistakes first: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     plans = make_plans(config, info, _SPLIT.value)
     opened = evaluator.open_evaluation(config, info, plans)
 

@@ -2,8 +2,9 @@
 
     python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
 
-Any setting of the experiment can be changed: --config.data.batch_size=32. Exit
-status: 0 finished, 75 preempted and saved (start the same command again), 1 error.
+Any setting of the experiment can be changed: --config.data.batch_size=32. Without --config
+a run goes on with the settings that its workdir holds. Exit status: 0 finished, 75 preempted
+and saved (start the same command again), 1 error.
 """
 
 from pathlib import Path
@@ -12,8 +13,8 @@ from absl import flags
 
 from fsdit import program
 
-_CONFIG = program.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True, folder=True)
+_CONFIG = program.define_config(_WORKDIR)
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")

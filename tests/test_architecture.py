@@ -12,6 +12,7 @@ ROOMS = (
     "config",
     "validation",
     "randomness",
+    "terminal",
     "program",
     "events",
     "parallel",

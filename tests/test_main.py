@@ -320,3 +320,35 @@ def test_overrides_reach_the_resolved_configuration(tmp_path, experiment, small_
     assert (saved["train"]["num_steps"], saved["seed"]) == (2, 7)
     assert saved.keys() == to_dict(small_config).keys()
     assert len(rows(workdir)) == 2
+
+
+@pytest.mark.medium
+def test_a_run_goes_on_from_another_folder_with_the_settings_that_it_holds(
+    tmp_path, glyphs, small_config
+):
+    data = dataclasses.replace(small_config.data, dataset_dir=glyphs.name)  # relative
+    train = dataclasses.replace(small_config.train, num_steps=2, eval_interval=1000)
+    config = dataclasses.replace(small_config, name="", data=data, train=train)
+    experiment, workdir = experiment_file(tmp_path / "experiment.py", config), tmp_path / "run"
+    first = run_module(
+        "fsdit.main", f"--config={experiment}", f"--workdir={workdir}", cwd=glyphs.parent
+    )
+    assert first.returncode == 0, first.stderr
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["data"]["dataset_dir"] == str(glyphs) and saved["name"] == glyphs.name
+
+    more = run_module(
+        "fsdit.main", f"--workdir={workdir}", "--config.train.num_steps=4", cwd=tmp_path
+    )
+    assert more.returncode == 0 and "after step 2" in more.stdout, more.stderr
+    assert json.loads((workdir / "config.json").read_text())["optimizer"] == saved["optimizer"]
+
+    flags = (f"--config={workdir}/config.json", f"--workdir={workdir}")
+    again = run_module("fsdit.main", *flags, cwd=tmp_path)
+    assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
+    assert [row["step"] for row in rows(workdir)] == [1, 2, 3, 4]
+
+    # As it was recorded before paths were absolute.
+    moved = ("--config.data.dataset_dir=glyphs", f"--output={tmp_path}/grid.png", "--episode=0")
+    lost = run_module("fsdit.sample", f"--workdir={workdir}", *moved, cwd=tmp_path)
+    one_line_error(lost, f"looked for from {tmp_path}", "--config.data.dataset_dir=DIR")

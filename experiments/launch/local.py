@@ -22,6 +22,7 @@ from experiments.launch.decision import Patience
 from experiments.launch.pod import Pod
 from experiments.launch.supervise import listening, newest_checkpoint, supervise
 from fsdit import program
+from fsdit.config import expanded
 from fsdit.errors import ConfigError
 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes to start.", lower_bound=1)
@@ -56,8 +57,15 @@ def _workdir(passed: list[str]) -> str:
     for flag, following in zip(passed, [*passed[1:], ""], strict=True):
         name, equals, value = flag.lstrip("-").partition("=")
         if name == "workdir" and (value or following):
-            return value if equals else following
+            return _expanded(value if equals else following)
     raise ConfigError("no --workdir=DIR among the flags after --, which are those of fsdit.main")
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"--workdir={path}: {error}") from None
 
 
 if __name__ == "__main__":

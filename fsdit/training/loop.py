@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from fsdit.config import Config, to_dict
 from fsdit.data import input as episode_input
 from fsdit.data import precomputed
-from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
+from fsdit.data.layout import dataset_fingerprint, write_json
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.watch import BEST_BY, Opened, Watch, open_watch
 from fsdit.models.feed import Feed
@@ -52,7 +53,7 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
 
     Raises ConfigError, DataError or CheckpointError.
     """
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     training = episode_input.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]

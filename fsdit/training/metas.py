@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fsdit.config import Config, changed_fields
-from fsdit.errors import CheckpointError
+from fsdit.config import Config, changed_fields, from_dict
+from fsdit.errors import CheckpointError, ConfigError
 from fsdit.training.best import from_meta
 
 # What a run reads -> the setting that names it.
@@ -88,13 +88,26 @@ def check_resumable(workdir: str | Path, config: Config, identity: Mapping[str, 
     if found is None:
         return
     step, meta = found
-    changes = changed_fields(meta["config"], config)
-    if changes:
+    saved_settings(workdir, step, meta)
+    if changes := changed_fields(meta["config"], config):
         raise CheckpointError(
             f"{workdir} holds step {step} of another configuration: {'; '.join(changes)}; "
             "name a new --workdir, or undo the change"
         )
     check_identity(workdir, step, meta, identity)
+
+
+def saved_settings(workdir: str | Path, step: int, meta: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint was written with.
+
+    Raises CheckpointError where this version cannot read it.
+    """
+    try:
+        return from_dict(meta.get("config"))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{workdir}: the settings in step {step} are not those of this version: {error}"
+        ) from None
 
 
 def check_identity(
