@@ -1,0 +1,28 @@
+"""Processes that work for a program: they leave signals to it, and leave when it is gone."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+
+
+def ignore_signals() -> None:
+    """A terminal or a scheduler signals the whole group; the program alone acts on it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def follow_parent() -> None:
+    """Ends this process when the one that started it has ended, in whatever way.
+
+    After a kill -9 it would wait for ever, or write beside the next one. Shared memory is
+    freed by multiprocessing's resource tracker, once no process of the program is left.
+    """
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, name="parent", daemon=True).start()
