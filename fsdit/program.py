@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 from absl import app, flags, logging
 
 from fsdit import config as configs
+from fsdit import streams
 from fsdit.errors import EXIT_ERROR, ConfigError, FsditError
 from fsdit.validation import validate
 
@@ -90,6 +91,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
             traceback.print_exc()
             _leave()
 
+    streams.outlive_readers()
     # Savers and writers raise a failure of their threads again in the main one, which
     # says it in one line; the thread's own traceback would run into it.
     threading.excepthook = lambda args: logging.info("%s: %r", args.thread, args.exc_value)

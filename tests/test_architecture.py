@@ -14,6 +14,7 @@ ROOMS = (
     "config",
     "validation",
     "randomness",
+    "streams",
     "program",
     "events",
     "parallel",
