@@ -237,6 +237,7 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 def _explained(stream: grain.IterDataset, count: int) -> Generator[Batch, None, None]:
     """The batches of worker processes. Raises DataError where their shared memory is full."""
     batches = None
+    workers.expect_unfreed()
     try:
         batches = iter(stream)
         yield from batches

@@ -4,7 +4,19 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
+
+_QUIET = "ignore:resource_tracker:UserWarning"
+
+
+def expect_unfreed() -> None:
+    """Has the resource tracker free what an ended program has left without a word about it.
+
+    Programs end at once after an error, and count on it. For a program, before its workers.
+    """
+    if _QUIET not in sys.warnoptions:
+        sys.warnoptions.append(_QUIET)  # the tracker gets this interpreter's options
 
 
 def ignore_signals() -> None:
