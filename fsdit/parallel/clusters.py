@@ -6,7 +6,8 @@ started several, which port two runs of one Slurm job take, which devices a task
 what must not go through a proxy.
 """
 
-from collections.abc import Mapping, MutableMapping
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping
 
 # How many processes were started together, by who started them. Slurm's number of tasks
 # counts inside srun only: a batch script sees it too.
@@ -17,7 +18,6 @@ _COUNTS = {
     "MV2_COMM_WORLD_SIZE": None,
 }
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_METADATA = ("metadata.google.internal", "169.254.169.254")  # asked for the workers of a TPU
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 _FIRST_PORT, _PORTS = 61440, 4096  # those that JAX takes under Slurm
 
@@ -84,24 +84,19 @@ def _tasks_by_nodes(environment: Mapping[str, str]) -> int:
     return -(-int(tasks) // int(nodes))
 
 
-def exempt_from_proxies(environment: MutableMapping[str, str], *hosts: str) -> list[str]:
-    """Has loopback, a TPU's metadata and `hosts` reached directly, whatever proxy is set.
+@contextlib.contextmanager
+def without_proxies(environment: MutableMapping[str, str]) -> Iterator[list[str]]:
+    """Takes the variables that name a proxy out of the environment; yields their names.
 
-    gRPC, under jax.distributed, would ask the proxy for them and wait for minutes. Returns
-    the variables that name a proxy.
+    gRPC, under jax.distributed, would ask the proxy for a process of this machine or of its
+    cluster, and wait for minutes; so would the look at a TPU's metadata.
     """
-    named = [n for p in _PROXIES for n in (p, p.upper()) if environment.get(n)]
-    if not named:
-        return []
-    common = environment.get("no_proxy") or environment.get("NO_PROXY", "")
-    lists = {"no_proxy": common, "NO_PROXY": environment.get("NO_PROXY") or common}
-    if environment.get("no_grpc_proxy"):  # where it is, gRPC looks at no other
-        lists["no_grpc_proxy"] = environment["no_grpc_proxy"]
-    for name, value in lists.items():
-        entries = [entry for entry in value.split(",") if entry]
-        more = (h for h in (*_LOOPBACK, *_METADATA, *hosts) if h and h not in entries)
-        environment[name] = ",".join([*entries, *more])
-    return named
+    names = [name for p in _PROXIES for name in (p, p.upper()) if environment.get(name)]
+    proxies = {name: environment.pop(name) for name in names}
+    try:
+        yield names
+    finally:
+        environment.update(proxies)
 
 
 def is_loopback(host: str) -> bool:

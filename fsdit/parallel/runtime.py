@@ -73,19 +73,17 @@ def _check_address(address: str) -> None:
 
 def _join(address: str | None, count: int | None, number: int | None, heartbeat: int) -> None:
     """Through jax.distributed; without an address as JAX's clusters say."""
-    host = (address or "").rpartition(":")[0]
-    proxies = clusters.exempt_from_proxies(os.environ, host.strip("[]"))
-    if proxies and not clusters.is_loopback(host):
-        where = f"process 0 at {address}" if address else "process 0"
-        _warn(f"{' and '.join(proxies)} set: {where} is reached without it, see no_proxy")
-    jax.config.update("jax_check_proxy_envs", False)  # it is seen to
-    jax.distributed.initialize(
-        address,
-        count,
-        number,
-        local_device_ids=clusters.local_devices(os.environ) if address is None else None,
-        heartbeat_timeout_seconds=heartbeat,
-    )
+    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is seen to here
+    with clusters.without_proxies(os.environ) as proxies:
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            local_device_ids=clusters.local_devices(os.environ) if address is None else None,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    if proxies and not clusters.is_loopback((address or "").rpartition(":")[0]):
+        _warn(f"{' and '.join(proxies)} set: the processes of this job meet without it")
 
 
 def _join_announced(heartbeat: int) -> None:

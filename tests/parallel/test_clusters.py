@@ -79,41 +79,30 @@ def test_a_task_that_has_its_devices_for_itself_sees_them_all(environment, devic
     assert clusters.local_devices(environment) == devices
 
 
-PROXY = {"https_proxy": "http://proxy:3128"}
-EXEMPT = {
-    "no list": (PROXY, ["https_proxy"], {"no_proxy", "NO_PROXY"}),
-    "capitals": ({"HTTP_PROXY": "p"}, ["HTTP_PROXY"], {"no_proxy", "NO_PROXY"}),
-    "gRPC's own": ({"grpc_proxy": "p"}, ["grpc_proxy"], {"no_proxy", "NO_PROXY"}),
-    "of all kinds": ({"all_proxy": "p"}, ["all_proxy"], {"no_proxy", "NO_PROXY"}),
-    "with a list": ({**PROXY, "no_proxy": "a.b"}, ["https_proxy"], {"no_proxy", "NO_PROXY"}),
-    "in capitals": ({**PROXY, "NO_PROXY": "a.b"}, ["https_proxy"], {"no_proxy", "NO_PROXY"}),
-    "gRPC's own list": (
-        {**PROXY, "no_grpc_proxy": "c.d"},
-        ["https_proxy"],
-        {"no_proxy", "NO_PROXY", "no_grpc_proxy"},
-    ),
-}
+NAMES = ["grpc_proxy", "https_proxy", "http_proxy", "all_proxy"]
 
 
-@pytest.mark.parametrize(("environment", "proxies", "lists"), EXEMPT.values(), ids=EXEMPT.keys())
-def test_loopback_and_the_first_process_are_reached_without_a_proxy(environment, proxies, lists):
-    before, environment = dict(environment), dict(environment)
-    assert clusters.exempt_from_proxies(environment, "node1") == proxies
-    assert {name for name in environment if name.lower().startswith("no_")} == lists
-    for name in lists:
-        entries = environment[name].split(",")
-        assert {"127.0.0.1", "localhost", "::1", "node1"} <= set(entries)
-        assert before.get(name, "").split(",")[0] in ("", *entries)
-        assert len(set(entries)) == len(entries)
-    # What one spelling had keeps its meaning for who reads the other.
-    if "no_proxy" in before or "NO_PROXY" in before:
-        assert "a.b" in environment["no_proxy"] and "a.b" in environment["NO_PROXY"]
-    again = dict(environment)
-    clusters.exempt_from_proxies(again, "node1")
-    assert again == environment
+@pytest.mark.parametrize("name", [*NAMES, *(name.upper() for name in NAMES)])
+def test_a_proxy_is_out_of_the_way_for_a_moment(name):
+    environment = {name: "http://proxy:3128", "no_proxy": "a.b", "HOME": "/"}
+    before = dict(environment)
+    with pytest.raises(KeyError), clusters.without_proxies(environment) as names:
+        assert names == [name] and environment == {"no_proxy": "a.b", "HOME": "/"}
+        raise KeyError("of a cluster's variable")
+    assert environment == before
 
 
-def test_without_a_proxy_nothing_is_changed():
-    environment = {"no_proxy": "a.b", "https_proxy": ""}
-    assert clusters.exempt_from_proxies(environment, "node1") == []
-    assert environment == {"no_proxy": "a.b", "https_proxy": ""}
+def test_an_empty_proxy_is_none():
+    with clusters.without_proxies({"https_proxy": ""}) as names:
+        assert names == []
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.1.2.3", "localhost", "[::1]")),
+        *((host, False) for host in ("node1", "10.0.0.1", "")),
+    ],
+)
+def test_loopback_is_known(host, loopback):
+    assert clusters.is_loopback(host) == loopback
