@@ -14,9 +14,12 @@ guidance config.sampling; both are flags here, as is what does not change what w
 import dataclasses
 import hashlib
 import json
-import signal
-import sys
 from pathlib import Path
+
+from fsdit.parallel import preemption
+
+if __name__ == "__main__":  # before the imports that take long; whole files are kept
+    preemption.listen(at_once=True)
 
 from absl import flags
 
@@ -24,7 +27,6 @@ from fsdit import program
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
 from fsdit.data.source import read_run_dataset
-from fsdit.errors import EXIT_PREEMPTED
 from fsdit.validation import validate
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
@@ -36,27 +38,23 @@ _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 
 
-def _leave(*_: object) -> None:
-    print("preempted; the same command goes on", flush=True)
-    sys.exit(EXIT_PREEMPTED)
-
-
 def main(argv: list[str]) -> None:
     del argv
     from fsdit.evaluation import evaluator, report
     from fsdit.evaluation.drawings import Drawer, Shards
     from fsdit.evaluation.protocol import make_plans
     from fsdit.evaluation.results import summary
+    from fsdit.parallel import backend
     from fsdit.training import run as runs
     from fsdit.training.checkpoint import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
-    signal.signal(signal.SIGTERM, _leave)
     # Mistakes first: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
     info = read_run_dataset(config)
     plans = make_plans(config, info, _SPLIT.value)
+    backend.open_devices()
     opened = evaluator.open_evaluation(config, info, plans)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())

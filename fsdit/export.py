@@ -18,9 +18,11 @@ _STEP = program.define_step()
 def main(argv: list[str]) -> None:
     del argv
     from fsdit.models import exported
+    from fsdit.parallel import backend
     from fsdit.training.run import load_generator
 
     exported.check_free(_OUTPUT.value)
+    backend.open_devices()
     generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
     exported.save(_OUTPUT.value, generator)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")

@@ -4,10 +4,20 @@
 
 Any setting of the experiment can be changed: --config.data.batch_size=32. Without --config
 a run goes on with the settings that its workdir holds. Exit status: 0 finished, 75 preempted
-and saved (start the same command again), 1 error.
+and saved (start the same command again), 1 error. SIGTERM, Ctrl-C and a closed terminal
+preempt; a second Ctrl-C leaves at once, unsaved.
 """
 
 from pathlib import Path
+
+from fsdit.parallel import preemption, workers
+
+# Before the imports that take long: a signal may come at any moment. Input workers import
+# this module too, under a name of their own.
+if __name__ == "__main__":
+    preemption.listen()
+elif __name__ == "__mp_main__":
+    workers.ignore_signals()
 
 from absl import flags
 

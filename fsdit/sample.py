@@ -61,6 +61,7 @@ def main(argv: list[str]) -> None:
     _check_flags(output)
     from fsdit.data import pictures, supports
     from fsdit.models import exported
+    from fsdit.parallel import backend
     from fsdit.training import run
 
     # Settings and pictures first: a mistake there should not wait for the weights.
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> None:
     else:
         sets = supports.from_episodes(config, _SPLIT.value, _EPISODE.value)
 
+    backend.open_devices()
     generator = load(model, _OVERRIDES())
     count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
     with tqdm(total=len(sets) * count, desc="drawing", unit="drawing") as bar:

@@ -35,7 +35,7 @@ class SafeStream:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(harmless(text))
-        except BrokenPipeError:
+        except OSError:  # such as EPIPE of a pipe, EIO of a closed terminal
             self._leave()
             return len(text)
 
@@ -46,37 +46,37 @@ class SafeStream:
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError:  # such as EPIPE of a pipe, EIO of a closed terminal
             self._leave()
 
     def _leave(self) -> None:
         """What is written from now on, by libraries and children too, goes nowhere."""
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            _open_nowhere(self._stream.fileno())
+            self._stream.flush()
 
 
 def guard_output() -> None:
-    """Makes sys.stdout and sys.stderr safe to print to, whatever they are."""
+    """Makes sys.stdout and sys.stderr safe to print to, whatever they are.
+
+    Descriptors 0 to 2 that are closed are opened on /dev/null: the next file that is opened
+    would take their number, and get what libraries print.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            _open_nowhere(number)
     for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by who started the program
-            stream = _nowhere(number)
+        stream = getattr(sys, name) or os.fdopen(number, "w", closefd=False)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need be no text
         if not isinstance(stream, SafeStream):
             setattr(sys, name, SafeStream(stream))
 
 
-def _nowhere(number: int) -> io.TextIOBase:
-    """A stream to nowhere. It takes the number of a closed descriptor, so that no data file
-    gets it and with it what libraries print."""
-    opened = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.fstat(number)
-    except OSError:
-        os.dup2(opened, number)
-    if opened != number:
-        os.close(opened)
-    return open(os.devnull, "w")  # noqa: PTH123  # for as long as the program lives
+def _open_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -79,6 +80,45 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     jax.tree.map(
         np.testing.assert_array_equal, final_state(workdir, STEPS), final_state(reference, STEPS)
     )
+
+
+def wait_for_start(process, workdir, count, timeout=600):
+    """Returns once the run was started so often: it has restored, and its first step compiles."""
+    path, deadline = workdir / "goodput.jsonl", time.monotonic() + timeout
+    while not path.exists() or path.read_text().count('"event": "start"') < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run does not start"
+        time.sleep(0.02)
+
+
+def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp_path, experiment):
+    workdir, endless = tmp_path / "run", "--config.train.num_steps=100000"
+    process = start(experiment, workdir, endless)
+    wait_for_step(process, workdir, 9)
+    process.send_signal(signal.SIGINT)
+    status, output = finish(process, timeout=120)
+    assert status == 75, output
+    stopped = int(re.search(r"preempted at step (\d+)", output)[1])
+    assert max(losses(workdir)) == stopped == max(_saved(workdir))
+
+    # Alone: at once. A hangup is that of a terminal that is closed.
+    process = start(experiment, workdir, endless)
+    wait_for_start(process, workdir, 2)
+    process.send_signal(signal.SIGHUP)
+    status, output = finish(process, timeout=120)
+    assert status == 75 and f"after step {stopped}" in output, output
+    kept = max(_saved(workdir))
+    assert kept == max(losses(workdir)) >= stopped
+
+    # With others: all of them, though one hears of it, and at the same step.
+    pod = start_pod(2, experiment, workdir, endless)
+    wait_for_start(pod[0], workdir, 3)
+    pod[1].send_signal(signal.SIGTERM)
+    results = [finish(process, timeout=120) for process in pod]
+    assert [status for status, _ in results] == [75, 75], results
+    left = {re.search(r"preempted (?:before|at) step (\d+)", output)[1] for _, output in results}
+    assert len(left) == 1 and int(left.pop()) <= kept + 3
+    assert max(_saved(workdir)) == max(losses(workdir)) >= kept
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=POD_OF_FOUR)])

@@ -20,7 +20,7 @@ from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
 from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
-from fsdit.parallel import runtime
+from fsdit.parallel import preemption, runtime
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
 from fsdit.training import checkpoint, flops, metas, optimizer
@@ -152,11 +152,15 @@ def _run(
 ) -> bool:
     """Returns whether the last step was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
+    if runtime.preemption_reached():
+        print(f"preempted before step {restored.step + 1}: leaving", flush=True)
+        return False
     for step in range(restored.step + 1, last + 1):
         with telemetry.dispatching(step):
             with telemetry.timed("data_wait"):
                 batch = next(batches)
             state, metrics = step_fn(state, batch)
+        preemption.leave_at_once(False)
         next_index += config.data.batch_size
         telemetry.step(step, batch, metrics)
 
@@ -173,7 +177,7 @@ def _run(
         best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])
 
         checkpoints.check()
-        preempted = runtime.preemption_reached(step)
+        preempted = runtime.preemption_reached()
         if step % config.checkpoint.interval == 0 or step == last or preempted or best:
             with telemetry.saving():
                 checkpoints.save(state, step, next_index, telemetry.running)
