@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     from fsdit.evaluation.protocol import make_plans
     from fsdit.evaluation.results import summary
     from fsdit.training import run as runs
-    from fsdit.training.checkpoint import fingerprint
+    from fsdit.training.verification import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
     signal.signal(signal.SIGTERM, _leave)

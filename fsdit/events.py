@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsdit.errors import OutputError, first_line
+from fsdit.errors import OutputError, causes, first_line, remedy
 
 
 @contextlib.contextmanager
@@ -13,12 +13,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:  # clu's writer speaks of its thread only
-            cause = cause.__cause__
-        reason = first_line(cause)[:300]
+        *_, cause = causes(error)  # clu's writer speaks of its thread only
         raise OutputError(
-            f"cannot write {path}: {reason}; make room and start the same command again"
+            f"cannot write {path}: {first_line(cause)[:300]}; {remedy(error)}"
         ) from error
 
 

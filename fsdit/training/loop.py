@@ -29,6 +29,7 @@ from fsdit.training.clock import Clock
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
 from fsdit.training.telemetry import Telemetry
+from fsdit.training.workdir import check_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Inputs:
     identity: dict[str, str]
 
 
-def open_inputs(config: Config, workdir: Path) -> Inputs:
+def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> Inputs:
     """Finds everything that can be wrong with the input, before any device work.
 
-    Raises ConfigError, DataError or CheckpointError.
+    start_over: whether a workdir without a valid checkpoint may begin again. Raises
+    ConfigError, DataError or CheckpointError.
     """
+    check_workdir(workdir)
     info = read_dataset_info(config.data.dataset_dir)
     training = episode_input.training_examples(config)
     training(0)
@@ -61,7 +64,7 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
     networks, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
-    metas.check_resumable(workdir, config, identity)
+    metas.check_resumable(workdir, config, identity, start_over=start_over)
     return Inputs(networks, frozen, training, evaluation, judged, identity)
 
 
@@ -70,9 +73,12 @@ def train(
     workdir: Path,
     inputs: Inputs,
     watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch] = Watch,
+    *,
+    start_over: bool = False,
 ) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
+    start_over: begin at step 0 where checkpoints are there and none is valid.
     watch: makes what judges drawings every `config.train.fsd_interval` steps.
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
     runtime must be up. Raises FsditError.
@@ -84,7 +90,7 @@ def train(
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
     with clock.part("restore"):
-        restored = checkpoint.restore(workdir, template, set_aside=True)
+        restored = checkpoint.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
         restored = Restored(

@@ -14,9 +14,8 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
+from fsdit.training.running import TIME_BINS
 from fsdit.training.state import TrainState
-
-TIME_BINS = 10
 
 # index (B,), class_id (B,), target: moments of the codec, supports: as the model takes them.
 Batch = dict[str, PyTree[Array]]

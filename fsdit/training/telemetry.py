@@ -6,6 +6,7 @@ running means, which go into checkpoints so that a resumed log continues exactly
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,10 @@ from fsdit.parallel import runtime
 from fsdit.training.clock import Clock
 from fsdit.training.goodput import Goodput, summary
 from fsdit.training.profile import ProfileWindow
+from fsdit.training.running import Running
 from fsdit.training.speed import Speed
 from fsdit.training.step import TIME_BINS, Batch
 from fsdit.training.watchdog import Watchdog
-
-_AVERAGE_DECAY = 0.98
 
 
 def bin_means(prefix: str, losses: np.ndarray, counts: np.ndarray) -> dict[str, float]:
@@ -57,12 +57,7 @@ class Telemetry:
         self._done = start
         self._last = config.train.num_steps
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.running = running or {
-            "loss_average": 0.0,
-            "average_weight": 0.0,
-            "bin_losses": [0.0] * TIME_BINS,
-            "bin_counts": [0.0] * TIME_BINS,
-        }
+        self._running = Running.from_json(running)
         self._events, self._lines = workdir / "tensorboard", workdir / "metrics.jsonl"
         self._writer, self._log, self._profile, self._goodput = None, None, None, None
         stacks = workdir / f"watchdog-{jax.process_index()}.txt"
@@ -75,6 +70,11 @@ class Telemetry:
             self._profile = ProfileWindow(config.profile, self._events, self._last)
             self._goodput = Goodput(workdir / "goodput.jsonl", clock, start)
         self._watchdog.start(start + 1)
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """The running means, as a checkpoint keeps them."""
+        return dataclasses.asdict(self._running)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -134,7 +134,9 @@ class Telemetry:
         self._done = step
         if line := self._speed.first_step():
             _say(line)
-        self._accumulate(metrics)
+        self._running = self._running.with_step(
+            float(metrics["loss"]), metrics["bin_losses"], metrics["bin_counts"]
+        )
         if extra or step % self._config.train.log_interval == 0 or step == self._last:
             self._write(step, metrics, extra or {})
         if metrics["nonfinite_in_row"] >= self._config.train.max_nonfinite:
@@ -144,22 +146,8 @@ class Telemetry:
                 "lower config.optimizer.peak_learning_rate, or look at the data of these steps"
             )
 
-    def _accumulate(self, metrics: dict[str, np.ndarray]) -> None:
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            return
-        running, keep = self.running, _AVERAGE_DECAY
-        running["loss_average"] = keep * running["loss_average"] + (1 - keep) * loss
-        running["average_weight"] = keep * running["average_weight"] + (1 - keep)
-        for name in ("bin_losses", "bin_counts"):
-            running[name] = [
-                a + float(b) for a, b in zip(running[name], metrics[name], strict=True)
-            ]
-
     def _write(self, step: int, metrics: dict[str, np.ndarray], extra: Mapping[str, float]) -> None:
-        running = self.running
-        weight = running["average_weight"]
-        average = running["loss_average"] / weight if weight else math.nan
+        running, average = self._running, self._running.average
         speed = self._speed.row()
         row = {
             "train/loss": float(metrics["loss"]),
@@ -168,14 +156,13 @@ class Telemetry:
             "train/param_norm": float(metrics["param_norm"]),
             "train/learning_rate": float(metrics["learning_rate"]),
             "train/nonfinite_steps": int(metrics["nonfinite"]),
-            **bin_means("train", np.array(running["bin_losses"]), np.array(running["bin_counts"])),
+            **bin_means("train", np.array(running.bin_losses), np.array(running.bin_counts)),
             **speed,
             **(self._goodput.row(step) if self._goodput else {}),
             **self._counters(),
             **extra,
         }
-        running["bin_losses"] = [0.0] * TIME_BINS
-        running["bin_counts"] = [0.0] * TIME_BINS
+        self._running = running.with_empty_bins()
         if self._writer is None:
             return
         # JSON has no NaN: a line with one would be unreadable elsewhere.
@@ -196,13 +183,13 @@ class Telemetry:
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         if self._writer is not None:
             with writing(self._events):
-                self._writer.write_histograms(step, values)
+                self._writer.write_histograms(step, _copied(values))
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Pictures (1, H, W, C) in [0, 255]."""
         if self._writer is not None:
             with writing(self._events):
-                self._writer.write_images(step, values)
+                self._writer.write_images(step, _copied(values))
 
     def close(self) -> None:
         self.read()
@@ -265,6 +252,11 @@ def _tensorboard_writer(directory: Path, config: Config):
         }
     )
     return writer
+
+
+def _copied(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """For a writer in the background: the caller's arrays may change, or be the devices'."""
+    return {name: np.array(value) for name, value in values.items()}
 
 
 def _say(line: str) -> None:

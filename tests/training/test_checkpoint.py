@@ -16,8 +16,10 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
+from fsdit.training.running import Running
 
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
+RUNNING = dataclasses.asdict(Running())
 
 
 @pytest.fixture
@@ -32,6 +34,11 @@ def template_of(config):
     return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
 
 
+def at_step(state, step):
+    """The state with another count of steps, laid out as before."""
+    return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
+
+
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
@@ -43,10 +50,11 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
     states = {}
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
+        state = at_step(state, step)
         states[step] = jax.device_get(state)
         if step in (values or {}):
             writer.judge(step, values[step])
-        writer.save(state, step, step * 16, {"loss_average": 1 / step})
+        writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
     writer.finish()
     return states
 
@@ -62,7 +70,7 @@ def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
     restored = checkpoint.restore(tmp_path, template, set_aside=True)
     assert_equal(restored.state, states[10])
     assert (restored.step, restored.next_index) == (10, 160)
-    assert restored.running == {"loss_average": 0.1}
+    assert Running.from_json(restored.running) == Running(loss_average=0.1)
     jax.tree.map(lambda leaf, t: _same_sharding(leaf, t), restored.state, template)
 
 
@@ -124,7 +132,7 @@ def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     restored = checkpoint.restore(tmp_path, template, set_aside=True)
     mesh = meshes.make_mesh(config)
     writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, mesh, restored.step)
-    writer.save(restored.state, 10, 160, {})
+    writer.save(at_step(restored.state, 10), 10, 160, {})
     writer.finish()
     assert checkpoint.restore(tmp_path, template, set_aside=True).step == 10
 
