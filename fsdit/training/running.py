@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 TIME_BINS = 10  # equal bins of the time t, in which losses are told apart
 _AVERAGE_DECAY = 0.98
+_EMPTY = (0.0,) * TIME_BINS
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(ge=0, le=1)]
 _Bins = Annotated[tuple[_NotNegative, ...], Field(min_length=TIME_BINS, max_length=TIME_BINS)]
@@ -19,14 +20,23 @@ _Bins = Annotated[tuple[_NotNegative, ...], Field(min_length=TIME_BINS, max_leng
 class Running:
     """An average of the loss with its weight; losses and counts by time since the last line."""
 
-    loss_average: _NotNegative = 0.0
-    average_weight: _Weight = 0.0
-    bin_losses: _Bins = (0.0,) * TIME_BINS
-    bin_counts: _Bins = (0.0,) * TIME_BINS
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    loss_average: _NotNegative
+    average_weight: _Weight
+    bin_losses: _Bins
+    bin_counts: _Bins
+
+    @classmethod
+    def fresh(cls) -> "Running":
+        """Of a new run."""
+        return cls(0.0, 0.0, _EMPTY, _EMPTY)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Running":
-        """Inverse of dataclasses.asdict, after JSON made lists of tuples. {}: of a new run."""
+        """Inverse of dataclasses.asdict, after JSON made lists of tuples. {}: `fresh`."""
+        if not values:
+            return cls.fresh()
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @property
@@ -48,7 +58,7 @@ class Running:
 
     def with_empty_bins(self) -> "Running":
         """After a line was written."""
-        return Running(self.loss_average, self.average_weight)
+        return dataclasses.replace(self, bin_losses=_EMPTY, bin_counts=_EMPTY)
 
 
 def _added(a: tuple[float, ...], b: np.ndarray) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
 from fsdit.flow import path
@@ -86,13 +86,15 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         (loss, bins), grads = gradients(state.params, batch, state.step)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         rate = schedule(state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         decay = ema_decay(config.train.ema_decay, state.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+        # A finite gradient does not make a finite update: rates and decays may not be.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & all_finite(params, ema, opt_state)
 
         def guarded(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -119,6 +121,12 @@ def make_train_step(
         }
 
     return train_step
+
+
+def all_finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every number of the trees is finite."""
+    found = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
+    return jnp.stack(found).all()
 
 
 def compile_train_step(

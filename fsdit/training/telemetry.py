@@ -17,13 +17,14 @@ import jax
 import numpy as np
 
 from fsdit.config import Config, flatten, to_dict
-from fsdit.errors import NonFiniteError
 from fsdit.events import open_writer, writing
 from fsdit.parallel import runtime
+from fsdit.training import lines
 from fsdit.training.clock import Clock
 from fsdit.training.goodput import Goodput, summary
 from fsdit.training.profile import ProfileWindow
 from fsdit.training.running import Running
+from fsdit.training.skipped import SkippedSteps
 from fsdit.training.speed import Speed
 from fsdit.training.step import TIME_BINS, Batch
 from fsdit.training.watchdog import Watchdog
@@ -61,6 +62,7 @@ class Telemetry:
         self._events, self._lines = workdir / "tensorboard", workdir / "metrics.jsonl"
         self._writer, self._log, self._profile, self._goodput = None, None, None, None
         stacks = workdir / f"watchdog-{jax.process_index()}.txt"
+        self._skipped = SkippedSteps(config.train.max_nonfinite)
         self._watchdog = Watchdog(config.watchdog, stacks, clock, self._mark)
         if runtime.is_main_process():
             with writing(self._lines):
@@ -139,12 +141,7 @@ class Telemetry:
         )
         if extra or step % self._config.train.log_interval == 0 or step == self._last:
             self._write(step, metrics, extra or {})
-        if metrics["nonfinite_in_row"] >= self._config.train.max_nonfinite:
-            raise NonFiniteError(
-                f"step {step}: loss or gradient was not finite "
-                f"{int(metrics['nonfinite_in_row'])} steps in a row; parameters are those before; "
-                "lower config.optimizer.peak_learning_rate, or look at the data of these steps"
-            )
+        self._skipped.see(step, metrics)
 
     def _write(self, step: int, metrics: dict[str, np.ndarray], extra: Mapping[str, float]) -> None:
         running, average = self._running, self._running.average
@@ -176,7 +173,8 @@ class Telemetry:
         left = (self._last - step) * speed["timing/step_seconds"]
         print(
             f"step {step}/{self._last}  loss {average:.4f}  "
-            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left",
+            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left"
+            f"{self._skipped.note}",
             flush=True,
         )
 
@@ -203,8 +201,10 @@ class Telemetry:
                 self._log.close()
 
     def conclude(self) -> None:
-        """When all is written: says where the time of the run went."""
+        """When all is written: says what was skipped, and where the time of the run went."""
         self._watchdog.close()
+        if line := self._skipped.summary(self._done):
+            _say(line)
         if self._goodput is not None:
             print(summary(self._goodput.close(self._done)), flush=True)
         self._clock.close()
@@ -229,18 +229,15 @@ class Telemetry:
 
 def _continue_log(path: Path, step: int):
     """Opens the log for appending after `step`: later lines will be written again."""
-    kept = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill while it was written
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
-    return path.open("a")
+    rows = lines.read_lines(path, _step_of)
+    lines.keep(path, (line for line, logged in rows if logged <= step))
+    return path.open("a", encoding="utf-8")
+
+
+def _step_of(row: object) -> int:
+    if not isinstance(row, dict) or type(row["step"]) is not int or row["step"] < 0:
+        raise ValueError
+    return row["step"]
 
 
 def _tensorboard_writer(directory: Path, config: Config):
