@@ -24,6 +24,7 @@ from fsdit import program
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint, read_dataset_info
 from fsdit.errors import EXIT_PREEMPTED
+from fsdit.ownership import owned
 from fsdit.validation import validate
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -68,11 +69,12 @@ def main(argv: list[str]) -> None:
     }
     shards = Shards(output, drawn_of, (info.image_size, info.image_size, info.channels))
     shards.check_room(plans)
-    results, pictures = evaluator.evaluate(
-        run.config, info, opened, drawer, shards, run.ema, run.step
-    )
-    report.write(output, results, pictures)
-    report.write_tensorboard(output, results, pictures)
+    with owned(output):
+        results, pictures = evaluator.evaluate(
+            run.config, info, opened, drawer, shards, run.ema, run.step
+        )
+        report.write(output, results, pictures)
+        report.write_tensorboard(output, results, pictures)
     print(summary(results))
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")

@@ -14,6 +14,7 @@ ROOMS = (
     "randomness",
     "program",
     "events",
+    "ownership",
     "parallel",
     "data",
     "flow",
@@ -29,6 +30,7 @@ FOR_DATA_PREP = (
     "fsdit.models.pretrained",
     "fsdit.parallel",
     "fsdit.errors",
+    "fsdit.ownership",
     "fsdit.program",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])

@@ -1,5 +1,6 @@
 """The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fsdit.models.feed import Feed
 from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
 from fsdit.models.resident import ResidentFeatures
+from fsdit.ownership import owned
 from fsdit.parallel import mesh as meshes
 from fsdit.parallel import runtime
 from fsdit.parallel.chips import find_chip
@@ -38,6 +40,7 @@ class Inputs:
 
     evaluation: the fixed episodes of the splits that are watched. judged: what drawings
     are judged by, if they are. identity: sums of the dataset and of the frozen weights.
+    changes: what the workdir's run computes otherwise from now on.
     """
 
     networks: Networks
@@ -46,6 +49,7 @@ class Inputs:
     evaluation: dict[str, episode_input.FixedExamples]
     judged: Opened | None
     identity: dict[str, str]
+    changes: list[str]
 
 
 def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> Inputs:
@@ -64,8 +68,8 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     networks, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
-    metas.check_resumable(workdir, config, identity, start_over=start_over)
-    return Inputs(networks, frozen, training, evaluation, judged, identity)
+    changes = metas.check_resumable(workdir, config, identity, start_over=start_over)
+    return Inputs(networks, frozen, training, evaluation, judged, identity, changes)
 
 
 def train(
@@ -81,8 +85,21 @@ def train(
     start_over: begin at step 0 where checkpoints are there and none is valid.
     watch: makes what judges drawings every `config.train.fsd_interval` steps.
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
-    runtime must be up. Raises FsditError.
+    runtime must be up. Raises FsditError, where another run is in the workdir too.
     """
+    # A pod is one owner; its other processes wait until it is.
+    with owned(workdir) if runtime.is_main_process() else contextlib.nullcontext():
+        runtime.wait_for_all("owned")
+        return _train(config, workdir, inputs, watch, start_over)
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    inputs: Inputs,
+    watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch],
+    start_over: bool,
+) -> int:
     clock, networks = Clock(), inputs.networks
     mesh = meshes.make_mesh(config)
     use_cache(config.train.compilation_cache, workdir)
@@ -215,4 +232,5 @@ def _announce(
         print(f"{workdir} is finished: step {restored.step} of {config.train.num_steps}")
     elif restored.step:
         print(f"resuming {workdir} after step {restored.step}")
+        print("".join(f"{change}\n" for change in inputs.changes), end="")
     print(f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}", flush=True)

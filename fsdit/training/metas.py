@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fsdit.config import Config, changed_fields
+from fsdit.config import Config, changed_fields, flatten, to_dict
 from fsdit.errors import CheckpointError
 from fsdit.training import metadata
 from fsdit.training.best import from_meta
@@ -17,6 +17,8 @@ _IDENTITIES = {
     "encoder": "model.encoder.location",
     "codec": "model.codec.location",
 }
+# May change on resume, and change what steps compute.
+_SAID = ("optimizer.peak_learning_rate", "optimizer.final_learning_rate", "train.num_steps")
 # Which step a reader wants; "newest": the newest sound one.
 Choice = int | Literal["newest", "best"]
 
@@ -84,9 +86,10 @@ def readable_metas(
 
 def check_resumable(
     workdir: str | Path, config: Config, identity: Mapping[str, str], *, start_over: bool = False
-) -> None:
+) -> list[str]:
     """Raises CheckpointError when the workdir's run is not one that `config` continues.
 
+    Returns what it computes otherwise from now on, one text a setting.
     identity: sums of what the run reads, as `Checkpoints` was given them. start_over: a
     workdir whose checkpoints are all damaged may begin again.
     """
@@ -94,7 +97,7 @@ def check_resumable(
     if found is None:
         if steps(workdir) and not start_over:
             raise none_is_valid(workdir)
-        return
+        return []
     step, meta = found
     changes = changed_fields(meta["config"], config)
     if changes:
@@ -103,6 +106,12 @@ def check_resumable(
             "name a new --workdir, or undo the change"
         )
     check_identity(workdir, step, meta, identity)
+    old, new = flatten(meta["config"]), flatten(to_dict(config))
+    return [
+        f"config.{path} was {old.get(path)} up to step {step}, from now on it is {new[path]}"
+        for path in _SAID
+        if old.get(path) != new[path]
+    ]
 
 
 def none_is_valid(workdir: str | Path, reason: str = "") -> CheckpointError:

@@ -27,9 +27,9 @@ class SkippedSteps:
         if in_row >= self._most:
             raise NonFiniteError(
                 f"step {step}: {in_row} steps in a row were skipped, because loss, gradient or "
-                f"updated parameters were not finite; parameters are those of step {step - in_row}; "
-                "start again with a lower config.optimizer.peak_learning_rate, or look at the data "
-                "of these steps"
+                "updated parameters were not finite; parameters are those of step "
+                f"{step - in_row}; start again with a lower config.optimizer.peak_learning_rate, "
+                "or look at the data of these steps"
             )
 
     @property
