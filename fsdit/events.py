@@ -19,8 +19,46 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_writer(directory: Path):
-    """clu's writer in a thread of its own. It imports TensorFlow, so only here and now."""
+def open_writer(directory: Path, start: int | None = None):
+    """clu's writer in a thread of its own. It imports TensorFlow, so only here and now.
+
+    start: completed steps of a run that goes on; events of later ones, which will be written
+    again, are taken out of the files of earlier starts.
+    """
     from clu import metric_writers
 
+    if start is not None:
+        for path in directory.glob("events.out.tfevents.[0-9]*"):
+            _cut_off(path, start)
     return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
+
+
+def _cut_off(path: Path, step: int) -> None:
+    """Rewrites a file of events without those after `step`; whole, or as it was."""
+    records = list(_records(path.read_bytes()))
+    kept = [record for record in records if _step_of(record) <= step]
+    if len(kept) < len(records):
+        partial = path.with_name("events.partial")  # a name that TensorBoard does not read
+        partial.write_bytes(b"".join(kept))
+        partial.replace(path)
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """The whole records of a TFRecord file with their frames: length, crc, event, crc."""
+    start = 0
+    while start + 16 <= len(content):
+        end = start + 16 + int.from_bytes(content[start : start + 8], "little")
+        if end > len(content):  # a kill cut it off
+            return
+        yield content[start:end]
+        start = end
+
+
+def _step_of(record: bytes) -> int:
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    try:
+        return Event.FromString(record[12:-4]).step
+    except DecodeError:
+        return 0  # TensorBoard will say so

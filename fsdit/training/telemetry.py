@@ -68,7 +68,7 @@ class Telemetry:
             with writing(self._lines):
                 self._log = _continue_log(self._lines, start)
             with writing(self._events):
-                self._writer = _tensorboard_writer(self._events, config)
+                self._writer = _tensorboard_writer(self._events, config, start)
             self._profile = ProfileWindow(config.profile, self._events, self._last)
             self._goodput = Goodput(workdir / "goodput.jsonl", clock, start)
         self._watchdog.start(start + 1)
@@ -240,8 +240,8 @@ def _step_of(row: object) -> int:
     return row["step"]
 
 
-def _tensorboard_writer(directory: Path, config: Config):
-    writer = open_writer(directory)
+def _tensorboard_writer(directory: Path, config: Config, start: int):
+    writer = open_writer(directory, start)
     writer.write_hparams(
         {
             k: v if isinstance(v, int | float | str) else str(v)
