@@ -1,8 +1,11 @@
 """Events for TensorBoard, and one line for whatever a writer of logs raises."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+
+from absl import logging as absl_logging
 
 from fsdit.errors import OutputError, causes, first_line, remedy
 
@@ -17,6 +20,24 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write {path}: {first_line(cause)[:300]}; {remedy(error)}"
         ) from error
+
+
+class _WithoutTracebacks(logging.Filter):
+    """Drops what Orbax's and clu's threads log of an error that they also raise again.
+
+    It is said in one line then; --verbosity=0 shows all.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.exc_info or absl_logging.get_verbosity() >= absl_logging.INFO
+
+
+_FILTER = _WithoutTracebacks()
+
+
+def hush_tracebacks() -> None:
+    """Leaves one line of an error in the background: the one that it ends the program with."""
+    absl_logging.get_absl_handler().addFilter(_FILTER)
 
 
 def open_writer(directory: Path, start: int | None = None):

@@ -15,6 +15,7 @@ from fsdit.data import precomputed
 from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.watch import BEST_BY, Opened, Watch, open_watch
+from fsdit.events import hush_tracebacks
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
@@ -87,6 +88,7 @@ def train(
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
     runtime must be up. Raises FsditError, where another run is in the workdir too.
     """
+    hush_tracebacks()
     # A pod is one owner; its other processes wait until it is.
     with owned(workdir) if runtime.is_main_process() else contextlib.nullcontext():
         runtime.wait_for_all("owned")

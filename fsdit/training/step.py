@@ -93,8 +93,10 @@ def make_train_step(
         decay = ema_decay(config.train.ema_decay, state.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
 
-        # A finite gradient does not make a finite update: rates and decays may not be.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & all_finite(params, ema, opt_state)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        # A finite gradient does not make a finite update: rates and decays may not be. The
+        # average lies between finite numbers where its decay lies between 0 and 1.
+        finite &= all_finite(params, opt_state) & (decay >= 0) & (decay <= 1)
 
         def guarded(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

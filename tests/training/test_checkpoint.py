@@ -282,4 +282,9 @@ def test_another_configuration_is_refused_with_the_field(tmp_path, config):
         with pytest.raises(CheckpointError, match=f"another {name} than config"):
             metas.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
     moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
-    metas.check_resumable(tmp_path, moved, IDENTITY)
+    assert metas.check_resumable(tmp_path, moved, IDENTITY) == []
+    # What is advised where a run diverged.
+    lower = dataclasses.replace(config.optimizer, peak_learning_rate=1e-4)
+    assert metas.check_resumable(
+        tmp_path, dataclasses.replace(config, optimizer=lower), IDENTITY
+    ) == ["config.optimizer.peak_learning_rate was 0.001 up to step 10, from now on it is 0.0001"]
