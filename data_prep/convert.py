@@ -25,6 +25,7 @@ from data_prep.images import ImageOptions
 from fsdit import program
 from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError
+from fsdit.ownership import owned
 
 _INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
 _OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
@@ -97,16 +98,23 @@ def main(argv: list[str]) -> None:
     options = _image_options()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
-    if not (folder.root / "dataset.json").exists():
-        if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
-            raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
-        try:
-            _convert(folder, options)
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            raise OutputError(f"{folder.root}: {error.strerror or error}") from None
-    _publish(folder, output)
+    remote = "://" in str(output)  # there is no lock for those
+    with contextlib.nullcontext() if remote else owned(output, f"{output}.lock"):
+        _make(folder, options)
+        _publish(folder, output)
+
+
+def _make(folder: plan.WorkingFolder, options: ImageOptions) -> None:
+    if (folder.root / "dataset.json").exists():
+        return
+    if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
+        raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
+    try:
+        _convert(folder, options)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OutputError(f"{folder.root}: {error.strerror or error}") from None
 
 
 def _image_options() -> ImageOptions:

@@ -9,6 +9,7 @@ command goes on, whole files are kept. Several processes share the files, over a
 that all see. Do not rebuild episodes meanwhile.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from data_prep.outputs import Output, features, latents
 from fsdit import program
 from fsdit.data import layout
 from fsdit.errors import ConfigError
+from fsdit.ownership import owned
 from fsdit.parallel import runtime
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to.", required=True)
@@ -64,16 +66,19 @@ def main(argv: list[str]) -> None:
         _check_names(info, outputs)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
-    if is_left:
-        folder.begin(info, outputs, _COMPUTE_DTYPE.value)
-        _encode(folder, info, outputs, tasks)
-        runtime.wait_for_all("encoded")
-    if runtime.is_main_process():
+    # Its processes are one owner; the others wait until it is.
+    with owned(directory) if runtime.is_main_process() else contextlib.nullcontext():
+        runtime.wait_for_all("owned")
         if is_left:
-            encoding.finish(folder, outputs, tasks)
-        else:
-            encoding.remove(folder)
-        print(f"dataset: {directory}")
+            folder.begin(info, outputs, _COMPUTE_DTYPE.value)
+            _encode(folder, info, outputs, tasks)
+            runtime.wait_for_all("encoded")
+        if runtime.is_main_process():
+            if is_left:
+                encoding.finish(folder, outputs, tasks)
+            else:
+                encoding.remove(folder)
+            print(f"dataset: {directory}")
     runtime.stop()
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from fsdit import program
 from fsdit.data import episodes, layout, records
+from fsdit.ownership import owned
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to change.", required=True)
 _SHOTS = flags.DEFINE_integer(
@@ -115,7 +116,8 @@ def _leftovers(directory: Path, info: layout.DatasetInfo) -> Iterator[Path]:
 def main(argv: list[str]) -> None:
     del argv
     directory = Path(_DATASET_DIR.value)
-    info = rebuild(directory, _SHOTS.value, _SETS.value, _SEED.value)
+    with owned(directory):
+        info = rebuild(directory, _SHOTS.value, _SETS.value, _SEED.value)
     for name, split in info.splits.items():
         print(
             f"{name}: {split.episodes} episodes of {len(split.classes)} classes, K = {split.shots}"

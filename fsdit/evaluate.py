@@ -27,6 +27,7 @@ from fsdit import program
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
 from fsdit.data.source import read_run_dataset
+from fsdit.ownership import owned
 from fsdit.validation import validate
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     from fsdit.evaluation.results import summary
     from fsdit.parallel import backend
     from fsdit.training import run as runs
-    from fsdit.training.checkpoint import fingerprint
+    from fsdit.training.verification import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
     # Mistakes first: none should wait for the weights.
@@ -69,11 +70,12 @@ def main(argv: list[str]) -> None:
     }
     shards = Shards(output, drawn_of, (info.image_size, info.image_size, info.channels))
     shards.check_room(plans)
-    results, pictures = evaluator.evaluate(
-        run.config, info, opened, drawer, shards, run.ema, run.step
-    )
-    report.write(output, results, pictures)
-    report.write_tensorboard(output, results, pictures)
+    with owned(output):
+        results, pictures = evaluator.evaluate(
+            run.config, info, opened, drawer, shards, run.ema, run.step
+        )
+        report.write(output, results, pictures)
+        report.write_tensorboard(output, results, pictures)
     print(summary(results))
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")

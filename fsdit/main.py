@@ -31,6 +31,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_timeout_seconds", 100, "Silence after which a process is lost.", lower_bound=1
 )
+_START_OVER = flags.DEFINE_bool(
+    "start_over",
+    False,
+    "Where the workdir holds checkpoints and none is valid, set them aside and begin at step 0.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -41,9 +46,9 @@ def main(argv: list[str]) -> int:
     from fsdit.training import loop
 
     workdir = Path(_WORKDIR.value)
-    inputs = loop.open_inputs(config, workdir)
+    inputs = loop.open_inputs(config, workdir, start_over=_START_OVER.value)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
-    status = loop.train(config, workdir, inputs)
+    status = loop.train(config, workdir, inputs, start_over=_START_OVER.value)
     runtime.stop()
     return status
 

@@ -18,7 +18,7 @@ RENAMED: dict[str, str] = {}
 
 # What may differ between a checkpoint and the run that continues it: these change
 # how fast, how long or how closely watched a run is, not what its steps compute.
-# (num_steps moves the end of the cosine: the loop says so.)
+# (num_steps moves the end of the cosine; a learning rate is lowered where a run diverged.)
 _RESUMABLE = (
     "name",
     "data.dataset_dir",
@@ -36,6 +36,8 @@ _RESUMABLE = (
     "model.remat",
     "sampling",
     "evaluation",
+    "optimizer.peak_learning_rate",
+    "optimizer.final_learning_rate",
     "train.num_steps",
     "train.max_nonfinite",
     "train.log_interval",

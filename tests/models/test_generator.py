@@ -43,7 +43,8 @@ def save_run(workdir, config):
         )
         for leaf in leaves
     ]
-    state = state.replace(ema=tree.unflatten(moved))
+    step = jax.device_put(np.int32(5), state.step.sharding)
+    state = state.replace(ema=tree.unflatten(moved), step=step)
     identity = {"dataset": "any", **frozen.weights}
     writer = checkpoint.Checkpoints(workdir, config, identity, mesh, 0)
     writer.save(state, 5, 80, {})

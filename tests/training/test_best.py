@@ -26,6 +26,7 @@ from tests.training.test_checkpoint import (
     DAMAGES,
     IDENTITY,
     assert_equal,
+    at_step,
     saved_run,
     template_of,
 )
@@ -55,12 +56,12 @@ def test_the_best_is_kept_until_a_better_one_is_whole(tmp_path, config):
     assert not writer.judge(6, 0.25)
     assert writer.judge(7, 0.1)
     for step in (7, 8):
-        writer.save(state, step, 0, {})
+        writer.save(at_step(state, step), step, step * 16, {})
     writer.finish()
     assert metas.steps(tmp_path) == [8, 7]
     writer, state = resumed(tmp_path, config)
     for step in (9, 10):
-        writer.save(state, step, 0, {})
+        writer.save(at_step(state, step), step, step * 16, {})
     writer.finish()
     assert metas.steps(tmp_path) == [10, 9, 7]
     assert metas.saved_meta(tmp_path, "best")[0] == 7
@@ -110,7 +111,7 @@ def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
     writer, state = resumed(tmp_path, config)  # from step 4; step 3 went when 5 was whole
     assert writer.best is None
     assert writer.judge(5, 0.1)
-    writer.save(state, 5, 0, {})
+    writer.save(at_step(state, 5), 5, 80, {})
     writer.finish()
     assert metas.saved_meta(tmp_path, "best")[0] == 5
 
@@ -129,7 +130,7 @@ def test_checkpoints_of_before_steps_were_judged_can_be_read(tmp_path, config):
     saved_run(tmp_path, config)
     for file in (tmp_path / "checkpoints").glob("*/meta/metadata"):
         meta = json.loads(file.read_text())
-        del meta["judged"], meta["best"]
+        del meta["judged"], meta["best"], meta["digest"]
         file.write_text(json.dumps(meta))
     assert checkpoint.restore(tmp_path, template_of(config)[2], set_aside=True).best is None
 
