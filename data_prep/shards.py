@@ -12,15 +12,13 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.entries import Entry
+from data_prep.entries import MAX_FILE_BYTES, Entry, printable
 from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Reader
 from fsdit.data import layout, records
 from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError
-
-_MAX_SOURCE_BYTES = 2**28  # no photograph, and it would have to fit in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +84,12 @@ class ConvertShard:
         return _summary(read_result(folder, shard))
 
     def _normalised(self, entry: Entry) -> NormalisedImage:
-        if entry.size > _MAX_SOURCE_BYTES:
+        if entry.size > MAX_FILE_BYTES:
             raise UnusableImageError(f"a file of {entry.size} bytes")
         try:
             data = self.reader.read(entry.place)
         except Exception as error:  # a damaged member of an archive raises nearly anything
-            raise UnusableImageError(f"cannot be read: {error}") from None
+            raise UnusableImageError(f"cannot be read: {printable(str(error))}") from None
         return normalise(data, self.options)
 
 

@@ -1,6 +1,7 @@
-"""What the name of a file says before it is opened: whether it can be an image at all."""
+"""Names: which can be those of images, which may be part of a path, and how they are shown."""
 
 import posixpath
+import re
 
 # Suffixes of files that lie beside images and are none: captions, labels, lists, notes, arrays,
 # weights, programs, checksums, links, sound and film. Archives and unknown suffixes are not
@@ -20,6 +21,10 @@ readme license licence copying notice authors changelog makefile contents index 
 """
 _SUFFIXES = frozenset(_OTHER_SUFFIXES.split())
 _NAMES = frozenset(_OTHER_NAMES.split())
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_STEERING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def is_image_name(name: str) -> bool:
@@ -32,3 +37,17 @@ def is_image_name(name: str) -> bool:
     if base.startswith(".") or base in _NAMES:
         return False
     return posixpath.splitext(base)[1] not in _SUFFIXES
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name may be part of a path: one folder or file, on every system."""
+    return len(name) <= 128 and _PLAIN.fullmatch(name) is not None
+
+
+def printable(text: str) -> str:
+    """Text for a terminal or a table: what would steer it is written as an escape.
+
+    Control characters, line separators, what turns the direction of writing, and what is no
+    Unicode text. Letters of every script stay.
+    """
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import splits
+from data_prep.counts import ClassCounts, parse_class_counts
 from data_prep.entries import Entry
 from fsdit.errors import ConfigError, DataError
 
@@ -17,13 +18,17 @@ def entries(classes: int, images: int, split: str | None = None) -> list[Entry]:
     ]
 
 
+def counts(text: str) -> ClassCounts:
+    return parse_class_counts(text.split(","))
+
+
 def names(split: dict[str, list[Entry]]) -> list[str]:
     return [e.name for images in split.values() for e in images]
 
 
 @given(SEEDS)
 def test_fewshot_deals_each_class_to_one_split(seed):
-    dealt = splits.fewshot(entries(100, 2), (60, 16, 20), seed)
+    dealt = splits.fewshot(entries(100, 2), counts("60,16,20"), seed)
     assert [len(classes) for classes in dealt.values()] == [60, 16, 20]
     assert list(dealt) == ["train", "val", "test"]
     every = [label for classes in dealt.values() for label in classes]
@@ -35,18 +40,18 @@ def test_fewshot_deals_each_class_to_one_split(seed):
 
 
 def test_fewshot_depends_on_the_seed_and_class_names_alone():
-    first = splits.fewshot(entries(10, 2), (6, 2, 2), 0)
-    assert first == splits.fewshot(entries(10, 2)[::1], (6, 2, 2), 0)
-    other = splits.fewshot(entries(10, 5), (6, 2, 2), 0)
+    first = splits.fewshot(entries(10, 2), counts("6,2,2"), 0)
+    assert first == splits.fewshot(entries(10, 2)[::1], counts("6,2,2"), 0)
+    other = splits.fewshot(entries(10, 5), counts("6,2,2"), 0)
     assert {s: list(c) for s, c in first.items()} == {s: list(c) for s, c in other.items()}
-    assert first != splits.fewshot(entries(10, 2), (6, 2, 2), 1)
+    assert first != splits.fewshot(entries(10, 2), counts("6,2,2"), 1)
 
 
 def test_more_classes_than_there_are_is_refused():
     with pytest.raises(
         ConfigError, match="--num_classes=6,3,2 asks for 11 classes, --input has 10"
     ):
-        splits.fewshot(entries(10, 2), (6, 3, 2), 0)
+        splits.fewshot(entries(10, 2), counts("6,3,2"), 0)
 
 
 @given(SEEDS)
@@ -95,14 +100,14 @@ def test_splits_of_the_same_classes_say_so():
 
 def test_a_small_class_is_named_or_left_out():
     some = [*entries(3, 8), Entry("rare/1.jpg", "rare", None, 1, None)]
-    deal = lambda e: splits.fewshot(e, (2, 1, 0), 0)  # noqa: E731
-    four = lambda e: splits.fewshot(e, (2, 1, 1), 0)  # noqa: E731
+    deal = lambda e: splits.fewshot(e, counts("2,1,0"), 0)  # noqa: E731
+    four = lambda e: splits.fewshot(e, counts("2,1,1"), 0)  # noqa: E731
     with pytest.raises(
         DataError, match=r"'rare' of \w+ has 1 images, --shots=5 needs 6 .*--drop_s"
     ):
         splits.assign(some, four, shots=5, drop=False)
     dealt = splits.assign(some, deal, shots=5, drop=True)
-    assert dealt.left_out == (("", "rare", "1 images, --shots=5 needs 6"),)
+    assert dealt.left_out == (("", "rare", "", "1 images, --shots=5 needs 6"),)
     assert "rare" not in {label for classes in dealt.splits.values() for label in classes}
     assert list(dealt.splits) == ["train", "val"]
 
@@ -114,7 +119,7 @@ def test_a_class_may_be_small_in_one_split_only():
         "train": ["c00", "c01"],
         "test": ["c00"],
     }
-    assert dealt.left_out == (("test", "c01", "3 images, --shots=5 needs 6"),)
+    assert dealt.left_out == (("test", "c01", "", "3 images, --shots=5 needs 6"),)
 
 
 @pytest.mark.parametrize(
