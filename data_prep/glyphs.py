@@ -32,7 +32,7 @@ _EPISODES = flags.DEFINE_integer(
     "episodes_per_class", 8, "Episodes of each class in the files.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Decides the split of the classes and the episodes.", lower_bound=0
+    "seed", 0, "Decides the split of the classes and the episodes.", 0, 2**63 - 1
 )
 
 _CATEGORIES = {"Lu", "Ll", "Lm", "Lo", "Lt", "Nd", "Sm"}  # letters, digits, mathematics
