@@ -104,7 +104,7 @@ def list_zip(path: Path) -> tuple[list[File], list[Row]]:
     except DataError:
         raise
     except Exception as error:  # a damaged directory raises nearly anything
-        raise DataError(f"--input={path}: damaged zip: {error}") from None
+        raise DataError(f"--input={path}: damaged zip: {printable(str(error))}") from None
     return found.resolved()
 
 
@@ -174,7 +174,7 @@ def _list_compressed(path: Path, spool: epath.Path) -> tuple[list[File], list[Ro
         try:
             archive = tarfile.open(path, "r|*", tarinfo=_TarInfo)  # noqa: SIM115 (closed below)
         except Exception as error:  # a damaged stream raises nearly anything
-            raise DataError(f"--input={path}: damaged tar: {error}") from None
+            raise DataError(f"--input={path}: damaged tar: {printable(str(error))}") from None
 
         def copy(member: tarfile.TarInfo) -> tuple[int, int] | None:
             archive.members = []  # it keeps every member that it met
@@ -203,7 +203,7 @@ def _list_members(
     except (FsditError, OSError):  # of the disk that is written to
         raise
     except Exception as error:
-        raise DataError(f"--input={path}: damaged tar: {error}") from None
+        raise DataError(f"--input={path}: damaged tar: {printable(str(error))}") from None
     return found.resolved()
 
 

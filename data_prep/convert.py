@@ -87,8 +87,10 @@ _SETS = flags.DEFINE_integer(
     1, 10**6,
 )  # fmt: skip
 
-_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001)
-_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001)
+_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001, 1e6)
+_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001, 1e6)
+for _name in ("shard_mb", "max_file_gb", "max_bad_fraction"):
+    flags.register_validator(_name, lambda value: value == value, "must be a number")  # no NaN
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")

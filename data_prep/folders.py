@@ -75,9 +75,10 @@ def list_folder(root: Path) -> tuple[list[File], list[Row]]:
 
 
 def _refuse(error: OSError) -> NoReturn:
+    folder = printable(str(error.filename))
     raise DataError(
-        f"--input: the folder {error.filename} cannot be read: {error.strerror}: make it readable, "
-        "or take it out of --input"
+        f"--input: the folder {folder} cannot be read: {error.strerror}: make it readable, or "
+        "take it out of --input"
     )
 
 

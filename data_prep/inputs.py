@@ -8,7 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from data_prep import classes, lists, sources
-from data_prep.entries import Entry, Row
+from data_prep.entries import Entry, Row, printable
 from data_prep.listing import rows_of
 
 
@@ -50,4 +50,4 @@ def read_input(
 def _notes(others: Counter[str]) -> Iterator[str]:
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        yield f"passed over, by their names no images: {kinds}"
+        yield f"passed over, by their names no images: {printable(kinds)}"

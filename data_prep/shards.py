@@ -6,7 +6,6 @@ in the working folder, whose presence says that the shard is whole.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ from data_prep.sources import Reader
 from fsdit.data import layout, records
 from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError
+
+_RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ConvertShard:
                 try:
                     image = self._normalised(entry)
                 except UnusableImageError as error:
-                    skipped.append((entry.label, entry.name, str(error)))
+                    skipped.append((entry.label, entry.name, printable(str(error))))
                     continue
                 sizes.add(_one_size(entry.name, image.height, image.width, sizes))
                 record = records.ImageRecord(
@@ -105,7 +106,11 @@ def _one_size(name: str, height: int, width: int, sizes: set[int]) -> int:
 
 def read_result(folder: WorkingFolder, shard: Shard) -> dict[str, Any]:
     """`entry` of the manifest, `images` (name, class id, digest), `skipped` (class, name, why)."""
-    return json.loads(folder.result(shard.stem).read_text())
+    path = folder.result(shard.stem)
+    result = layout.read_json(path, f"delete {folder.root} to begin again")
+    if result.keys() != _RESULT_FIELDS:
+        raise DataError(f"{path}: not the result of a task: delete {folder.root} to begin again")
+    return result
 
 
 def _summary(result: dict[str, Any]) -> Summary:
