@@ -40,9 +40,9 @@ def relabel(
             if not matches:
                 absent.append(filename)
                 continue
-            if len(matches) > 1 or matches[0].name in found:
+            entry = dataclasses.replace(matches[0], label=label, split=split)
+            if len(matches) > 1 or found.setdefault(entry.name, entry) != entry:
                 raise DataError(f"{path}: {filename!r} names several files, or is listed twice")
-            found[matches[0].name] = dataclasses.replace(matches[0], label=label, split=split)
         if absent:
             raise DataError(
                 f"{path}: {len(absent)} of its files are not in --input, the first is {absent[0]!r}"
@@ -59,9 +59,9 @@ def _named(filename: str, by_name: dict[str, list[tuple[str, Entry]]]) -> list[E
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
     """(filename, label) of each line."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"--csv={path}: cannot be read: not a regular file")
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"--csv={path}: cannot be read: not a regular file")
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"--csv={path}: cannot be read: larger than {_MAX_BYTES} bytes")
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -13,7 +13,8 @@ _OTHER_SUFFIXES = """
 .npy .npz .mat .pkl .pickle .pt .pth .ckpt .safetensors .h5 .hdf5 .parquet .arrow .feather
 .msgpack .db .sqlite .sqlite3 .mdb
 .py .pyc .ipynb .sh .bat .ps1 .m .js .css
-.md5 .sha1 .sha256 .sha512 .crc .sfv .lnk .url .webloc .torrent .xmp .aae .pp3
+.md5 .sha1 .sha256 .sha512 .crc .sfv .lnk .url .webloc .torrent .xmp .aae .pp3 .cls
+.array_record .partial
 .mp3 .wav .flac .ogg .m4a .mp4 .m4v .avi .mov .mkv .webm
 """
 _OTHER_NAMES = """

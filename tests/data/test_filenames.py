@@ -9,7 +9,8 @@ a.txt/1.jpg 1. 0001.zip index/1.jpg
 OTHERS = """
 1.txt 1.TXT a/1.json 1.jpg.json c3/img_boxes.txt desktop.ini Desktop.INI Thumbs.db README README.md
 LICENSE .DS_Store ._1.jpg a/.hidden.png labels.csv meta.xml list.tsv notes.md 000.npy 1.caption
-weights.safetensors index.html clip.mp4 1.xmp
+weights.safetensors index.html clip.mp4 1.xmp 0001.cls
+images-00000-of-00001.array_record dataset.json.partial
 """
 
 

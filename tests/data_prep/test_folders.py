@@ -196,6 +196,7 @@ LISTS = {
     "byte order mark": ("images/1.jpg", "\ufefffilename,label", "1.jpg,ant"),
     "semicolons": ("images/1.jpg", "filename;label", "1.jpg;ant"),
     "tabs": ("images/1.jpg", "filename\tlabel", "1.jpg\tant"),
+    "listed twice alike": ("images/1.jpg", HEADER, "1.jpg,ant\nimages/1.jpg,ant"),
     "empty lines": ("images/1.jpg", HEADER, "\n1.jpg,ant\n\n"),
     "a backslash in the file's name": ("images/a\\1.jpg", HEADER, "a\\1.jpg,ant"),
 }
