@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
-from fsdit.data import layout, readers, records
+from fsdit.data import layout, manifests, readers, records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.errors import DataError
 
@@ -26,11 +26,15 @@ FINGERPRINT = np.dtype([("high", "u8"), ("low", "u8"), ("index", "i8")])
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """One line for people, and the split and file that it counts for."""
+    """One line for people, and the split and file that it counts for.
+
+    leakage: the file is sound, but what it holds is in another split too.
+    """
 
     split: str
     path: Path
     text: str
+    leakage: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ def description_damages(info: DatasetInfo, path: Path) -> Iterator[Damage]:
                 yield Damage(name, path, f"{path}: {name} has class {label!r} twice")
             elif label in owner and not info.shared_classes:
                 text = f"{path}: leakage: class {label!r} is in {owner[label]} and in {name}"
-                yield Damage(name, path, text)
+                yield Damage(name, path, text, leakage=True)
             seen.add(label)
             owner.setdefault(label, name)
 
@@ -74,13 +78,10 @@ def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Sh
         manifest = layout.read_manifest(folder)
     except DataError as error:
         return [], [Damage(split, path, str(error))]
-    damages = [
-        Damage(split, path, f"{path}: {name!r} is no file name of this format")
-        for name in manifest
-        if not _FILE_NAME.fullmatch(name)
-    ]
+    other = manifests.other_kinds(folder, info.splits[split].digests)
+    damages = [Damage(split, path, other)] if other else []
     shards, first = [], dict.fromkeys(_expected_records(info, split), 0)
-    for name in sorted(n for n in manifest if _FILE_NAME.fullmatch(n)):
+    for name in sorted(manifest):
         kind = _FILE_NAME.fullmatch(name)[1]
         shard = Shard(folder / name, split, kind, first.get(kind, 0), **manifest[name])
         first[kind] = shard.first + shard.records

@@ -8,11 +8,12 @@ on. The same input and flags give the same bytes, however many workers there are
 """
 
 import contextlib
-import json
+import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL
 from absl import flags
@@ -20,7 +21,9 @@ from etils import epath
 from PIL import ImageColor
 from tqdm import tqdm
 
-from data_prep import finish, plan, runners, shards, sources, splits
+from data_prep import finish, inputs, notes, plan, runners, shards, splits
+from data_prep.counts import parse_class_counts, parse_image_counts
+from data_prep.entries import Entry
 from data_prep.images import ImageOptions
 from fsdit import program
 from fsdit.data import episodes, layout
@@ -42,11 +45,14 @@ _SPLIT = flags.DEFINE_enum(
     "fewshot: classes by seed; vanilla: images of every class by seed; csv: what train.csv, "
     "val.csv, test.csv list; presplit: folders or files called train, val, test.",
 )  # fmt: skip
-_NUM_CLASSES = flags.DEFINE_list("num_classes", "64,16,20", "fewshot: of train, val, test.")
+_NUM_CLASSES = flags.DEFINE_list(
+    "num_classes", "64,16,20", "fewshot: of train, val, test; numbers, fractions of all (0.2), "
+    "and `rest` for one of them.",
+)  # fmt: skip
 _IMAGES_PER_CLASS = flags.DEFINE_list(
     "images_per_class", "500,100", "vanilla: of train, test; or of train, val, test."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Decides splits and episodes.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides splits and episodes.", 0, 2**63 - 1)
 
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Height and width in pixels; 0: as the images are.", lower_bound=0
@@ -62,6 +68,11 @@ _QUALITY = flags.DEFINE_integer("quality", 95, "Of JPEG and WebP.", 1, 100)
 _DUPLICATES = flags.DEFINE_enum(
     "duplicates", "drop", ["drop", "keep"], "Pixel-identical images within a class."
 )
+_SHARED_DUPLICATES = flags.DEFINE_enum(
+    "shared_duplicates", "keep", ["keep", "first", "none"],
+    "Pixel-identical images of different classes or splits. keep: all of them; first: the one "
+    "that is first in the order train, val, test; none: none of them.",
+)  # fmt: skip
 _MAX_BAD = flags.DEFINE_float(
     "max_bad_fraction", 0.01, "Of files that cannot be used; more stop the conversion.", 0, 1
 )
@@ -74,11 +85,13 @@ _SHOTS = flags.DEFINE_integer(
 )
 _SETS = flags.DEFINE_integer(
     "sets_per_class", 100, "Sets of shots + 1 images; each image of a set is a target once.",
-    lower_bound=1,
+    1, 10**6,
 )  # fmt: skip
 
-_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001)
-_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001)
+_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001, 1e6)
+_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001, 1e6)
+for _name in ("shard_mb", "max_file_gb", "max_bad_fraction"):
+    flags.register_validator(_name, lambda value: value == value, "must be a number")  # no NaN
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")
@@ -87,7 +100,7 @@ _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.
 _DECIDING = (
     "input", "csv", "class_depth", "image_column", "label_column", "split", "num_classes",
     "images_per_class", "seed", "image_size", "resize", "channels", "background", "format",
-    "quality", "duplicates", "shots", "sets_per_class", "shard_mb",
+    "quality", "duplicates", "shared_duplicates", "shots", "sets_per_class", "shard_mb",
 )  # fmt: skip
 
 
@@ -145,27 +158,51 @@ def _convert(folder: plan.WorkingFolder, options: ImageOptions) -> None:
     except OSError as error:
         raise ConfigError(f"--output_dir={_OUTPUT_DIR.value}: {error.strerror}") from None
     try:
-        reader, assignment = _listed(folder)
-        planned = plan.make(folder, assignment, settings, options, int(_SHARD_MB.value * 1e6))
+        found = _input(folder)
+        planned = _planned(folder, found, settings, options)
     except BaseException:
         if folder.root.exists() and not folder.plan.exists():  # nothing of worth in it yet
             folder.root.rmtree()
         raise
-    del assignment
-    task = shards.ConvertShard(str(folder.root), reader, options, int(_MAX_FILE_GB.value * 1e9))
+    limit = int(_MAX_FILE_GB.value * 1e9)
+    task = shards.ConvertShard(str(folder.root), found.reader, options, limit)
     _run(folder, planned, task)
+    while replaced := _too_small(folder, planned):
+        plan.drop_classes(folder, replaced)
+        print(f"{len(replaced)} classes have too few usable images: others take their place")
+        planned = _planned(folder, found, settings, options)
+        _run(folder, planned, task)
     _finish(folder, planned)
 
 
-def _listed(folder: plan.WorkingFolder) -> tuple[sources.Reader, splits.Assignment]:
-    path = Path(_INPUT.value)
-    columns = (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
-    source = sources.open_source(path, folder.spool, _CLASS_DEPTH.value, columns)
-    entries = source.entries
-    if lists := _lists(path):
-        entries = sources.relabel(entries, lists)
-    dealt = splits.assign(entries, _splitter(), _SHOTS.value, _DROP_SMALL.value)
-    return source.reader, dealt
+def _input(folder: plan.WorkingFolder) -> inputs.Input:
+    path, columns = Path(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
+    found = inputs.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
+    for note in found.notes:
+        print(note)
+    return found
+
+
+def _planned(
+    folder: plan.WorkingFolder,
+    found: inputs.Input,
+    settings: Mapping[str, Any],
+    options: ImageOptions,
+) -> plan.Plan:
+    dropped = plan.dropped_classes(folder)
+    dealt = splits.assign(
+        found.entries, _splitter(dropped), _SHOTS.value, _DROP_SMALL.value, dropped
+    )
+    notes.print_assignment(dealt)
+    dealt = dataclasses.replace(dealt, left_out=(*dealt.left_out, *found.rows))
+    return plan.make(folder, dealt, settings, options, int(_SHARD_MB.value * 1e6))
+
+
+def _too_small(folder: plan.WorkingFolder, planned: plan.Plan) -> dict[str, str]:
+    """Classes whose place others can take, and why."""
+    if not (_DROP_SMALL.value and _SPLIT.value == "fewshot" and planned.unused_classes):
+        return {}
+    return finish.small_classes(folder, planned, _finish_options())
 
 
 def _lists(path: Path) -> list[Path]:
@@ -178,21 +215,14 @@ def _lists(path: Path) -> list[Path]:
     return found
 
 
-def _splitter() -> Callable[[Sequence[sources.Entry]], splits.Splits]:
+def _splitter(dropped: Collection[str]) -> Callable[[Sequence[Entry]], splits.Splits]:
     if _SPLIT.value == "fewshot":
-        wanted = _numbers("num_classes", _NUM_CLASSES.value, (3,))
-        return lambda entries: splits.fewshot(entries, wanted, _SEED.value)
+        counts = parse_class_counts(_NUM_CLASSES.value)
+        return lambda entries: splits.fewshot(entries, counts, _SEED.value, dropped)
     if _SPLIT.value == "vanilla":
-        wanted = _numbers("images_per_class", _IMAGES_PER_CLASS.value, (2, 3))
+        wanted = parse_image_counts(_IMAGES_PER_CLASS.value)
         return lambda entries: splits.vanilla(entries, wanted, _SEED.value)
     return splits.given
-
-
-def _numbers(flag: str, values: Iterable[str], lengths: Sequence[int]) -> list[int]:
-    values = list(values)
-    if len(values) not in lengths or not all(v.strip().isdigit() for v in values):
-        raise ConfigError(f"--{flag}={','.join(values)}: give {lengths[-1]} numbers")
-    return [int(v) for v in values]
 
 
 def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertShard) -> None:
@@ -217,19 +247,20 @@ def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertSha
                 )
 
 
-def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
-    finished = finish.finish(
-        folder,
-        planned,
-        finish.FinishOptions(
-            shots=_SHOTS.value,
-            drop_duplicates=_DUPLICATES.value == "drop",
-            drop_small_classes=_DROP_SMALL.value,
-            draw_episodes=lambda split: episodes.rotating_episodes(
-                split, _SHOTS.value, _SETS.value, _SEED.value
-            ),
+def _finish_options() -> finish.FinishOptions:
+    return finish.FinishOptions(
+        shots=_SHOTS.value,
+        drop_duplicates=_DUPLICATES.value == "drop",
+        shared_duplicates=_SHARED_DUPLICATES.value,
+        drop_small_classes=_DROP_SMALL.value,
+        draw_episodes=lambda split: episodes.rotating_episodes(
+            split, _SHOTS.value, _SETS.value, _SEED.value
         ),
     )
+
+
+def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
+    finished = finish.finish(folder, planned, _finish_options())
     info = layout.DatasetInfo(
         image_size=finished.image_size,
         channels=int(_CHANNELS.value),
@@ -239,19 +270,7 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
         shared_classes=planned.shared_classes,
     )
     layout.write_dataset_json(folder.root, info)
-    for name, split in info.splits.items():
-        print(
-            f"{name}: {len(split.classes)} classes, {split.num_images} images, "
-            f"{split.episodes} episodes"
-        )
-    if finished.skipped:
-        print(f"left out: {len(finished.skipped)}, listed in skipped.csv")
-    if finished.duplicates:
-        print(
-            f"warning: {len(finished.duplicates)} images are the same in several classes or "
-            "splits, listed in duplicates.csv: take them out of --input, or a test has been seen "
-            "in training"
-        )
+    notes.print_finished(info, finished, _SHOTS.value, _SETS.value, _SHARED_DUPLICATES.value)
 
 
 def _command() -> str:
@@ -260,7 +279,7 @@ def _command() -> str:
 
 
 def _publish(folder: plan.WorkingFolder, output: epath.Path) -> None:
-    made = json.loads((folder.root / "dataset.json").read_text())["command"]
+    made = layout.read_description(folder.root / "dataset.json").command
     if made != _command():
         raise ConfigError(f"{folder.root} is a whole dataset, made by `{made}`: move it away first")
     if folder.work.exists():

@@ -11,7 +11,6 @@ that all see. Do not rebuild episodes meanwhile.
 
 import contextlib
 import os
-import re
 import signal
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from data_prep import encoding
 from data_prep.outputs import Output, features, latents
 from fsdit import program
 from fsdit.data import layout
+from fsdit.data.filenames import is_plain_name
 from fsdit.errors import ConfigError
 from fsdit.ownership import owned
 from fsdit.parallel import runtime
@@ -47,8 +47,6 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
-
-_SANE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def main(argv: list[str]) -> None:
@@ -90,7 +88,7 @@ def _name(flag: str, location_flag: str) -> str:
             raise ConfigError(f"--{flag}={given} is for --{location_flag}: give that too")
         return ""
     name = layout.default_name(location) if given is None else given
-    if not _SANE_NAME.fullmatch(name):
+    if not is_plain_name(name):
         raise ConfigError(
             f"--{flag}={name}: a name for files is of letters, digits, '.', '_' and '-'; "
             f"give another with --{flag}"

@@ -76,6 +76,10 @@ class WorkingFolder:
         places = (self.root / task.file(kind), self.dataset / task.file(kind))
         return self.result(task, kind).exists() and any(place.exists() for place in places)
 
+    def begun(self) -> dict[str, Any]:
+        """The settings that it was begun with. Raises DataError."""
+        return layout.read_json(self.settings, f"delete {self.root}")
+
     def begin(self, info: DatasetInfo, outputs: Sequence[Output], compute_dtype: str) -> None:
         """Makes the folder, or finds it begun in the same way. Raises ConfigError."""
         settings = {
@@ -84,9 +88,7 @@ class WorkingFolder:
             "outputs": {output.kind: dataclasses.asdict(output.info) for output in outputs},
         }
         if self.settings.exists():
-            difference = _difference(
-                json.loads(self.settings.read_text()), json.loads(json.dumps(settings))
-            )
+            difference = _difference(self.begun(), json.loads(json.dumps(settings)))
             if difference:
                 raise ConfigError(
                     f"{self.root} was begun with {difference}: go on with the same flags and "
@@ -203,7 +205,9 @@ def finish(folder: WorkingFolder, outputs: Sequence[Output], all_tasks: Sequence
                 "--dataset_dir must be a folder that all processes see; the same command goes on"
             )
         name = Path(task.file(kind)).name
-        manifests[task.split][name] = json.loads(folder.result(task, kind).read_text())
+        manifests[task.split][name] = layout.read_json(
+            folder.result(task, kind), "the same command goes on"
+        )
     for directory in (folder.dataset, *(folder.dataset / split for split in info.splits)):
         for left in directory.glob("*.json.*.partial"):  # by a kill in the middle of what follows
             left.unlink()
@@ -234,8 +238,8 @@ def is_told(folder: WorkingFolder, info: DatasetInfo, outputs: Sequence[Output])
         return False
     if not folder.settings.exists():
         return True
-    begun = json.loads(folder.settings.read_text())["outputs"]
-    return begun.keys() == {output.kind for output in outputs}
+    begun = folder.begun().get("outputs", {})
+    return set(begun) == {output.kind for output in outputs}
 
 
 def remove(folder: WorkingFolder) -> None:

@@ -5,31 +5,34 @@ records, only if it loses some or its class ids change; doing so again changes n
 so this too can be stopped at any moment and started again.
 """
 
-import csv
 import dataclasses
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
-from etils import epath
 
+from data_prep.entries import Row
 from data_prep.plan import Plan, Shard, WorkingFolder
 from data_prep.shards import read_result
 from data_prep.splits import small_class
+from data_prep.tables import write_table
 from fsdit.data import layout, readers, records
 from fsdit.data.layout import SplitInfo
 from fsdit.data.records import Episode
 from fsdit.errors import DataError
 
-Row = tuple[str, str, str, str]  # split, class, file, and what is to be said of it
+_REPEATED = "the same pixels as another image of its class"
+_ELSEWHERE = "the same pixels as an image of another class or split"
+# --shared_duplicates -> which of a group are dropped, from the how-manieth on
+_FIRST_TO_GO = {"none": 0, "first": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishOptions:
     shots: int
     drop_duplicates: bool
+    shared_duplicates: Literal["keep", "first", "none"]
     drop_small_classes: bool
     draw_episodes: Callable[[SplitInfo], list[Episode]]
 
@@ -39,7 +42,7 @@ class Finished:
     splits: dict[str, SplitInfo]
     image_size: int
     skipped: list[Row]
-    duplicates: list[Row]  # pixel-identical images of different classes or splits
+    duplicates: list[Row]  # pixel-identical images of different classes or splits, as they were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,23 @@ class _Images:
     digest: np.ndarray  # (N,) of 16 bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class _Duplicates:
+    """Indices of images. repeated: those that repeat one of their class, and go.
+
+    across: (first of its group, image) of groups in several classes or splits. dropped: those
+    of these that go.
+    """
+
+    repeated: list[int]
+    across: list[tuple[int, int]]
+    dropped: list[int]
+
+    @property
+    def named(self) -> set[int]:
+        return {*self.repeated, *(i for pair in self.across for i in pair)}
+
+
 def finish(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> Finished:
     """Writes all but dataset.json. Raises DataError naming a class that is too small."""
     images, sizes, skipped = _collect(folder, plan)
@@ -60,15 +80,19 @@ def finish(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> Finishe
             f"images of different sizes ({', '.join(f'{s}x{s}' for s in sorted(sizes))}): "
             "a dataset has square images of one size; give --image_size"
         )
-    repeated, across = _duplicates(plan, images, options.drop_duplicates)
-    kept = np.ones(len(images.shard), bool)
-    kept[repeated] = False
-    names = _names(folder, plan, images, {*repeated, *(i for pair in across for i in pair)})
-    skipped += [(*names[i], "the same pixels as another image of its class") for i in repeated]
+    found = _duplicates(plan, images, options)
+    kept = _kept(images, found)
+    names = _names(folder, plan, images, found.named)
+    skipped += [(*names[i], _REPEATED) for i in found.repeated]
+    skipped += [(*names[i], _ELSEWHERE) for i in found.dropped]
     counts = {}
     for split in plan.classes:  # all of them before anything is written
         counts[split], left_out = _class_sizes(plan, images, kept, split, options)
         skipped += left_out
+        if not counts[split]:
+            raise DataError(
+                f"no class of {split} has enough usable images for --shots={options.shots}"
+            )
     entries = _settle_all(folder, plan, images, kept, counts)
     splits = {}
     for split in plan.classes:
@@ -76,17 +100,17 @@ def finish(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> Finishe
         drawn = options.draw_episodes(info)
         splits[split] = dataclasses.replace(info, episodes=len(drawn))
         layout.finish_split(folder.root / split, entries[split], drawn)
-    duplicates = [(*names[i], "/".join(names[first])) for first, i in across]
+    duplicates = [(*names[i], "/".join(names[first])) for first, i in found.across]
     _remove_leftovers(folder, plan)
-    _write_table(folder.root / "skipped.csv", "reason", skipped)
-    _write_table(folder.root / "duplicates.csv", "same_pixels_as", duplicates)
+    write_table(folder.root / "skipped.csv", "reason", skipped)
+    write_table(folder.root / "duplicates.csv", "same_pixels_as", duplicates)
     return Finished(splits, sizes.pop(), skipped, duplicates)
 
 
 def _collect(folder: WorkingFolder, plan: Plan) -> tuple[_Images, set[int], list[Row]]:
     columns: list[tuple[np.ndarray, ...]] = []
     sizes: set[int] = set()
-    skipped: list[Row] = [(split, label, "", why) for split, label, why in plan.left_out]
+    skipped: list[Row] = [tuple(row) for row in plan.left_out]
     for i, shard in enumerate(plan.shards):
         result = read_result(folder, shard)
         count = len(result["images"])
@@ -104,30 +128,35 @@ def _collect(folder: WorkingFolder, plan: Plan) -> tuple[_Images, set[int], list
     return _Images(*map(np.concatenate, zip(*columns, strict=True))), sizes, skipped
 
 
-def _duplicates(plan: Plan, images: _Images, drop: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """(images that repeat one of their class, (first of its group, image) of other repeats).
+def _kept(images: _Images, found: _Duplicates) -> np.ndarray:
+    kept = np.ones(len(images.shard), bool)
+    kept[found.repeated] = False
+    kept[found.dropped] = False
+    return kept
 
-    The first of a class stays, wherever it is. Nothing is repeated where nothing is dropped.
-    """
+
+def _duplicates(plan: Plan, images: _Images, options: FinishOptions) -> _Duplicates:
+    """The first of a class stays, wherever it is. Nothing is repeated where nothing is dropped."""
     order = np.argsort(images.digest, kind="stable")
     digests = images.digest[order]
     starts = np.flatnonzero(np.r_[True, digests[1:] != digests[:-1]])
     ends = np.r_[starts[1:], len(order)]
-    repeated, across = [], []
+    repeated, across, dropped = [], [], []
     for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
         seen: dict[tuple[str, str], int] = {}
         members = []
         for i in sorted(order[start:end].tolist()):
             split = plan.shards[images.shard[i]].split
             label = plan.classes[split][images.class_id[i]]
-            if drop and any(label == other for _, other in seen):
+            if options.drop_duplicates and any(label == other for _, other in seen):
                 repeated.append(i)
                 continue
             seen[split, label] = i
             members.append(i)
         if len(seen) > 1:
             across += [(members[0], i) for i in members]
-    return sorted(repeated), across
+            dropped += members[_FIRST_TO_GO.get(options.shared_duplicates, len(members)) :]
+    return _Duplicates(sorted(repeated), across, sorted(dropped))
 
 
 def _names(
@@ -163,9 +192,16 @@ def _class_sizes(
         if not options.drop_small_classes:
             raise DataError(small_class(split, label, reason))
         left_out.append((split, label, "", reason))
-    if not counts:
-        raise DataError(f"no class of {split} has enough usable images for --shots={options.shots}")
     return counts, left_out
+
+
+def small_classes(folder: WorkingFolder, plan: Plan, options: FinishOptions) -> dict[str, str]:
+    """Class -> why it has too few usable images, of those that another could replace."""
+    images, _, _ = _collect(folder, plan)
+    kept = _kept(images, _duplicates(plan, images, options))
+    options = dataclasses.replace(options, drop_small_classes=True)
+    rows = [row for s in plan.classes for row in _class_sizes(plan, images, kept, s, options)[1]]
+    return {label: reason for _, label, _, reason in rows}
 
 
 def _settle_all(
@@ -221,14 +257,6 @@ def _split_info(
 def _remove_leftovers(folder: WorkingFolder, plan: Plan) -> None:
     """Temporary files of attempts that were killed."""
     for directory in (folder.root, *(folder.root / split for split in plan.classes)):
-        for path in directory.glob("*.partial"):
-            path.unlink()
-
-
-def _write_table(path: epath.Path, last_column: str, rows: Sequence[Row]) -> None:
-    """A CSV of (split, class, file, last_column)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("split", "class", "file", last_column))
-    writer.writerows(rows)
-    path.write_bytes(text.getvalue().encode())
+        for path in directory.iterdir():  # a glob would take brackets in the path for a pattern
+            if path.name.endswith(".partial"):
+                path.unlink()

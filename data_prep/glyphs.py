@@ -32,7 +32,7 @@ _EPISODES = flags.DEFINE_integer(
     "episodes_per_class", 8, "Episodes of each class in the files.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Decides the split of the classes and the episodes.", lower_bound=0
+    "seed", 0, "Decides the split of the classes and the episodes.", 0, 2**63 - 1
 )
 
 _CATEGORIES = {"Lu", "Ll", "Lm", "Lo", "Lt", "Nd", "Sm"}  # letters, digits, mathematics
@@ -146,13 +146,25 @@ def write(
     return description
 
 
+def _remove_interrupted(partial: Path) -> None:
+    """Removes what a killed start has left. Raises ConfigError for anything else of the name."""
+    if not partial.exists():
+        return
+    ours = {*layout.SPLITS, "dataset.json"}
+    if not partial.is_dir() or any(
+        path.name not in ours and path.suffix != ".partial" for path in partial.iterdir()
+    ):
+        raise ConfigError(f"{partial} is not of an interrupted start: move it away first")
+    shutil.rmtree(partial)
+
+
 def main(argv: list[str]) -> None:
     del argv
     output = Path(_OUTPUT_DIR.value).absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
     partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove_interrupted(partial)
     info = write(partial, int(_IMAGE_SIZE.value), _SHOTS.value, _EPISODES.value, _SEED.value)
     layout.publish(partial, output)
     for name, split in info.splits.items():

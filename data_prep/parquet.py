@@ -1,83 +1,111 @@
-"""Parquet files as model hubs export them: an image column and a label column."""
+"""Parquet files as model hubs and pandas write them: an image column and a label column."""
 
-import json
+import contextlib
 import re
-from pathlib import Path
-from typing import Any, BinaryIO
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from data_prep.entries import SPLIT_NAMES, Entry, printable
-from fsdit.errors import DataError
+from data_prep.columns import Columns, find_columns, has_images, image_bytes, label_text
+from data_prep.entries import MAX_FILE_BYTES, SPLIT_NAMES, Entry, Row, printable, skipped
+from data_prep.spool import Spool
+from fsdit.errors import DataError, first_line
 
 _ROWS = 64  # held in memory at a time
 
 
+def any_has_images(root: Path, names: Sequence[str], image: str) -> bool:
+    """Whether one of the files has the image column, so that they are more than notes."""
+    for name in names:
+        with contextlib.suppress(DataError):
+            if has_images(_opened(root / name).schema_arrow, image):
+                return True
+    return False
+
+
 def copy_tables(
-    root: Path, files: list[Path], columns: tuple[str, str], spool: BinaryIO
-) -> list[Entry]:
+    root: Path, names: Sequence[str], columns: tuple[str, str], spool: Spool
+) -> tuple[list[Entry], list[Row]]:
     """Copies the images to `spool`, row by row; their entries in order of file and row.
 
     A row is the unit of compression's block, not of access: images of one class may lie
-    in every block, and reading each again for every class would never end. The split is
-    what the file is called after: train-00000-of-00004.parquet. Raises DataError.
+    in every block, and reading each again for every class would never end. names: of the
+    files below `root`. Rows of skipped.csv for what has no label. Raises DataError.
     """
-    entries = []
-    for path in files:
-        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-        split = SPLIT_NAMES.get(re.split(r"[-_.]", path.name)[0].lower())
+    entries: list[Entry] = []
+    rows: list[Row] = []
+    for name in names:
+        path = root / name
+        table = _opened(path)
+        found = find_columns(path, table.schema_arrow, *columns, _partition(name))
         try:
-            table = parquet.ParquetFile(path)
-            names = _check_columns(path, table.schema_arrow, *columns)
-            row = 0
-            for batch in table.iter_batches(_ROWS, columns=list(columns)):
-                for image, label in zip(*(batch[c].to_pylist() for c in columns), strict=True):
-                    data = _image_bytes(image)
-                    place = (spool.tell(), len(data))
-                    spool.write(data)
-                    key = f"{name}/{row:08d}"
-                    label = _label(label, names)
-                    entries.append(Entry(printable(key), label, split, len(data), place))
-                    row += 1
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: not a Parquet file, or damaged: {error}") from None
-    return entries
+            _copy(path, name, table, found, spool, entries, rows)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk that is written to
+            raise _damaged(path, error) from None
+    return entries, rows
 
 
-def _image_bytes(value: Any) -> bytes:
-    """A null, or a mere path, is an empty image, which is listed as one that cannot be used."""
-    return (value.get("bytes") if isinstance(value, dict) else value) or b""
-
-
-def _label(value: Any, names: list[str] | None) -> str:
-    if value is None:
-        return ""
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return printable(names[value])
-    return printable(str(value))
-
-
-def _check_columns(path: Path, schema: pa.Schema, image: str, label: str) -> list[str] | None:
-    """Class names from the hub's description of the features, where there is one."""
-    for flag, column in (("image_column", image), ("label_column", label)):
-        if column not in schema.names:
-            raise DataError(f"{path}: no column --{flag}={column}; has {', '.join(schema.names)}")
-    kind = schema.field(image).type
-    holds = kind.field("bytes").type if pa.types.is_struct(kind) and _has_bytes(kind) else kind
-    if not (pa.types.is_binary(holds) or pa.types.is_large_binary(holds)):
-        raise DataError(f"{path}: --image_column={image} holds {kind}, not encoded images")
-    kind = schema.field(label).type
-    if not (
-        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    ):
-        raise DataError(f"{path}: --label_column={label} holds {kind}, not class names or numbers")
+def _opened(path: Path) -> parquet.ParquetFile:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
+        return parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
-def _has_bytes(kind: pa.StructType) -> bool:
-    return kind.get_field_index("bytes") >= 0
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not a Parquet file, or damaged: {printable(first_line(error))}")
+
+
+def _copy(
+    path: Path,
+    name: str,
+    table: parquet.ParquetFile,
+    columns: Columns,
+    spool: Spool,
+    entries: list[Entry],
+    rows: list[Row],
+) -> None:
+    split, row = split_of(name), 0
+    for batch in table.iter_batches(_ROWS, columns=columns.tops):
+        values = zip(columns.image.values(batch), columns.labels(batch), strict=True)
+        for value, number in values:
+            label, problem = label_text(path, columns, number)
+            images = image_bytes(value)
+            for i, data in enumerate(images):
+                key = f"{name}/{row:08d}" + (f".{i}" if len(images) > 1 else "")
+                if problem or len(data) > MAX_FILE_BYTES:
+                    rows.append(skipped(key, problem or f"a file of {len(data)} bytes"))
+                    continue
+                place = spool.write(data)
+                entries.append(Entry(printable(key), label, split, len(data), place))
+            row += 1
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or its folders are called after.
+
+    train-00000-of-00004.parquet, default/train/0000.parquet, default/partial-train/0000.parquet,
+    split=train/part-0.parquet.
+    """
+    path = PurePosixPath(name)
+    words = re.split(r"[-_.\s]+", path.name.lower())
+    if words[0] in SPLIT_NAMES:
+        return SPLIT_NAMES[words[0]]
+    for folder in reversed(path.parts[:-1]):
+        word = folder.lower().rpartition("=")[2].removeprefix("partial-")
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
+    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def _partition(name: str) -> dict[str, str]:
+    """What folders like `label=cat` say, as pandas and Spark write them."""
+    pairs = (part.split("=", 1) for part in PurePosixPath(name).parts[:-1] if "=" in part)
+    found = {key: urllib.parse.unquote(value) for key, value in pairs}
+    return {k: "" if v == "__HIVE_DEFAULT_PARTITION__" else v for k, v in found.items()}

@@ -13,12 +13,12 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.entries import Entry
+from data_prep.entries import Entry, Row
 from data_prep.images import ImageOptions
 from data_prep.splits import Assignment, Splits
 from fsdit.data.layout import write_json
 from fsdit.data.records import shard_name
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Plan:
 
     classes: Mapping[str, Sequence[str]]  # of each split
     shards: Sequence[Shard]
-    left_out: Sequence[Sequence[str]]  # (split, class, reason)
+    left_out: Sequence[Row]
     shared_classes: bool
     num_images: int
     listing: str  # sum of the entries
+    unused_classes: int = 0
+    dropped: Sequence[str] = ()  # classes that an earlier plan had, too small as it turned out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,11 @@ class WorkingFolder:
     @property
     def plan(self) -> epath.Path:
         return self.work / "plan.json"
+
+    @property
+    def dropped(self) -> epath.Path:
+        """Classes that turned out to be too small, and why."""
+        return self.work / "dropped.json"
 
     def task(self, stem: str) -> epath.Path:
         return self.work / f"{stem}.task.json"
@@ -92,19 +99,22 @@ def make(
     if folder.plan.exists():
         check_same(folder, settings)
         plan = _read(folder)
-        if plan.listing != listing:
-            raise ConfigError(
-                f"{folder.root} was begun when --input had other files: delete it to begin again"
-            )
-        return plan
+        if tuple(plan.dropped) == assignment.dropped:
+            if plan.listing != listing:
+                raise ConfigError(
+                    f"{folder.root} was begun when --input had other files: delete it to begin "
+                    "again"
+                )
+            return plan
     cuts = {name: _cut(c, options, shard_bytes) for name, c in assignment.splits.items()}
     shards = []
     for split, parts in cuts.items():
         (folder.root / split).mkdir(parents=True, exist_ok=True)
         for i, images in enumerate(parts):
             shard = Shard(split, i, len(parts))
-            _write_task(folder.task(shard.stem), images)
+            _write_task(folder, shard, images)
             shards.append(shard)
+    _remove_others(folder, shards)
     plan = Plan(
         classes={name: list(classes) for name, classes in assignment.splits.items()},
         shards=shards,
@@ -112,14 +122,31 @@ def make(
         shared_classes=assignment.shared_classes,
         num_images=sum(len(part) for parts in cuts.values() for part in parts),
         listing=listing,
+        unused_classes=assignment.unused_classes,
+        dropped=assignment.dropped,
     )
     write_json(folder.plan, {"settings": dict(settings), "plan": dataclasses.asdict(plan)})
     return plan
 
 
+def dropped_classes(folder: WorkingFolder) -> dict[str, str]:
+    """Classes that turned out to be too small, and why."""
+    if not folder.dropped.exists():
+        return {}
+    try:
+        return {str(k): str(v) for k, v in json.loads(folder.dropped.read_text()).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise DataError(f"{folder.dropped}: damaged: delete {folder.root} to begin again") from None
+
+
+def drop_classes(folder: WorkingFolder, more: Mapping[str, str]) -> None:
+    """The next plan does without these classes too."""
+    write_json(folder.dropped, {**dropped_classes(folder), **more})
+
+
 def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
     """Raises ConfigError when the folder was begun with other settings than these."""
-    begun = json.loads(folder.plan.read_text())["settings"]
+    begun = _plan_json(folder)["settings"]
     for name, value in json.loads(json.dumps(settings)).items():
         if begun.get(name) != value:
             raise ConfigError(
@@ -129,9 +156,28 @@ def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
 
 
 def _read(folder: WorkingFolder) -> Plan:
-    values = json.loads(folder.plan.read_text())["plan"]
-    values["shards"] = [Shard(**shard) for shard in values["shards"]]
-    return Plan(**values)
+    values = _plan_json(folder)["plan"]
+    try:
+        values["shards"] = [Shard(**shard) for shard in values["shards"]]
+        return Plan(**values)
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(_not_a_plan(folder)) from None
+
+
+def _plan_json(folder: WorkingFolder) -> dict[str, Any]:
+    try:
+        values = json.loads(folder.plan.read_text())
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(part), dict) for part in ("settings", "plan")
+    ):
+        raise DataError(_not_a_plan(folder))
+    return values
+
+
+def _not_a_plan(folder: WorkingFolder) -> str:
+    return f"{folder.plan}: damaged, or of another version: delete {folder.root} to begin again"
 
 
 def _listing_sum(splits: Splits) -> str:
@@ -160,9 +206,29 @@ def _cut(
     return parts
 
 
-def _write_task(path: epath.Path, images: Sequence[tuple[int, Entry]]) -> None:
+def _write_task(folder: WorkingFolder, shard: Shard, images: Sequence[tuple[int, Entry]]) -> None:
+    """The result of an earlier plan stays where its task was the same."""
     rows = [[c, e.name, e.label, e.size, e.place] for c, e in images]
-    path.write_text(json.dumps(rows))
+    text = json.dumps(rows)
+    task, result = folder.task(shard.stem), folder.result(shard.stem)
+    if result.exists() and (
+        not (folder.root / shard.file).exists() or not task.exists() or task.read_text() != text
+    ):
+        result.unlink()  # before its task changes, in case this is stopped in between
+    task.write_text(text)
+
+
+def _remove_others(folder: WorkingFolder, shards: Sequence[Shard]) -> None:
+    """Files of an earlier plan that this one has no use for."""
+    kept = {folder.task(s.stem).name for s in shards} | {folder.result(s.stem).name for s in shards}
+    for path in folder.work.iterdir():
+        if path.name.endswith((".task.json", ".result.json")) and path.name not in kept:
+            path.unlink()
+    files = {shard.file for shard in shards}
+    for split in {shard.split for shard in shards}:
+        for path in (folder.root / split).iterdir():
+            if path.name.endswith(".array_record") and f"{split}/{path.name}" not in files:
+                path.unlink()
 
 
 def read_task(path: epath.Path) -> Iterator[tuple[int, Entry]]:

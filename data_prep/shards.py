@@ -6,13 +6,12 @@ in the working folder, whose presence says that the shard is whole.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from data_prep.entries import Entry
+from data_prep.entries import MAX_FILE_BYTES, Entry, printable
 from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Reader
@@ -20,7 +19,7 @@ from fsdit.data import layout, records
 from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError
 
-_MAX_SOURCE_BYTES = 2**28  # no photograph, and it would have to fit in memory
+_RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ConvertShard:
                 try:
                     image = self._normalised(entry)
                 except UnusableImageError as error:
-                    skipped.append((entry.label, entry.name, str(error)))
+                    skipped.append((entry.label, entry.name, printable(str(error))))
                     continue
                 sizes.add(_one_size(entry.name, image.height, image.width, sizes))
                 record = records.ImageRecord(
@@ -86,12 +85,12 @@ class ConvertShard:
         return _summary(read_result(folder, shard))
 
     def _normalised(self, entry: Entry) -> NormalisedImage:
-        if entry.size > _MAX_SOURCE_BYTES:
+        if entry.size > MAX_FILE_BYTES:
             raise UnusableImageError(f"a file of {entry.size} bytes")
         try:
             data = self.reader.read(entry.place)
         except Exception as error:  # a damaged member of an archive raises nearly anything
-            raise UnusableImageError(f"cannot be read: {error}") from None
+            raise UnusableImageError(f"cannot be read: {printable(str(error))}") from None
         return normalise(data, self.options)
 
 
@@ -107,7 +106,11 @@ def _one_size(name: str, height: int, width: int, sizes: set[int]) -> int:
 
 def read_result(folder: WorkingFolder, shard: Shard) -> dict[str, Any]:
     """`entry` of the manifest, `images` (name, class id, digest), `skipped` (class, name, why)."""
-    return json.loads(folder.result(shard.stem).read_text())
+    path = folder.result(shard.stem)
+    result = layout.read_json(path, f"delete {folder.root} to begin again")
+    if result.keys() != _RESULT_FIELDS:
+        raise DataError(f"{path}: not the result of a task: delete {folder.root} to begin again")
+    return result
 
 
 def _summary(result: dict[str, Any]) -> Summary:

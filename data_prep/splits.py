@@ -1,11 +1,14 @@
 """Which images go to which split: a pure function of the entries, the flags and the seed."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import types
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.entries import Entry
+from data_prep.counts import ClassCounts
+from data_prep.entries import Entry, Row
 from fsdit.data.layout import SPLITS
 from fsdit.errors import ConfigError, DataError
 
@@ -15,16 +18,32 @@ Splits = dict[str, dict[str, list[Entry]]]
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """left_out: (split, class, reason) of the classes that --drop_small_classes left out."""
+    """Images by split and class, and rows of skipped.csv for what is in no split.
+
+    unused_classes: those that are in no split though they are large enough; unused_images:
+    images of a class that are in no split, of these and of other classes. dropped: classes
+    that an earlier assignment had, and that turned out to be too small.
+    """
 
     splits: Splits
-    left_out: tuple[tuple[str, str, str], ...] = ()
+    left_out: tuple[Row, ...] = ()
+    unused_classes: int = 0
+    unused_images: int = 0
+    dropped: tuple[str, ...] = ()
 
     @property
     def shared_classes(self) -> bool:
         """Every split has the same classes, so this is no few-shot split."""
         first, *others = (set(classes) for classes in self.splits.values())
         return bool(others) and all(other == first for other in others)
+
+    @property
+    def overlapping_classes(self) -> list[str]:
+        """Classes of several splits, where not all have the same ones: a test sees them again."""
+        if self.shared_classes:
+            return []
+        found = Counter(label for classes in self.splits.values() for label in classes)
+        return sorted(label for label, count in found.items() if count > 1)
 
 
 def by_class(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -36,21 +55,36 @@ def by_class(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return dict(sorted(classes.items()))
 
 
-def fewshot(entries: Sequence[Entry], num_classes: Sequence[int], seed: int) -> Splits:
-    """Classes drawn by seed: the first num_classes[0] for train, then val, then test."""
+def fewshot(
+    entries: Sequence[Entry], counts: ClassCounts, seed: int, dropped: Collection[str] = ()
+) -> Splits:
+    """Classes drawn by seed: the first for train, then val, then test.
+
+    dropped: classes that turned out to be too small; the next of those that are left over
+    takes the place of each.
+    """
     classes = by_class(entries)
-    if sum(num_classes) > len(classes):
+    wanted = counts.of(len(classes))
+    if sum(wanted) > len(classes):
         raise ConfigError(
-            f"--num_classes={_text(num_classes)} asks for {sum(num_classes)} classes, "
-            f"--input has {len(classes)}"
+            f"--num_classes={counts} asks for {sum(wanted)} classes, --input has {len(classes)}"
         )
     names = list(classes)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    ends = np.cumsum([0, *num_classes])
+    drawn = _replaced(order[: sum(wanted)], order[sum(wanted) :], dropped)
+    ends = np.cumsum([0, *wanted])
     return {
-        split: {name: classes[name] for name in sorted(order[start:end])}
+        split: {name: classes[name] for name in sorted(filter(None, drawn[start:end]))}
         for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)
     }
+
+
+def _replaced(
+    drawn: Sequence[str], left: Sequence[str], dropped: Collection[str]
+) -> list[str | None]:
+    """The drawn classes with the next of `left` in the place of dropped ones; None: no more."""
+    others = (name for name in left if name not in dropped)
+    return [next(others, None) if name in dropped else name for name in drawn]
 
 
 def vanilla(entries: Sequence[Entry], images_per_class: Sequence[int], seed: int) -> Splits:
@@ -79,39 +113,97 @@ def given(entries: Sequence[Entry]) -> Splits:
 
 
 def assign(
-    entries: Sequence[Entry], split: Callable[[Sequence[Entry]], Splits], shots: int, drop: bool
+    entries: Sequence[Entry],
+    split: Callable[[Sequence[Entry]], Splits],
+    shots: int,
+    drop: bool,
+    dropped: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Assignment:
     """Splits the entries and sees to classes with fewer than shots + 1 images.
 
     drop: leave them out, before classes are drawn. Raises DataError naming one otherwise.
+    dropped: class -> reason, of those that `split` leaves out itself.
     """
     classes = by_class(entries)
     if len(classes) < 2:
-        found = f"one class ({next(iter(classes))!r})" if classes else "no class"
-        raise DataError(
-            f"--input has {found} of images: a class is the folder that holds its images "
-            "(see --class_depth), or comes from --csv"
-        )
-    left_out = {
+        raise DataError(_too_few_classes(entries, list(classes)))
+    small = {
         label: f"{len(members)} images, --shots={shots} needs {shots + 1}"
         for label, members in classes.items()
         if drop and len(members) <= shots
     }
-    splits = split([e for e in entries if e.label not in left_out])
-    rows = [("", label, reason) for label, reason in left_out.items()]
+    kept, rows = _kept(_split(split, entries, small), shots, drop)
+    if "train" not in kept:
+        raise DataError("no class of --input is for training: see --split")
+    rows = [*(("", label, "", why) for label, why in {**small, **dropped}.items()), *rows]
+    return dataclasses.replace(_accounted(entries, kept, rows), dropped=tuple(sorted(dropped)))
+
+
+def _split(
+    split: Callable[[Sequence[Entry]], Splits], entries: Sequence[Entry], small: Collection[str]
+) -> Splits:
+    try:
+        return split([e for e in entries if e.label not in small])
+    except ConfigError as error:
+        if not small:
+            raise
+        raise ConfigError(
+            f"{error}, without the {len(small)} that --drop_small_classes leaves out"
+        ) from None
+
+
+def _kept(splits: Splits, shots: int, drop: bool) -> tuple[Splits, list[Row]]:
+    """The splits without classes that are too small in one of them, and rows of these."""
     kept: Splits = {}
+    rows: list[Row] = []
     for name, members in splits.items():
         small = {label: len(images) for label, images in members.items() if len(images) <= shots}
         for label, count in small.items():
             reason = f"{count} images, --shots={shots} needs {shots + 1}"
             if not drop:
                 raise DataError(small_class(name, label, reason))
-            rows.append((name, label, reason))
+            rows.append((name, label, "", reason))
         if members.keys() - small.keys():
             kept[name] = {label: i for label, i in members.items() if label not in small}
-    if "train" not in kept:
-        raise DataError("no class of --input is for training: see --split")
-    return Assignment(kept, tuple(rows))
+    return kept, rows
+
+
+def _accounted(entries: Sequence[Entry], splits: Splits, rows: Sequence[Row]) -> Assignment:
+    """The assignment with a row for every image that is in no split and in no row yet."""
+    used = {id(e) for classes in splits.values() for images in classes.values() for e in images}
+    told = {(split, label) for split, label, _, _ in rows}
+    unused: Counter[str] = Counter()
+    files: list[Row] = []
+    for entry in entries:
+        if id(entry) in used or ("", entry.label) in told or (entry.split, entry.label) in told:
+            continue
+        if entry.label:
+            unused[entry.label] += 1
+        else:
+            files.append(("", "", entry.name, "no class: no folder, list or label tells it"))
+    drawn = {label for classes in splits.values() for label in classes}
+    classes = [("", label, "", f"{n} images that are in no split") for label, n in unused.items()]
+    return Assignment(
+        splits,
+        (*rows, *files, *sorted(classes)),
+        unused_classes=len(unused.keys() - drawn),
+        unused_images=sum(unused.values()),
+    )
+
+
+def _too_few_classes(entries: Sequence[Entry], classes: Sequence[str]) -> str:
+    found = f"one class ({classes[0]!r})" if classes else "no class"
+    text = (
+        f"--input has {found} of images: a class is the folder that holds its images "
+        "(see --class_depth), or comes from --csv"
+    )
+    folders = {entry.name.rpartition("/")[0] for entry in entries}
+    if len(folders) == 1:
+        text += (
+            f"; its {len(entries)} images lie in one folder: put those of each class in a folder "
+            "of its own, or name the class of each in a list of filename,label"
+        )
+    return text
 
 
 def small_class(split: str, label: str, reason: str) -> str:

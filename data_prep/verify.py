@@ -1,6 +1,9 @@
-"""Checks every file and record of a dataset; exit status 0: sound, 1: damaged.
+"""Checks every file and record of a dataset, and that no split knows another's images.
 
     python -m data_prep.verify --dataset_dir=datasets/mini
+
+Exit status 0: sound; 1: damaged; 2: every file is sound, but classes or pixel-identical
+images are in two splits (leakage), so that a test has been seen in training.
 
 Sizes and sha256 of all files, every record, every image decoded, episodes in range,
 no class and no pixel-identical image in two splits. One line for each damage.
@@ -22,8 +25,11 @@ from tqdm import tqdm
 from data_prep import checks, pool
 from data_prep.checks import Checked, Damage, Shard
 from fsdit import program
-from fsdit.data.layout import DatasetInfo, read_dataset_info
+from fsdit.data.filenames import printable
+from fsdit.data.layout import DatasetInfo, read_dataset_json
 from fsdit.errors import DataError
+
+EXIT_LEAKAGE = 2
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to check.", required=True)
 _FAST = flags.DEFINE_bool("fast", False, "Read a sample of the records of each file.")
@@ -63,7 +69,7 @@ def _read(task: _Reading) -> Checked:
 
 def verify(directory: Path, fast: bool, workers: int) -> Report:
     """Checks a dataset. Raises DataError where there is no `dataset.json` to check against."""
-    info = read_dataset_info(directory)
+    info = read_dataset_json(directory)
     damages = list(checks.description_damages(info, directory / "dataset.json"))
     damages += checks.stray_damages(directory, info)
     shards: list[Shard] = []
@@ -148,17 +154,20 @@ def _leaks(shards: list[Shard], images: dict[str, np.ndarray]) -> Iterator[Damag
             if split != first[0]:
                 where, twin = checks.locate(shards, split, index), checks.locate(shards, *first)
                 path = Path(where.partition(", record")[0])
-                yield Damage(split, path, f"{where}: leakage: the same pixels as {twin}")
+                text = f"{where}: leakage: the same pixels as {twin}"
+                yield Damage(split, path, text, leakage=True)
 
 
 def table(report: Report) -> str:
     """Splits with their sizes and state."""
     lines = [f"{'split':<8}{'classes':>9}{'images':>10}{'episodes':>10}{'bytes':>16}  state"]
-    bad = collections.Counter(damage.split for damage in report.damages)
+    bad = collections.Counter((damage.split, damage.leakage) for damage in report.damages)
     for name, split in report.info.splits.items():
         size = sum(shard.bytes for shard in report.shards if shard.split == name)
         sound = "sound (sampled)" if report.fast else "sound"
-        state = f"damaged ({bad[name]})" if bad[name] else sound
+        damaged, leaks = bad[name, False], bad[name, True]
+        states = [f"damaged ({damaged})"] * bool(damaged) + [f"leakage ({leaks})"] * bool(leaks)
+        state = ", ".join(states) or sound
         lines.append(
             f"{name:<8}{len(split.classes):>9}{split.num_images:>10}{split.episodes:>10}"
             f"{size:>16,}  {state}"
@@ -178,21 +187,53 @@ def damage_lines(damages: Iterable[Damage], most: int) -> Iterator[str]:
             yield f"{path}: {count - most} more damages; --max_lines={count} tells them"
 
 
-def main(argv: list[str]) -> None:
+def conclude(directory: Path, report: Report) -> int:
+    """The exit status of a dataset without damage. Raises DataError for a damaged one."""
+    damaged = sum(not damage.leakage for damage in report.damages)
+    leaks = len(report.damages) - damaged
+    also = f", and {leaks} leaks between splits" if leaks else ""
+    if damaged:
+        raise DataError(
+            f"{directory}: damaged, {damaged} found{also}, listed above: copy the named files "
+            "again, or convert again"
+        )
+    if leaks:
+        found = f"{directory}: leakage, {leaks} found, listed above; the files are sound"
+        print(f"error: {found}: {_remedies(report)}", file=sys.stderr)
+        return EXIT_LEAKAGE
+    return 0
+
+
+def _remedies(report: Report) -> str:
+    """What helps where files are sound but a test has been seen in training."""
+    classes = any(d.leakage and d.path.name == "dataset.json" for d in report.damages)
+    images = any(d.leakage and d.path.name != "dataset.json" for d in report.damages)
+    advice = []
+    if images:
+        advice.append(
+            "pixel-identical images are in two splits: convert with --shared_duplicates=first, "
+            "which keeps one of them, or =none"
+        )
+    if classes:
+        advice.append(
+            "classes are in two splits: take them out of one in --input, or convert with "
+            "--split=fewshot, which deals whole classes"
+        )
+    return "; ".join(advice)
+
+
+def main(argv: list[str]) -> int:
     del argv
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     directory = Path(_DATASET_DIR.value)
     report = verify(directory, _FAST.value, _WORKERS.value)
     print(table(report))
     for line in damage_lines(report.damages, _MAX_LINES.value):
-        print(line)
-    if report.damages:
-        raise DataError(
-            f"{directory}: damaged, {len(report.damages)} found, listed above: copy the named "
-            "files again, or convert again"
-        )
+        print(printable(line))
+    status = conclude(directory, report)
     if report.fast:
         print("sampled records only; images that are in two splits were not looked for")
+    return status
 
 
 if __name__ == "__main__":

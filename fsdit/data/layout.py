@@ -14,18 +14,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 from etils import epath
-from pydantic import NonNegativeInt, PositiveInt
 
+from fsdit.data import manifests
+from fsdit.data.filenames import is_plain_name, printable
+from fsdit.data.manifests import read_json, read_manifest, write_json
 from fsdit.data.records import (
     FORMAT_VERSION,
     Episode,
     ImageRecord,
-    attempt_name,
     encode_episode,
     encode_image,
     shard_kind,
@@ -43,18 +44,28 @@ REBUILDING = "dataset.json.rebuilding"
 ENCODING = "encode.partial"
 # Of `dataset.json` as it is read: no text for a number, no unknown field.
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
+# No dataset has more, and products of some of them still fit in 64 bits.
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
+PositiveCount = Annotated[int, pydantic.Field(gt=0, lt=2**40)]
+Size = Annotated[int, pydantic.Field(gt=0, lt=2**20)]
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitInfo:
-    """One split as `dataset.json` describes it."""
+    """One split as `dataset.json` describes it.
+
+    digests: of the manifest's files by kind (`manifests.digests`), to tell this split's from
+    another's; none in older datasets. They say nothing of the split itself: it equals one
+    that is not written yet.
+    """
 
     __pydantic_config__ = _STRICT
 
     classes: tuple[str, ...]
-    images_per_class: tuple[PositiveInt, ...]
-    episodes: NonNegativeInt
-    shots: NonNegativeInt
+    images_per_class: tuple[PositiveCount, ...]
+    episodes: Count
+    shots: Count
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def num_images(self) -> int:
@@ -80,8 +91,8 @@ class FeaturesInfo:
     sha256: str
     preprocessing: dict[str, Any]
     dtype: Literal["float16", "bfloat16"]
-    dim: PositiveInt
-    grid: tuple[PositiveInt, PositiveInt]
+    dim: Size
+    grid: tuple[Size, Size]
     tokens: bool
 
     @property
@@ -98,7 +109,7 @@ class LatentsInfo:
     codec: str
     sha256: str
     dtype: Literal["float16", "bfloat16"]
-    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    shape: tuple[Size, Size, Size]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +122,7 @@ class DatasetInfo:
 
     __pydantic_config__ = _STRICT
 
-    image_size: PositiveInt
+    image_size: Size
     channels: Literal[1, 3]
     splits: Mapping[str, SplitInfo]
     command: str
@@ -159,24 +170,22 @@ def finish_split(
 def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
     """Writes `dataset.json`: the last file, its presence says that the dataset is whole.
 
-    It carries a sum of its own content, as the manifests do of the other files.
+    It carries a sum of its own content, as the manifests do of the other files, and digests
+    of the manifests that are there.
     """
-    values = {"version": FORMAT_VERSION, **dataclasses.asdict(info)}
-    write_json(epath.Path(directory) / "dataset.json", {**values, "sha256": _content_sum(values)})
+    directory = epath.Path(directory)
+    splits = {
+        name: dataclasses.replace(split, digests=manifests.digests_in(directory / name))
+        for name, split in info.splits.items()
+    }
+    described = dataclasses.asdict(dataclasses.replace(info, splits=splits))
+    values = {"version": FORMAT_VERSION, **described}
+    write_json(directory / "dataset.json", {**values, "sha256": _content_sum(values)})
 
 
 def _content_sum(values: Mapping[str, Any]) -> str:
     text = json.dumps(values, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def write_json(path: epath.PathLike, value: Any) -> None:
-    """Atomic: the old file or the new one, never half of one."""
-    path = epath.Path(path)
-    partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    partial.write_bytes(text.encode())
-    partial.replace(path)
 
 
 def is_free(directory: epath.PathLike) -> bool:
@@ -194,7 +203,19 @@ def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
 
 
 def read_dataset_info(directory: str | Path) -> DatasetInfo:
-    """Reads `dataset.json`. Raises DataError naming what is missing or wrong."""
+    """Reads `dataset.json`, and compares the manifests that are there with it.
+
+    Raises DataError naming what is missing or wrong.
+    """
+    info = read_dataset_json(directory)
+    for name, split in info.splits.items():
+        if other := manifests.other_kinds(Path(directory) / name, split.digests):
+            raise DataError(other)
+    return info
+
+
+def read_dataset_json(directory: str | Path) -> DatasetInfo:
+    """Reads `dataset.json` alone. Raises DataError."""
     path = Path(directory) / "dataset.json"
     if not path.exists() and path.with_name(REBUILDING).exists():
         raise DataError(
@@ -206,10 +227,12 @@ def read_dataset_info(directory: str | Path) -> DatasetInfo:
 
 def read_description(path: Path) -> DatasetInfo:
     """Reads a description under any name. Raises DataError."""
-    values = _read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
+    values = read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
     version = values.pop("version", None)
     if version != FORMAT_VERSION:
-        raise DataError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+        raise DataError(
+            f"{path}: format version {version!r:.40}, this program reads {FORMAT_VERSION}"
+        )
     expected = values.pop("sha256", None)  # absent in files older than the sum
     if expected not in (None, _content_sum({"version": version, **values})):
         raise DataError(f"{path}: damaged or edited: its sha256 is not that of its content")
@@ -219,8 +242,9 @@ def read_description(path: Path) -> DatasetInfo:
         info = pydantic.TypeAdapter(DatasetInfo).validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = printable(".".join(map(str, first["loc"])))
         raise DataError(f"{path}: not a dataset description: {field}: {first['msg']}") from None
+    _check_names(path, info)
     for name, split in info.splits.items():
         if len(split.classes) != len(split.images_per_class):
             raise DataError(f"{path}: splits.{name}: classes and images_per_class differ in length")
@@ -230,35 +254,14 @@ def read_description(path: Path) -> DatasetInfo:
     return dataclasses.replace(info, splits={name: info.splits[name] for name in order})
 
 
-def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
-    """The manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
-    path = directory / "manifest.json"
-    manifest = _read_json(path, "the conversion did not finish; run it again")
-    for name, entry in manifest.items():
-        if not _is_file_entry(entry):
-            raise DataError(f"{path}: not a manifest: {name!r} needs records, bytes and sha256")
-    return manifest
-
-
-def _is_file_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.keys() != {"records", "bytes", "sha256"}:
-        return False
-    count, size, digest = entry["records"], entry["bytes"], entry["sha256"]
-    if not (type(count) is type(size) is int and isinstance(digest, str)):
-        return False
-    return 0 <= count <= size < 2**63
-
-
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {advice}")
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: not a JSON object")
-    return values
+def _check_names(path: Path, info: DatasetInfo) -> None:
+    """Names become folders and files: one like `../x` would lead out of the dataset."""
+    for kind in ("splits", "features", "latents"):
+        for name in getattr(info, kind):
+            if not is_plain_name(name):
+                raise DataError(f"{path}: {kind}: {name!r:.80} is no name for files")
+    if not info.splits:
+        raise DataError(f"{path}: splits: there are none")
 
 
 def default_name(location: str) -> str:

@@ -51,13 +51,15 @@ def shard(directory: Path, split: str = "train", kind: str = "images", index: in
 
 
 def rewrite(path: Path, change) -> None:
-    """Rewrites a file's records through `change`, with a manifest that agrees."""
+    """Rewrites a file's records through `change`; manifest and dataset.json agree with it."""
     manifest = layout.read_manifest(path.parent)
     reader = readers.open_shard(path, manifest[path.name]["records"])
     payloads = change([readers.read_record(reader, path, i) for i in range(reader.num_records())])
     reader.close()
     manifest[path.name] = records.write_shard(path, payloads)
     layout.write_json(path.parent / "manifest.json", manifest)
+    dataset = path.parent.parent
+    layout.write_dataset_json(dataset, layout.read_dataset_json(dataset))
 
 
 def flip(path: Path, position: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from data_prep import splits
+from data_prep.counts import parse_class_counts
+from data_prep.entries import Entry
 from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
@@ -504,3 +508,52 @@ def test_the_command_in_dataset_json_makes_the_dataset_again(converted, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "d") == files(converted)
+
+
+def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_path):
+    source = shutil.copytree(folder, tmp_path / "in [1]")
+    for path in list(source.rglob("*.jpg"))[::2]:
+        path.with_suffix(".txt").write_text("a caption")
+    (source / "README.md").write_text("hello")
+    (source / "cover.jpg").write_bytes(encoded(photo(5)))
+    (source / "class01" / "desktop.ini").write_text("[.ShellClassInfo]")
+    os.mkfifo(source / "class02" / "pipe.jpg")
+    (source / "=HYPERLINK(1)").mkdir()
+    for i in range(7):
+        (source / "=HYPERLINK(1)" / f"{i:03d}.jpg").write_bytes(encoded(photo(5000 + i)))
+    (source / "=HYPERLINK(1)" / "bad.jpg").write_bytes(b"no image")
+    flags = ("--num_classes=rest,1,1", "--sets_per_class=1", "--max_bad_fraction=0.1")
+    output = succeed(source, tmp_path / "d [2]", *flags)
+    assert "passed over, by their names no images: 1 *.ini, 1 *.md, 24 *.txt" in output
+    told = {
+        row["file"].removeprefix("'"): row["reason"]
+        for row in rows(tmp_path / "d [2]" / "skipped.csv")
+    }
+    assert told["class02/pipe.jpg"] == "a FIFO, not a regular file"
+    assert told["cover.jpg"].startswith("no class")
+    assert "not an image" in told["=HYPERLINK(1)/bad.jpg"]
+    kept = {
+        k
+        for s in ("train", "val", "test")
+        for ks in keys_by_class(tmp_path / "d [2]", s).values()
+        for k in ks
+    }
+    images = {p.relative_to(source).as_posix() for p in source.rglob("*.jpg")}
+    assert kept.isdisjoint(told) and images <= kept | told.keys()
+    check_sound(tmp_path / "d [2]")
+
+
+def test_another_class_takes_the_place_of_one_with_too_few_usable_images(folder, tmp_path):
+    source = shutil.copytree(folder, tmp_path / "in")
+    entries = [Entry(c.name, c.name, None, 1, None) for c in sorted(source.iterdir())]
+    small = min(splits.fewshot(entries, parse_class_counts(["3", "1", "1"]), 0)["train"])
+    for path in sorted((source / small).iterdir())[2:]:
+        path.write_bytes(b"no image")
+    flags = ("--num_classes=3,1,1", "--sets_per_class=1", "--max_bad_fraction=0.2")
+    output = succeed(source, tmp_path / "d", *flags, "--drop_small_classes")
+    assert "1 classes have too few usable images: others take their place" in output
+    info = read_dataset_info(tmp_path / "d")
+    assert [len(split.classes) for split in info.splits.values()] == [3, 1, 1]
+    assert small not in {label for split in info.splits.values() for label in split.classes}
+    told = [row["reason"] for row in rows(tmp_path / "d" / "skipped.csv") if row["class"] == small]
+    assert told == ["2 usable images, --shots=5 needs 6"]

@@ -75,6 +75,7 @@ def test_several_files_of_episodes_become_one(dataset):
         file = records.shard_name("episodes", i, 2)
         manifest[file] = records.write_shard(folder / file, [payload])
     layout.write_json(folder / "manifest.json", manifest)
+    layout.write_dataset_json(dataset, layout.read_dataset_json(dataset))
     rebuild(dataset, *FLAGS).check_returncode()
     assert [p.name for p in folder.glob("episodes*")] == ["episodes-00000-of-00001.array_record"]
     assert verify(dataset, fast=False, workers=0).damages == []

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from pyarrow import parquet
 
-from data_prep import sources
+from data_prep import classes, listing, lists, sources
 from fsdit.errors import DataError
 from tests.data_prep.photos import class_folders, encoded, files, photo
 
@@ -40,7 +40,7 @@ def expected(folder: Path, prefix: str = "") -> dict[tuple[str, str], bytes]:
 
 
 def labels(names: list[str], class_depth=None) -> dict[str, tuple[str, str | None]]:
-    found = sources.classify([sources.File(n, 1, n) for n in names], class_depth)
+    found = classes.classify([listing.File(n, 1, n) for n in names], class_depth)
     return {e.name: (e.label, e.split) for e in found}
 
 
@@ -149,15 +149,20 @@ def test_a_class_may_be_called_train():
 
 
 def test_what_no_class_folder_holds_has_no_class():
-    found = labels(["README.md", "ant/1.jpg", "bee/1.jpg"])
-    assert found["README.md"] == ("", None)
-    found = labels(["mini/README.md", "mini/ant/1.jpg", "mini/bee/1.jpg"])
-    assert found["mini/README.md"] == ("", None)
+    found = labels(["cover.jpg", "ant/1.jpg", "bee/1.jpg"])
+    assert found["cover.jpg"] == ("", None)
+    found = labels(["mini/cover.jpg", "mini/ant/1.jpg", "mini/bee/1.jpg"])
+    assert found["mini/cover.jpg"] == ("", None)
 
 
-def test_hidden_files_of_file_managers_are_passed_over():
-    junk = ["ant/.DS_Store", "ant/Thumbs.db", "__MACOSX/ant/._1.jpg", ".git/config"]
-    assert list(labels([*junk, "ant/1.jpg", "bee/1.jpg"])) == ["ant/1.jpg", "bee/1.jpg"]
+def test_files_that_are_no_images_by_name_are_counted_by_kind():
+    hidden = ["ant/.DS_Store", "__MACOSX/ant/._1.jpg", ".git/config", "lost+found/1.jpg"]
+    beside = ["README.md", "ant/1.txt", "bee/1.TXT", "ant/Thumbs.db", "LICENSE", "bee/desktop.ini"]
+    images = ["ant/1.jpg", "bee/1.jpg"]
+    files = [listing.File(n, 1, n) for n in (*hidden, *beside, *images)]
+    found, others = listing.images_of(files)
+    assert [file.path for file in found] == images
+    assert others == {".*": 4, "*.md": 1, "*.txt": 2, "*.db": 1, "*.ini": 1, "LICENSE": 1}
 
 
 def test_links_to_class_folders_are_followed_but_not_in_circles(folder, tmp_path):
@@ -258,7 +263,7 @@ def test_other_files_are_refused(tmp_path):
         opened(tmp_path / "nowhere")
 
 
-def lists(tmp_path, **texts: str) -> list[Path]:
+def csv_files(tmp_path, **texts: str) -> list[Path]:
     paths = [tmp_path / f"{name}.csv" for name in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text("filename,label\n" + text)
@@ -266,13 +271,16 @@ def lists(tmp_path, **texts: str) -> list[Path]:
 
 
 def test_lists_give_classes_and_splits(tmp_path):
-    entries = sources.classify([sources.File(f"images/{i}.jpg", 1, i) for i in range(5)])
-    paths = lists(tmp_path, train="3.jpg,bee\n0.jpg,ant\n", test="images/4.jpg,cat\n")
-    found = sources.relabel(entries, paths)
+    entries = classes.classify([listing.File(f"images/{i}.jpg", 1, i) for i in range(5)])
+    paths = csv_files(tmp_path, train="3.jpg,bee\n0.jpg,ant\n", test="images/4.jpg,cat\n")
+    found, others = lists.relabel(entries, paths)
     assert [(e.name, e.label, e.split, e.place) for e in found] == [
         ("images/0.jpg", "ant", "train", 0),
         ("images/3.jpg", "bee", "train", 3),
         ("images/4.jpg", "cat", "test", 4),
+    ]
+    assert [row[2:] for row in others] == [
+        (f"images/{i}.jpg", "in none of the lists") for i in (1, 2)
     ]
 
 
@@ -288,14 +296,14 @@ def test_lists_give_classes_and_splits(tmp_path):
 )
 def test_wrong_lists_say_where(tmp_path, text, message):
     names = ["a/0.jpg", "a/same.jpg", "b/same.jpg"]
-    entries = sources.classify([sources.File(n, 1, n) for n in names])
+    entries = classes.classify([listing.File(n, 1, n) for n in names])
     with pytest.raises(DataError, match=message):
-        sources.relabel(entries, lists(tmp_path, train=text))
+        lists.relabel(entries, csv_files(tmp_path, train=text))
 
 
 def test_a_list_without_a_label_column_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text("filename,wnid\n0.jpg,ant\n")
     with pytest.raises(DataError, match=r"train.csv: no column 'label'"):
-        sources.relabel([], [tmp_path / "train.csv"])
+        lists.relabel([], [tmp_path / "train.csv"])
     with pytest.raises(DataError, match=r"none.csv: cannot be read"):
-        sources.relabel([], [tmp_path / "none.csv"])
+        lists.relabel([], [tmp_path / "none.csv"])

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from data_prep.verify import damage_lines, verify
+from data_prep.verify import EXIT_LEAKAGE, conclude, damage_lines, table, verify
 from fsdit.data import layout, records
 from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
 from fsdit.errors import DataError
@@ -68,6 +68,13 @@ def flip_pixels(directory: Path) -> None:
 
 def truncate(directory: Path) -> None:
     shard(directory).write_bytes(shard(directory).read_bytes()[:-70_000])
+
+
+def swap_whole_splits(directory: Path) -> None:
+    """Each is sound, and what dataset.json says of the one holds of the other."""
+    (directory / "val").rename(directory / "other")
+    (directory / "test").rename(directory / "val")
+    (directory / "other").rename(directory / "test")
 
 
 def swap_shard(directory: Path) -> None:
@@ -235,6 +242,11 @@ DAMAGES = {
         lambda d: change_episode(d, 1, Episode(0, 1, (2,))),
         f"{EPISODES}, record 1: 1 supports, not 2",
     ),
+    "splits exchanged whole": (
+        swap_whole_splits,
+        "val/manifest.json: lists other images than .* of another split or dataset",
+        "test/manifest.json: lists other images than",
+    ),
     "image in two splits": (
         same_picture_in_test,
         f"test/images-00000-of-00002.array_record, record 0: leakage: .* as {TRAIN_1}, record 2",
@@ -382,6 +394,32 @@ def test_the_glyph_dataset_is_sound(glyphs, flags):
         manifest = layout.read_manifest(glyphs / name)
         assert int(row[4].replace(",", "")) == sum(entry["bytes"] for entry in manifest.values())
         assert row[5] == "sound"
+
+
+LEAKS = {
+    "image": (same_picture_in_test, ["--shared_duplicates=first"]),
+    "class": (same_class_in_val, ["take them out of one in --input", "--split=fewshot"]),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_leakage_is_no_damage_and_has_a_status_and_remedies_of_its_own(dataset, capsys, leak):
+    make, remedies = LEAKS[leak]
+    make(dataset)
+    report = verify(dataset, False, 0)
+    capsys.readouterr()  # what shows the progress
+    assert conclude(dataset, report) == EXIT_LEAKAGE == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {dataset}: leakage, 1 found") and "copy" not in line
+    assert all(remedy in line for remedy in remedies)
+    assert "leakage (1)" in table(report) and "damaged" not in table(report)
+    (dataset / "val" / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match="damaged, 1 found, and 1 leaks between splits"):
+        conclude(dataset, verify(dataset, False, 0))
+
+
+def test_a_sound_dataset_has_status_0(dataset):
+    assert conclude(dataset, verify(dataset, False, 0)) == 0
 
 
 @pytest.mark.medium

@@ -1,0 +1,108 @@
+"""The JSON files of a dataset: written whole, read with suspicion.
+
+A split's `manifest.json` lists its files with their records, bytes and sha256.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from fsdit.data.filenames import is_plain_name
+from fsdit.data.records import attempt_name, shard_kind
+from fsdit.errors import DataError
+
+_MAX_BYTES = 2**30  # of a JSON file, which is read into memory
+_SHA256 = re.compile("[0-9a-f]{64}")
+_KIND = re.compile(r"images|episodes|(?:features|latents)-(.+)")
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Atomic: the old file or the new one, never half of one."""
+    path = epath.Path(path)
+    partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    partial.write_bytes(text.encode())
+    partial.replace(path)
+
+
+def read_json(path: epath.PathLike, advice: str) -> dict[str, Any]:
+    """A JSON object. advice: what to do where there is no such file. Raises DataError."""
+    path = epath.Path(path)
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: no such file; {advice}")
+        if not path.is_file():
+            raise DataError(f"{path}: not a regular file")
+        if path.stat().length > _MAX_BYTES:
+            raise DataError(f"{path}: more than {_MAX_BYTES} bytes")
+        values = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: not a JSON object")
+    return values
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a manifest may list a file of this name."""
+    kind = _KIND.fullmatch(shard_kind(name) or "")
+    return kind is not None and (kind[1] is None or is_plain_name(kind[1]))
+
+
+def read_manifest(directory: epath.PathLike) -> dict[str, dict[str, Any]]:
+    """The manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
+    path = epath.Path(directory) / "manifest.json"
+    manifest = read_json(path, "the conversion did not finish; run it again")
+    for name, entry in manifest.items():
+        if not is_file_name(name):
+            raise DataError(f"{path}: {name!r:.80} is no file name of this format")
+        if not _is_file_entry(entry):
+            raise DataError(f"{path}: not a manifest: {name!r:.80} needs records, bytes and sha256")
+    return manifest
+
+
+def _is_file_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"records", "bytes", "sha256"}:
+        return False
+    count, size, digest = entry["records"], entry["bytes"], entry["sha256"]
+    if not (type(count) is type(size) is int and isinstance(digest, str)):
+        return False
+    return 0 <= count <= size < 2**63 and _SHA256.fullmatch(digest) is not None
+
+
+def digests(manifest: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Kind of file -> a sha256 over the names, sizes and sums of its files."""
+    found: dict[str, Any] = {}
+    for name, entry in sorted(manifest.items()):
+        digest = found.setdefault(shard_kind(name), hashlib.sha256())
+        digest.update(f"{name} {entry['records']} {entry['bytes']} {entry['sha256']}\n".encode())
+    return {kind: digest.hexdigest() for kind, digest in found.items()}
+
+
+def digests_in(directory: epath.PathLike) -> dict[str, str]:
+    """`digests` of a split's manifest, where there is one. Raises DataError."""
+    directory = epath.Path(directory)
+    return digests(read_manifest(directory)) if (directory / "manifest.json").exists() else {}
+
+
+def other_kinds(directory: Path, expected: Mapping[str, str]) -> str | None:
+    """What is wrong where a manifest lists other files than those that were described.
+
+    expected: `digests` of the kinds that are to be compared. Raises DataError.
+    """
+    found = digests_in(directory) if expected else {}
+    other = [kind for kind, digest in expected.items() if found and found.get(kind) != digest]
+    if not other:
+        return None
+    return (
+        f"{directory / 'manifest.json'}: lists other {' and '.join(sorted(other))} than the files "
+        "that dataset.json was written with: those of another split or dataset, or changed since; "
+        "copy or convert it again"
+    )
