@@ -2,28 +2,24 @@
 
 import posixpath
 
-# Suffixes of files that lie beside images and are none: captions, labels, lists, notes, what
-# file managers and training scripts leave. Archives and unknown suffixes are not here: what
-# may hold images is opened, and named where it cannot be used.
-_OTHER_SUFFIXES = frozenset(
-    # Captions, labels, lists, notes.
-    ".txt .caption .captions .tags .json .jsonl .ndjson .geojson .csv .tsv .lst .xml .yaml .yml "
-    ".toml .ini .cfg .conf .log .md .markdown .rst .html .htm .pbtxt .names .bib .tex .pdf .doc "
-    ".docx .odt .rtf .xls .xlsx .ods "
-    # Arrays, tables, weights, databases.
-    ".npy .npz .mat .pkl .pickle .pt .pth .ckpt .safetensors .h5 .hdf5 .parquet .arrow .feather "
-    ".msgpack .db .sqlite .sqlite3 .mdb "
-    # Programs.
-    ".py .pyc .ipynb .sh .bat .ps1 .m .js .css "
-    # Checksums, links, photo managers' notes.
-    ".md5 .sha1 .sha256 .sha512 .crc .sfv .lnk .url .webloc .torrent .xmp .aae .pp3 .picasa "
-    # Sound and film.
-    ".mp3 .wav .flac .ogg .m4a .mp4 .m4v .avi .mov .mkv .webm".split()
-)
-_OTHER_NAMES = frozenset(
-    "readme license licence copying notice authors changelog makefile contents index manifest "
-    "icon\r".split(" ")
-)
+# Suffixes of files that lie beside images and are none: captions, labels, lists, notes, arrays,
+# weights, programs, checksums, links, sound and film. Archives and unknown suffixes are not
+# here: what may hold images is opened, and named where it cannot be used.
+_OTHER_SUFFIXES = """
+.txt .caption .captions .tags .json .jsonl .ndjson .geojson .csv .tsv .lst .xml .yaml .yml .toml
+.ini .cfg .conf .log .md .markdown .rst .html .htm .pbtxt .names .bib .tex .pdf .doc .docx .odt
+.rtf .xls .xlsx .ods
+.npy .npz .mat .pkl .pickle .pt .pth .ckpt .safetensors .h5 .hdf5 .parquet .arrow .feather
+.msgpack .db .sqlite .sqlite3 .mdb
+.py .pyc .ipynb .sh .bat .ps1 .m .js .css
+.md5 .sha1 .sha256 .sha512 .crc .sfv .lnk .url .webloc .torrent .xmp .aae .pp3
+.mp3 .wav .flac .ogg .m4a .mp4 .m4v .avi .mov .mkv .webm
+"""
+_OTHER_NAMES = """
+readme license licence copying notice authors changelog makefile contents index manifest icon
+"""
+_SUFFIXES = frozenset(_OTHER_SUFFIXES.split())
+_NAMES = frozenset(_OTHER_NAMES.split())
 
 
 def is_image_name(name: str) -> bool:
@@ -32,7 +28,7 @@ def is_image_name(name: str) -> bool:
     False for hidden files and for names that are plainly of something else ("1.txt",
     "desktop.ini", "README"), in any case. A file of an unknown suffix may be one.
     """
-    base = posixpath.basename(name).lower()
-    if base.startswith(".") or base in _OTHER_NAMES:
+    base = posixpath.basename(name).strip().lower()  # macOS calls a folder's icon "Icon\r"
+    if base.startswith(".") or base in _NAMES:
         return False
-    return posixpath.splitext(base)[1] not in _OTHER_SUFFIXES
+    return posixpath.splitext(base)[1] not in _SUFFIXES
