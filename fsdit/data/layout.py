@@ -21,6 +21,7 @@ import pydantic
 from etils import epath
 from pydantic import NonNegativeInt, PositiveInt
 
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.records import (
     FORMAT_VERSION,
     Episode,
@@ -107,6 +108,8 @@ class DatasetInfo:
 
     features, latents: by the name that is in their files' names.
     shared_classes: the splits are meant to have classes in common (and no image).
+    preparation: how the images were made of any pictures. Older files, which do not say,
+    were mostly made with its defaults.
     """
 
     __pydantic_config__ = _STRICT
@@ -119,6 +122,7 @@ class DatasetInfo:
     features: Mapping[str, FeaturesInfo] = dataclasses.field(default_factory=dict)
     latents: Mapping[str, LatentsInfo] = dataclasses.field(default_factory=dict)
     shared_classes: bool = False
+    preparation: Preparation = DEFAULT_PREPARATION
 
     def split(self, name: str) -> SplitInfo:
         if name not in self.splits:

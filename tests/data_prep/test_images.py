@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_prep.images import ImageOptions, normalise
-from fsdit.data.photos import UnusableImageError
+from fsdit.data.image_files import UnusableImageError
 from tests.data_prep.photos import encoded, photo
 
 AS_PNG = ImageOptions(format="png")
