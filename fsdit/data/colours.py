@@ -23,7 +23,7 @@ class ToSrgb:
     def __call__(self, image: Image.Image) -> Image.Image:
         """RGB, or RGBA where the image has an alpha channel, which is kept."""
         result = self.transform.apply(image.convert(self.mode))
-        if "A" in image.getbands():
+        if image.mode in ("LA", "RGBA"):
             result.putalpha(image.getchannel("A"))
         return result
 

@@ -84,7 +84,7 @@ def flat(image: Image.Image, channels: int, background: str) -> Image.Image:
         if part.has_transparency_data:
             part = part.convert("RGBA")
         part = to_srgb(part) if to_srgb else part
-        if "A" in part.getbands():
+        if part.mode in ("LA", "RGBA"):
             colour = (*ImageColor.getrgb(background)[:3], 255)
             part = Image.alpha_composite(Image.new("RGBA", part.size, colour), part)
         elif part.mode == "LAB":  # which becomes grey by way of RGB only
