@@ -1,11 +1,14 @@
-# make demo: train on rendered characters and draw unseen ones.   make test: lint and tests.
+# make demo      train on rendered characters and draw unseen ones
+# make check     before each commit: lint, and the unit tests that start no process
+# make test      what CI runs: the above, and programs as their users start them
+# make test-all  everything: also pods of four, true sizes, endurance
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/glyphs
 DATA := datasets/glyphs
 
-.PHONY: demo test lint format clean
+.PHONY: demo check test test-all lint format clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -37,9 +40,19 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# One worker a core. Tests of one file share what it makes, so a file is one worker's; pods of
+# four processes are one group, so that no two of them meet on two cores.
+PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15 \
+  --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+
+check: lint
+	$(PYTEST) -m 'not medium and not large'
+
 test: lint
-	$(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15 \
-	  --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not large'
+
+test-all: lint
+	$(PYTEST) --hypothesis-profile=thorough
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

@@ -1,22 +1,29 @@
-"""Shared fixtures: eight host devices, a compilation cache, one glyph dataset, small runs."""
+"""Shared fixtures: eight host devices, a compilation cache, one glyph dataset, small runs.
+
+Tests without a marker are those of `make check`: they start no process. `medium` ones
+start programs or compile for long, `large` ones are in `make test-all` only.
+"""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.programs import QUICK_COMPILATION, ROOT, run_module
+
 # Before JAX is imported: tests see eight devices, and compile each program once.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
+import hypothesis
 import pytest
+from filelock import FileLock
 
 from fsdit.config import (
     CheckpointConfig,
@@ -30,20 +37,63 @@ from fsdit.config import (
     apply_overrides,
     load_experiment,
 )
+from tests import programs
+
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: two workers share the files, and none may be left for last."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Slow files first, so that none is left for last; each file, or named group, to one worker."""
+    sizes = {
+        item.path: item.get_closest_marker("large") or item.get_closest_marker("medium")
+        for item in sorted(items, key=_size)
+    }
+    ranks = {path: ["large", "medium"].index(m.name) if m else 2 for path, m in sizes.items()}
+    items.sort(key=lambda item: ranks[item.path])
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+
+
+def _size(item: pytest.Item) -> int:
+    """0 for a test of `make check`, 1 for a medium one, 2 for a large one."""
+    return 2 if item.get_closest_marker("large") else int(bool(item.get_closest_marker("medium")))
+
+
+@pytest.fixture(autouse=True)
+def _own_tier(request, monkeypatch) -> None:
+    """A test of `make check` fails where it starts a process."""
+
+    def refuse(*arguments, **choices):
+        pytest.fail("this test starts a process: mark it medium or large")
+
+    if not _size(request.node):
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        monkeypatch.setattr(programs, "_fork", refuse)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name`, which the first worker that needs it makes for all of them."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            made = folder.with_suffix(".partial")
+            make(made)
+            made.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def glyphs(tmp_path_factory) -> Path:
     """The embedded dataset, made by its program."""
-    directory = tmp_path_factory.mktemp("data") / "glyphs"
-    run_module("data_prep.glyphs", f"--output_dir={directory}").check_returncode()
-    return directory
+
+    def make(folder: Path) -> None:
+        run_module("data_prep.glyphs", f"--output_dir={folder}").check_returncode()
+
+    return made_once(tmp_path_factory, "glyphs", make)
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +101,7 @@ def weights(tmp_path_factory) -> Path:
     """`siglip` and `vae` in the hub's layout: tiny, random."""
     from experiments import random_weights
 
-    directory = tmp_path_factory.mktemp("weights")
-    random_weights.write(directory)
-    return directory
+    return made_once(tmp_path_factory, "weights", random_weights.write)
 
 
 @pytest.fixture(scope="session")
@@ -61,28 +109,25 @@ def photos(tmp_path_factory) -> Path:
     """Drawn photos of eight classes, 32 x 32, as the tiny miniImageNet recipe takes them."""
     from tests.data_prep.photos import class_folders
 
-    folder = tmp_path_factory.mktemp("photos")
-    run_module(
-        "data_prep.convert",
-        f"--input={class_folders(folder / 'images', classes=8, images=8)}",
-        f"--output_dir={folder / 'dataset'}",
-        *("--num_classes=4,2,2", "--image_size=32", "--sets_per_class=4", "--workers=1"),
-    ).check_returncode()
-    return folder / "dataset"
+    def make(folder: Path) -> None:
+        images = class_folders(tmp_path_factory.mktemp("photos") / "images", classes=8, images=8)
+        flags = ("--num_classes=4,2,2", "--image_size=32", "--sets_per_class=4", "--workers=1")
+        paths = (f"--input={images}", f"--output_dir={folder}")
+        run_module("data_prep.convert", *paths, *flags).check_returncode()
+
+    return made_once(tmp_path_factory, "photos", make)
 
 
 @pytest.fixture(scope="session")
 def encoded(tmp_path_factory, photos, weights) -> Path:
     """`photos` with the features and latents of `weights`."""
-    dataset = tmp_path_factory.mktemp("encoded") / "dataset"
-    shutil.copytree(photos, dataset)
-    run_module(
-        "data_prep.encode",
-        f"--dataset_dir={dataset}",
-        f"--encoder={weights / 'siglip'}",
-        f"--vae={weights / 'vae'}",
-    ).check_returncode()
-    return dataset
+
+    def make(folder: Path) -> None:
+        shutil.copytree(photos, folder)
+        networks = (f"--encoder={weights / 'siglip'}", f"--vae={weights / 'vae'}")
+        run_module("data_prep.encode", f"--dataset_dir={folder}", *networks).check_returncode()
+
+    return made_once(tmp_path_factory, "encoded", make)
 
 
 @pytest.fixture
@@ -99,20 +144,19 @@ def frozen_config(photos, weights) -> Config:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Makes, once for each choice of flags, the run that others are compared with."""
+    """The run that others are compared with, trained once for an experiment and its flags."""
     from tests.processes import finish, start
 
-    made: dict[tuple[str, ...], Path] = {}
-
     def run(experiment: Path, *flags: str) -> Path:
-        if flags not in made:
-            workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+        def train(workdir: Path) -> None:
             status, output = finish(start(experiment, workdir, *flags))
             assert status == 0, output
-            made[flags] = workdir
-        return made[flags]
+
+        content = "\n".join((experiment.read_text(), *flags))
+        name = f"undisturbed-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        return made_once(tmp_path_factory, name, train)
 
     return run
 
@@ -156,28 +200,6 @@ def experiment_file(path: Path, config: Config) -> Path:
         f"    return from_dict({to_dict(config)!r})\n"
     )
     return path
-
-
-def environment(devices: int = 1) -> dict[str, str]:
-    """Environment of a child process that sees `devices` host devices."""
-    return {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-def run_module(module: str, *flags: str, devices: int = 1, timeout: float = 600):
-    """Runs `python -m module flags` to its end; output captured as text."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, flags)],
-        env=environment(devices),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 @contextlib.contextmanager

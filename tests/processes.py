@@ -2,32 +2,28 @@
 
 import json
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
-from tests.conftest import ROOT, environment
+from tests.programs import start_program
 
 # A save at each step: a run too slow to end before it hears of its preemption, which
 # JAX looks for once a second.
 UNHURRIED = "--config.checkpoint.interval=1"
 
 
+# For tests with four processes: no two of them run together on two cores.
+POD_OF_FOUR = (pytest.mark.large, pytest.mark.xdist_group("pods"))
+
+
 def start(experiment, workdir, *flags, devices=1, module="fsdit.main"):
-    command = [sys.executable, "-m", module, f"--config={experiment}", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*command, *flags],
-        env=environment(devices),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    own = (f"--config={experiment}", f"--workdir={workdir}")
+    return start_program(module, *own, *flags, devices=devices)
 
 
 def start_pod(count, experiment, workdir, *flags, devices=1, module="fsdit.main"):

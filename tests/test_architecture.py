@@ -1,11 +1,9 @@
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.programs import ROOT, run_module
 
 # Each room may import itself and the rooms before it. A program is a module at fsdit/*.py
 # that is not one of the foundation, and nothing imports it.
@@ -125,17 +123,9 @@ def test_every_folder_of_fsdit_is_a_known_room():
     assert {"data", "flow", "models", "parallel", "training"} <= folders
 
 
+@pytest.mark.medium
 def test_input_workers_need_no_jax():
-    # Grain itself imports JAX where it is installed, so JAX is hidden here: what a worker
-    # loads of ours has to come up without it.
-    code = (
-        "import sys; sys.modules['jax'] = sys.modules['jaxlib'] = None\n"
-        "import fsdit.data.input\n"
-        "print(*(name for name, module in sys.modules.items() if module))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
-    )
+    done = run_module("tests.data.without_jax", real=True)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert {"grain", "fsdit.data.input"} <= loaded

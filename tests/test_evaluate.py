@@ -1,8 +1,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,9 +9,12 @@ from PIL import Image
 
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
-from tests.conftest import ROOT, environment, run_module, small_disk_at, small_run
+from tests.conftest import small_disk_at, small_run
 from tests.evaluation.page_reader import read_page
+from tests.programs import run_module, start_program
 from tests.training.test_checkpoint import saved_run
+
+pytestmark = pytest.mark.medium
 
 PROTOCOL = (
     "--split=val",
@@ -87,14 +88,8 @@ def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, se
     workdir, whole = evaluated
     output = tmp_path / "result"
     names = (f"--workdir={workdir}", f"--output={output}")
-    command = [sys.executable, "-m", "fsdit.evaluate", *names, *PROTOCOL]
-    process = subprocess.Popen(
-        [*command, "--config.evaluation.shots=1,5"],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    flags = (*PROTOCOL, "--config.evaluation.shots=1,5")
+    process = start_program("fsdit.evaluate", *names, *flags)
     while len(shards(output)) < 8:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)

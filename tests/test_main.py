@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from fsdit.config import from_dict, to_dict
-from tests.conftest import experiment_file, run_module, small_disk_at
+from tests.conftest import experiment_file, small_disk_at
 from tests.processes import (
+    POD_OF_FOUR,
     UNHURRIED,
     final_state,
     finish,
@@ -26,6 +27,9 @@ from tests.processes import (
     start_pod,
     wait_for_step,
 )
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 STEPS = 240  # of milliseconds: JAX looks for a preemption once a second
 
@@ -41,7 +45,6 @@ def experiment(tmp_path, small_config):
     return experiment_file(tmp_path / "experiment.py", config)
 
 
-@pytest.mark.slow
 def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     tmp_path, experiment, undisturbed
 ):
@@ -78,8 +81,7 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=POD_OF_FOUR)])
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, undisturbed, count):
     actual, expected = pod_losses(count, experiment, tmp_path / "run", 24), undisturbed(experiment)
     expected = {step: loss for step, loss in losses(expected).items() if step <= 24}
@@ -88,7 +90,8 @@ def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, u
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.large
+@pytest.mark.xdist_group("pods")
 def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
     pod = start_pod(2, experiment, workdir, UNHURRIED)
@@ -153,7 +156,6 @@ def test_tensorboard_reads_every_tag(experiment, undisturbed):
     assert logged == {s: pytest.approx(v, rel=1e-6) for s, v in losses(workdir).items()}
 
 
-@pytest.mark.slow
 def test_a_nonfinite_run_stops_and_keeps_its_checkpoint(tmp_path, experiment):
     flags = ("--config.optimizer.peak_learning_rate=1e38", "--config.checkpoint.interval=2")
     status, output = finish(start(experiment, tmp_path / "run", *flags))
@@ -173,7 +175,6 @@ def small_disk(tmp_path):
         yield disk
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     tmp_path, experiment, small_disk, undisturbed
 ):

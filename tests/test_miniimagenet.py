@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fsdit.config import CheckpointConfig, apply_overrides
-from tests.conftest import experiment_file, run_module
+from tests.conftest import experiment_file
 from tests.processes import (
     UNHURRIED,
     final_state,
@@ -22,6 +22,9 @@ from tests.processes import (
     start,
     wait_for_step,
 )
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 STEPS = 600  # of milliseconds: JAX looks for a preemption once a second
 ONLINE = ("--config.features.cache_mb=16",)
@@ -38,10 +41,13 @@ def experiment(tmp_path, frozen_config, encoded):
     return experiment_file(tmp_path / "experiment.py", config)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "reference"),
-    [(ONLINE, UNCACHED), (PRECOMPUTED, PRECOMPUTED), (DEVICE, PRECOMPUTED)],
+    [
+        (ONLINE, UNCACHED),
+        pytest.param(PRECOMPUTED, PRECOMPUTED, marks=pytest.mark.large),
+        pytest.param(DEVICE, PRECOMPUTED, marks=pytest.mark.large),
+    ],
     ids=["online", "precomputed", "device"],
 )
 def test_trains_is_preempted_resumes_bitwise_and_draws(
@@ -76,7 +82,7 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
         assert len(np.unique(np.asarray(picture))) > 100
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_losses_from_stored_features_are_those_online_to_their_precision(experiment, undisturbed):
     stored, online = (losses(undisturbed(experiment, *f)) for f in (PRECOMPUTED, UNCACHED))
     np.testing.assert_allclose(stored[1], online[1], rtol=1e-3)
@@ -84,7 +90,7 @@ def test_losses_from_stored_features_are_those_online_to_their_precision(experim
     np.testing.assert_allclose([stored[i] for i in first], [online[i] for i in first], rtol=2e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_the_cache_changes_no_bit_on_two_processes(tmp_path, experiment, undisturbed):
     runs = {}
     for name, flags in (("cached", ONLINE), ("uncached", UNCACHED)):
@@ -129,7 +135,6 @@ def test_what_does_not_fit_the_devices_is_refused_with_the_figure(tmp_path, expe
     assert "GB on each of 1 devices" in line and "config.features.device_gb=0.0001" in line
 
 
-@pytest.mark.slow
 def test_another_encoder_of_the_same_place_does_not_continue_a_run(
     tmp_path, experiment, undisturbed, weights
 ):

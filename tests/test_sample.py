@@ -11,8 +11,11 @@ import fsdit
 from fsdit.config import SamplingConfig
 from fsdit.data.supports import from_episodes
 from fsdit.training.run import saved_config
-from tests.conftest import run_module, small_disk_at
+from tests.conftest import small_disk_at
 from tests.models.test_generator import save_run
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 SIZE = 24
 

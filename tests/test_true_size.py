@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from experiments import random_weights
-from tests.conftest import ROOT, run_module
 from tests.data_prep.photos import class_folders
 from tests.processes import rows
+from tests.programs import ROOT, run_module
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folder(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_one_step_of_b2_saves_judges_and_draws(folder):
     """188 M parameters, latents of 28 x 28 x 4, SigLIP 2 B/16-224 and the SD VAE."""
     random_weights.write(folder / "weights", size="base")

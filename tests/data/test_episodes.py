@@ -2,7 +2,7 @@ import collections
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdit.data.episodes import (
@@ -148,7 +148,6 @@ def sets_of(episodes, shots):
     return [episodes[i : i + shots + 1] for i in range(0, len(episodes), shots + 1)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(6, 40), min_size=1, max_size=7),
     st.integers(0, 5),

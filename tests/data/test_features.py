@@ -9,7 +9,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdit.data import layout, records
@@ -66,7 +66,6 @@ def split(tmp_path):
     return tmp_path
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["float16", "bfloat16"]),
     st.integers(1, 9),
@@ -84,7 +83,6 @@ def test_features_survive_their_codec(dtype, dim, num_tokens, seed):
         assert_same(decoded.tokens, tokens)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["float16", "bfloat16"]), st.tuples(*[st.integers(1, 4)] * 3))
 def test_latents_survive_their_codec(dtype, shape):
     record = LatentRecord(array(0, dtype, 2, *shape), array(1, dtype, 2, *shape))

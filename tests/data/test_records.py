@@ -5,7 +5,7 @@ import pickle
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -42,20 +42,17 @@ def with_episode(directory, episode: Episode):
     return EpisodeReader(directory, SPLIT, shots=2)
 
 
-@settings(deadline=None)
 @given(st.builds(ImageRecord, st.text(), IDS, st.binary(), IDS, IDS))
 def test_an_image_record_survives_its_codec(record):
     assert records.decode_image(records.encode_image(record)) == record
 
 
-@settings(deadline=None)
 @given(IDS, IDS, st.lists(IDS, max_size=9))
 def test_an_episode_survives_its_codec(class_id, target, supports):
     episode = Episode(class_id, target, tuple(supports))
     assert records.decode_episode(records.encode_episode(episode)) == episode
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([1, 3]).flatmap(
         lambda c: hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 2, st.just(c)))

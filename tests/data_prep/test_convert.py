@@ -17,8 +17,11 @@ from pyarrow import parquet
 from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
-from tests.conftest import ROOT, environment, run_module, small_disk_at
+from tests.conftest import small_disk_at
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo, stored
+from tests.programs import ROOT, environment, run_module
+
+pytestmark = pytest.mark.medium
 
 SMALL = ("--num_classes=3,1,2", "--sets_per_class=4", "--shard_mb=0.01", "--workers=1")
 

@@ -4,17 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 
 import psutil
 import pytest
 
-from tests.conftest import ROOT, environment
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo
 from tests.data_prep.test_convert import convert, fail, succeed
+from tests.programs import start_program
+
+pytestmark = pytest.mark.medium
 
 # Shards of few images; bad files, duplicates in other shards, and a class that goes.
 FLAGS = (
@@ -52,18 +52,8 @@ def undisturbed(folder, tmp_path_factory):
 
 
 def start(folder, output, *flags):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "data_prep.convert"),
-            *(f"--input={folder}", f"--output_dir={output}", *FLAGS, *flags),
-        ],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        text=True,
-    )
+    paths = (f"--input={folder}", f"--output_dir={output}")
+    return start_program("data_prep.convert", *paths, *FLAGS, *flags)
 
 
 def kill_when(process, reached, timeout=300):

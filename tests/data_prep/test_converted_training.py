@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import experiment_file, run_module
+from tests.conftest import experiment_file
 from tests.data_prep.photos import class_folders
 from tests.data_prep.test_convert import succeed
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 SPLITS = {
     "fewshot": ("--num_classes=5,2,2",),
@@ -15,7 +18,7 @@ SPLITS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("split", "source"), [("fewshot", "file"), ("fewshot", "sampled"), ("vanilla", "file")]
 )

@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,11 +20,13 @@ from fsdit.data.readers import FeatureReader, ImageReader, LatentReader
 from fsdit.data.records import ImageRecord
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
-from tests.conftest import ROOT, environment, run_module
 from tests.data_prep import datasets
 from tests.data_prep.photos import encoded, files, photo
 from tests.models.pretrained import originals
 from tests.models.pretrained.test_autoencoder_kl import SD, original
+from tests.programs import run_module, start_program
+
+pytestmark = pytest.mark.medium
 
 SIZE = 32
 SPLITS = {"train": (9, 8), "val": (3,), "test": (4, 3)}  # images of each class
@@ -204,14 +204,7 @@ def test_grey_images_and_pooled_features_alone(weights, tmp_path):
 
 
 def start(dataset, *flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "data_prep.encode", f"--dataset_dir={dataset}", *flags],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return start_program("data_prep.encode", f"--dataset_dir={dataset}", *flags)
 
 
 def test_two_processes_write_the_files_of_one(dataset, undisturbed, weights):

@@ -1,7 +1,5 @@
 import hashlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,45 +8,12 @@ from data_prep.verify import verify
 from fsdit.data import layout, records
 from fsdit.data.readers import EpisodeReader
 from fsdit.errors import DataError
-from tests.conftest import ROOT, environment, run_module
 from tests.data_prep import datasets
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 FLAGS = ("--shots=1", "--sets_per_class=2", "--seed=5")
-
-# Starts the program again and again, each time on a fresh copy of the dataset, and kills it
-# before the n-th time that it creates, renames or removes a file, until it gets to its end.
-KILLS = """
-import os, shutil, signal, sys
-from pathlib import Path
-from data_prep import episodes
-from fsdit import program
-
-source, folder, flags = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-
-
-def killed(directory, at):
-    pid = os.fork()
-    if pid:
-        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    left = at
-
-    def count(event, arguments):
-        nonlocal left
-        written = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        if written or event in ("os.rename", "os.remove"):
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
-    sys.argv = ["episodes", f"--dataset_dir={directory}", *flags]
-    program.run(episodes.main)
-
-
-at = 0
-while killed(shutil.copytree(source, folder / str(at)), at):
-    at += 1
-"""
 
 
 @pytest.fixture
@@ -153,8 +118,8 @@ def test_a_folder_without_a_dataset_is_one_line(tmp_path):
 
 def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, tmp_path):
     (tmp_path / "killed").mkdir()
-    arguments = [sys.executable, "-c", KILLS, dataset, tmp_path / "killed", *FLAGS]
-    subprocess.run(arguments, env=environment(), cwd=ROOT, check=True, timeout=120)
+    module = "tests.data_prep.kill_at_each_write"
+    run_module(module, dataset, tmp_path / "killed", *FLAGS, timeout=120).check_returncode()
     *killed, undisturbed = sorted((tmp_path / "killed").iterdir(), key=lambda p: int(p.name))
     old, new = files(dataset), files(undisturbed)
     states = [_state(directory, old, new) for directory in killed]

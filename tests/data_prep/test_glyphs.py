@@ -7,7 +7,9 @@ from fsdit.data.episodes import SampledEpisodes
 from fsdit.data.layout import SPLITS, read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
 from fsdit.data.records import decode_image
-from tests.conftest import run_module
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 
 def files(directory: Path) -> dict[str, bytes]:

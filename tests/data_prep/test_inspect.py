@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from fsdit.data import layout, readers, records
-from tests.conftest import run_module
 from tests.data_prep import datasets
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 ZOOM = 64 // datasets.SIZE
 CELL = (datasets.SIZE + 2) * ZOOM  # an image and its frame

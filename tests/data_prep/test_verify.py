@@ -2,8 +2,6 @@ import dataclasses
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from data_prep.verify import damage_lines, verify
 from fsdit.data import layout, records
 from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
 from fsdit.errors import DataError
-from tests.conftest import ROOT, environment, run_module
 from tests.data_prep import datasets
 from tests.data_prep.datasets import flip, rewrite, shard
+from tests.programs import run_module
 
 TRAIN_1 = "train/images-00001-of-00002.array_record"
 EPISODES = "train/episodes-00000-of-00001.array_record"
@@ -482,17 +480,10 @@ def test_an_interrupted_rebuild_names_the_command_that_mends_it(dataset):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.medium
 def test_no_flipped_byte_goes_unnoticed_and_none_crashes(dataset, seed):
     """In a process of its own, where a crash is seen; it prints each flip before it is tried."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.data_prep.flip_bytes", str(dataset), "300", str(seed)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_module("tests.data_prep.flip_bytes", dataset, 300, seed, timeout=120)
     tried = done.stdout.splitlines()
     assert done.returncode == 0, (tried[-1:], done.stderr[-2000:])
     assert len(tried) == 301

@@ -1,6 +1,4 @@
 import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -17,7 +15,7 @@ from fsdit.evaluation.distances import (
     squared_distances,
 )
 from fsdit.parallel.mesh import AXES
-from tests.conftest import environment
+from tests.programs import start_program
 
 
 def distances(a, b):
@@ -97,41 +95,13 @@ def test_k_nearest_is_the_same_on_any_mesh(mesh):
     np.testing.assert_array_equal(found.squared_distance, alone.squared_distance)
 
 
-SHARE = """
-import sys
-import jax
-import numpy as np
-from fsdit.config import Config
-from fsdit.evaluation.distances import episode_distances, k_nearest
-from fsdit.parallel import mesh, runtime
-
-runtime.start(sys.argv[1], 2, int(sys.argv[2]))
-everywhere = mesh.make_mesh(Config())
-assert everywhere.size == 4
-rows = np.random.default_rng(0).normal(size=(30, 3, 4))
-found, alone = (k_nearest(rows[:21], rows, 3, mesh=m, tile=5) for m in (everywhere, None))
-assert (found.index == alone.index).all()
-assert (found.index[:, 0] == np.arange(21)).all()
-within = [episode_distances(rows, rows[:, :2], mesh=m, tile=7) for m in (everywhere, None)]
-np.testing.assert_allclose(*within, rtol=1e-12)
-runtime.stop()
-print("agreed", found.index.sum())
-"""
-
-
+@pytest.mark.medium
 def test_processes_share_the_work_and_all_have_the_result():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARE, address, str(i)],
-            env=environment(devices=2),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
+        start_program("tests.evaluation.shared_distances", address, i, devices=2) for i in range(2)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -12,14 +10,14 @@ from PIL import Image
 from fsdit.errors import DataError
 from fsdit.evaluation.distributions import frechet_distance
 from fsdit.evaluation.inception import check_inception, inception_fid, write_images
-from tests.conftest import environment
+from tests.programs import run_module
 
 
 def random_images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-@pytest.mark.slow  # roots of 2048 x 2048 matrices, by eigenvalues
+@pytest.mark.large  # roots of 2048 x 2048 matrices, by eigenvalues
 def test_the_figure_is_the_frechet_distance_of_the_extractors_features(
     inception_network, inception_weights, tmp_path
 ):
@@ -152,23 +150,11 @@ def test_an_image_that_cannot_be_used_is_named(inception_weights, tmp_path, chan
 
 
 @pytest.mark.parametrize("missing", ["torch", "torch_fidelity", "torchvision"])
+@pytest.mark.medium
 def test_without_the_extra_one_line_names_it(inception_weights, missing):
     """And nothing of it is imported with the module."""
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from fsdit.errors import ConfigError\n"
-        "from fsdit.evaluation import inception\n"
-        "assert not {'torch', 'torch_fidelity', 'torchvision'} & sys.modules.keys()\n"
-        f"sys.modules[{missing!r}] = None\n"
-        "try:\n"
-        f"    inception.check_inception(Path({str(inception_weights)!r}))\n"
-        "except ConfigError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
-    )
+    module = "tests.evaluation.without_module"
+    done = run_module(module, missing, inception_weights, real=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert "pip install 'fsdit[fid]'" in done.stdout

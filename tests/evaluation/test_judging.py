@@ -181,7 +181,7 @@ def test_lpips_sees_dropped_modes_too(judged, tmp_path):
     assert good["real"] == dropped["real"]
 
 
-@pytest.mark.slow  # roots of 2048 x 2048 matrices, by eigenvalues
+@pytest.mark.large  # roots of 2048 x 2048 matrices, by eigenvalues
 def test_inception_fid_sees_blur(judged, inception_weights):
     _, table = judged
     scores = inception_scores(table.material(lambda x, s: blurred(x, 3)), inception_weights)

@@ -50,7 +50,7 @@ def chromium(profile, address, *flags):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
 def test_the_page_fits_phones_and_desks_and_shows_every_picture(tmp_path):
     rng = np.random.default_rng(0)

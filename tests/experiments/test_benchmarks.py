@@ -9,7 +9,9 @@ import torch
 
 from experiments.benchmarks import all as all_benchmarks
 from experiments.benchmarks import feeding, pytorch_dit, train_step, turns
-from tests.conftest import run_module
+from tests.programs import run_module
+
+pytestmark = pytest.mark.medium
 
 
 def test_the_model_of_pytorch_has_as_many_parameters():
@@ -92,7 +94,7 @@ def test_the_table_has_each_figure_and_names_what_failed():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_one_command_measures_and_a_failure_does_not_stop_it(tmp_path, glyphs):
     results = {}
     for dataset in (glyphs, tmp_path / "none"):

@@ -4,10 +4,11 @@ import pytest
 
 from experiments.benchmarks.disturbances import KINDS, Record
 from experiments.benchmarks.endurance_report import failures
-from tests.conftest import run_module, small_disk_at
+from tests.conftest import small_disk_at
+from tests.programs import run_module
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_one_disturbance_of_each_kind_loses_nothing(tmp_path, glyphs):
     output = tmp_path / "endurance"
     with small_disk_at(tmp_path / "disk", "1m"):

@@ -1,7 +1,5 @@
 """Checkpoints with random weights, read by us and by the libraries whose layout they have."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
@@ -15,9 +13,9 @@ from experiments import random_weights
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
 from fsdit.models.pretrained.encoder import load_encoder
-from tests.conftest import ROOT, environment, run_module
 from tests.data_prep.photos import files, photo
 from tests.models.pretrained import originals
+from tests.programs import run_module
 
 MODULE = "experiments.random_weights"
 
@@ -70,7 +68,7 @@ def test_the_autoencoder_is_diffusers_too(checkpoints):
     check_autoencoder(checkpoints / "vae", photos(2, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_base_is_of_the_published_sizes(tmp_path):
     random_weights.write(tmp_path, "base")
     encoder, _ = load_encoder(str(tmp_path / "siglip"))
@@ -104,6 +102,7 @@ def test_the_same_seed_writes_the_same_bytes(checkpoints, tmp_path):
     assert changed == {"siglip/model.safetensors", "vae/diffusion_pytorch_model.safetensors"}
 
 
+@pytest.mark.medium
 def test_a_folder_that_holds_something_is_refused(checkpoints):
     before = files(checkpoints)
     done = run_module(MODULE, f"--output_dir={checkpoints}", "--seed=1")
@@ -114,14 +113,8 @@ def test_a_folder_that_holds_something_is_refused(checkpoints):
     assert list(checkpoints.parent.iterdir()) == [checkpoints]
 
 
+@pytest.mark.medium
 def test_neither_pytorch_nor_its_libraries_are_needed(tmp_path):
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'diffusers'): sys.modules[name] = None\n"
-        "from pathlib import Path\n"
-        "from experiments import random_weights\n"
-        "random_weights.write(Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    subprocess.run(command, env=environment(), cwd=ROOT, check=True)
+    done = run_module("tests.experiments.without_pytorch", tmp_path, real=True)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "siglip" / "model.safetensors").exists()

@@ -12,8 +12,8 @@ from fsdit.data.layout import read_dataset_info
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
 from fsdit.validation import validate
-from tests.conftest import ROOT, run_module
 from tests.data_prep.photos import class_folders
+from tests.programs import ROOT, run_module
 
 FILES = sorted(p for p in ROOT.glob("experiments/*.py") if "def get_config(" in p.read_text())
 SIZE = {"model.hidden_size", "model.depth", "model.num_heads"}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdit.config import FlowConfig
@@ -51,7 +51,6 @@ def test_velocity_is_the_derivative_of_the_path_in_time(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**16), t=st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5))
 def test_noise_and_data_are_recovered_from_a_point_and_its_velocity(shape, seed, t):
     noise, data = pair(shape, seed)

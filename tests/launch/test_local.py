@@ -11,8 +11,11 @@ import psutil
 import pytest
 
 from experiments.launch.supervise import newest_checkpoint
-from tests.conftest import ROOT, environment, experiment_file, run_module
+from tests.conftest import experiment_file
 from tests.processes import UNHURRIED, finish, losses, wait_for_step
+from tests.programs import ROOT, environment, run_module
+
+pytestmark = pytest.mark.medium
 
 STEPS = 40
 
@@ -39,7 +42,6 @@ def launch(experiment, workdir, *flags, count=2):
     )
 
 
-@pytest.mark.slow
 def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
     launcher = launch(experiment, workdir, UNHURRIED)

@@ -15,7 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.programs import ROOT
+
+pytestmark = pytest.mark.medium
 
 LAUNCH = ROOT / "experiments" / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])

@@ -12,6 +12,8 @@ from experiments.launch.decision import Patience
 from experiments.launch.pod import Pod
 from experiments.launch.supervise import listening, supervise
 
+pytestmark = pytest.mark.medium
+
 # What each process of a pod runs; `flags` are those of JAX, `first` is true in the first pod.
 PROLOGUE = """
 import os, pathlib, signal, sys, time

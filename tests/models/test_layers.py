@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdit.models import layers
@@ -17,7 +17,6 @@ FLOAT32 = jnp.dtype("float32")
 SIDES = st.integers(1, 3)
 
 
-@settings(deadline=None, max_examples=20)
 @given(size=SIDES, rows=SIDES, columns=SIDES, channels=SIDES)
 def test_unpatchify_undoes_patchify(size, rows, columns, channels):
     images = normal(2, size * rows, size * columns, channels)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import environment
 from tests.processes import finish
+from tests.programs import environment
+
+pytestmark = pytest.mark.medium
 
 # Compiles one program, over all devices of its pod, that takes longer than what the cache
 # leaves out. Nothing is run: the processes need not wait for each other.

@@ -1,7 +1,11 @@
 import sys
 import time
 
+import pytest
+
 from experiments.launch.pod import Pod
+
+pytestmark = pytest.mark.medium
 
 PROGRAM = """
 import signal

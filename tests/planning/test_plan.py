@@ -5,8 +5,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,8 @@ from fsdit.models.frozen import open_networks
 from fsdit.planning import costs, plan, report, target
 from fsdit.planning.published import CODECS, ENCODERS, abstract_networks
 from fsdit.planning.target import Target
-from tests.conftest import ROOT, environment, experiment_file, run_module
+from tests.conftest import experiment_file
+from tests.programs import ROOT, environment, run_module
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -65,22 +64,15 @@ def test_absent_libtpu_is_one_line_that_says_how_to_get_it(experiment, tmp_path)
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "libtpu.py").write_text("raise ImportError('not installed')\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "fsdit.plan", f"--config={experiment}", "--topology=v5e:2x2"],
-        env={
-            **{name: value for name, value in environment().items() if name != "TPU_LIBRARY_PATH"},
-            "PYTHONPATH": os.pathsep.join(map(str, (hidden, ROOT))),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {name: value for name, value in environment().items() if name != "TPU_LIBRARY_PATH"}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (hidden, ROOT)))
+    flags = (f"--config={experiment}", "--topology=v5e:2x2")
+    done = run_module("fsdit.plan", *flags, env=env)
     line = error_of(done)
     assert all(word in line for word in ("--topology=v5e:2x2", "libtpu", "fsdit[tpu]"))
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_this_machine_is_planned_for_and_json_says_what_the_table_does(experiment, tmp_path):
     saved = tmp_path / "plan.json"
     flags = ("--topology=local", "--mesh=8x1,1x8", "--config.model.depth=1", f"--json={saved}")

@@ -18,8 +18,9 @@ from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, metas
 from fsdit.training.best import best_of, better, judged, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
-from tests.conftest import experiment_file, run_module
+from tests.conftest import experiment_file
 from tests.processes import UNHURRIED, finish, rows, start, start_pod, wait_for_step
+from tests.programs import run_module
 from tests.test_main import one_line_error
 from tests.training.test_checkpoint import (
     DAMAGES,
@@ -278,7 +279,7 @@ def best_line(output):
     return int(line)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     workdir, output = reference(experiment)
     found = values(workdir)
@@ -294,7 +295,7 @@ def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     assert row["timing/evaluation_seconds"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_killed_damaged_and_preempted_runs_end_with_the_same_best(tmp_path, experiment, reference):
     workdir = tmp_path / "run"
     expected, _ = reference(experiment)
@@ -324,7 +325,7 @@ def test_killed_damaged_and_preempted_runs_end_with_the_same_best(tmp_path, expe
         assert metas.saved_meta(workdir, best)[1][name] == metas.saved_meta(expected, best)[1][name]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, reference):
     workdir = tmp_path / "run"
     expected, _ = reference(experiment)
@@ -345,7 +346,7 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
     assert early == {step: pytest.approx(found[step], rel=1e-3) for step in early} and early
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
         small_config.train, num_steps=5, eval_interval=4, fsd_interval=2, fsd_drawings=32

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsdit.training.clock import Clock
@@ -61,7 +61,6 @@ def runs(draw):
 
 
 @given(runs())
-@settings(deadline=None)
 def test_the_parts_are_those_of_a_step_by_step_account_and_add_up_to_the_wall_time(run):
     lines, truth, steps, wall = run
     found = account(lines)
@@ -74,7 +73,6 @@ def test_the_parts_are_those_of_a_step_by_step_account_and_add_up_to_the_wall_ti
 
 
 @given(runs(), st.data())
-@settings(deadline=None)
 def test_a_file_cut_off_anywhere_is_read_up_to_there(tmp_path_factory, run, data):
     lines, *_ = run
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -172,7 +170,7 @@ def test_each_moment_belongs_to_the_innermost_part():
         clock.close()
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_a_killed_run_counts_its_lost_steps_exactly(tmp_path, small_config):
     experiment = experiment_file(tmp_path / "experiment.py", small_config)
     workdir = tmp_path / "run"

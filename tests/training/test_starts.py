@@ -9,6 +9,8 @@ from fsdit.training import metas
 from tests.conftest import experiment_file
 from tests.processes import finish, losses, rows, start, wait_for_step
 
+pytestmark = pytest.mark.medium
+
 FLAGS = ("--config.train.eval_interval=1000", "--config.checkpoint.interval=4")
 
 
@@ -29,7 +31,6 @@ def first_step(output):
     return float(found[0]), float(found[1]), int(found[2]), int(found[3])
 
 
-@pytest.mark.slow
 def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     workdir, other = tmp_path / "run", tmp_path / "other"
     steps = "--config.train.num_steps=200"
@@ -61,7 +62,7 @@ def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     assert "timing/start_cache_hits" not in rows(other)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_window_of_steps_is_profiled(tmp_path, experiment):
     workdir = tmp_path / "run"
     flags = (*FLAGS, "--config.train.num_steps=9", "--config.profile.start_step=4")

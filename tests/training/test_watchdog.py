@@ -3,51 +3,19 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.conftest import environment, experiment_file
+from tests.conftest import experiment_file
 from tests.processes import finish, rows, start, start_pod, wait_for_step
+from tests.programs import start_program
 
-# Twenty quick steps, and then one that waits in C code for what never comes. It takes the
-# place of a run: the same clock, the same calls.
-STUCK = """
-import os, sys
-from pathlib import Path
-from fsdit.config import WatchdogConfig
-from fsdit.training.clock import Clock
-from fsdit.training.watchdog import Watchdog
-
-def waiting_for_a_device():
-    os.read(os.pipe()[0], 1)
-
-clock = Clock()
-left = Path(sys.argv[1]).with_name("left")
-limits = WatchdogConfig(factor=10, min_seconds=0.4, stop_seconds=float(sys.argv[2]))
-watchdog = Watchdog(limits, Path(sys.argv[1]), clock, lambda: left.write_text("x"))
-with clock.part("evaluation" if sys.argv[3:] else "step"):
-    watchdog.start(1)
-    for step in range(2, 21):
-        until = clock.elapsed() + 0.01
-        while clock.elapsed() < until:
-            pass
-        watchdog.beat(step)
-    print("stuck from here on", flush=True)
-    waiting_for_a_device()
-"""
+pytestmark = pytest.mark.medium
 
 
-def stuck(path, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", STUCK, str(path), *map(str, arguments)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def stuck(path, stop_seconds, part="step", **choices):
+    return start_program("tests.training.stuck_process", path, stop_seconds, part, **choices)
 
 
 def wait_for(condition, process, timeout=120):
@@ -97,7 +65,7 @@ def test_a_stop_happens_where_the_disk_and_the_last_words_hang(tmp_path):
 
 def test_a_stopped_process_does_not_blame_its_step(tmp_path):
     path = tmp_path / "stacks.txt"
-    process = stuck(path, 0, "evaluation")  # alive, and with no step to blame
+    process = stuck(path, 0, "evaluation", real=True)  # alive, and with no step to blame
     assert "stuck" in process.stdout.readline()
     process.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
@@ -119,7 +87,7 @@ def experiment(tmp_path, small_config):
     return experiment_file(tmp_path / "experiment.py", small_config)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_pod_with_a_stopped_process_says_who_waits_and_who_was_stopped(tmp_path, experiment):
     workdir = tmp_path / "run"
     flags = ("--config.train.num_steps=100000", "--config.train.eval_interval=100000", *LIMITS)
@@ -147,7 +115,7 @@ def test_a_pod_with_a_stopped_process_says_who_waits_and_who_was_stopped(tmp_pat
     assert not (workdir / "watchdog-1.txt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_run_whose_input_is_stuck_is_told_of_stopped_and_goes_on(tmp_path, experiment):
     workdir = tmp_path / "run"
     flags = ("--config.train.num_steps=30", "--config.train.eval_interval=1000", *LIMITS)

@@ -125,7 +125,7 @@ def test_equals_the_original(saved):
     check_parity(model, directory, pictures(2, 32, 48, model.config.in_channels))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_equals_the_original_at_the_size_of_the_sd_vae(tmp_path):
     model = original(**SD_TRUE)
     model.save_pretrained(tmp_path)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,7 +16,6 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 SIDES = st.integers(1, 70)
 
 
-@settings(deadline=None, max_examples=25)
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(sorted(FILTERS)), st.integers(0, 99))
 def test_resizing_is_pillows_to_the_bit(height, width, new_height, new_width, name, seed):
     image = originals.random_images(height, width, 3, seed=seed)

@@ -1,0 +1,19 @@
+"""Checks Inception weights where one module cannot be imported; prints what is said of it.
+
+python -m tests.evaluation.without_module MODULE WEIGHTS
+"""
+
+import sys
+from pathlib import Path
+
+from fsdit.errors import ConfigError
+from fsdit.evaluation import inception
+
+assert not {"torch", "torch_fidelity", "torchvision"} & sys.modules.keys()
+
+if __name__ == "__main__":
+    sys.modules[sys.argv[1]] = None
+    try:
+        inception.check_inception(Path(sys.argv[2]))
+    except ConfigError as error:
+        print(error)
