@@ -17,7 +17,7 @@ from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Reader
 from fsdit.data import layout, records
-from fsdit.data.image_files import UnusableImageError
+from fsdit.data.photos import UnusableImageError
 from fsdit.errors import DataError
 
 _MAX_SOURCE_BYTES = 2**28  # no photograph, and it would have to fit in memory

@@ -16,7 +16,7 @@ from PIL import Image
 # Formats of photographs, those of datasets first. Pillow knows more, among them EPS, which
 # starts a program.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF")
-_MAX_FILE_BYTES = 2**28  # no photograph is larger, and a file has to fit in memory
+MAX_FILE_BYTES = 2**28  # no photograph is larger, and a file has to fit in memory
 _MAX_PIXELS = 2**26  # 64 million; a small file can unpack to much more
 _MAX_MEMORY = 2**29  # of an image that is decoded and converted, in bytes
 # Bytes a pixel that an image takes once it is decoded, and again as RGB. Of greyscale, fewer.
@@ -41,10 +41,10 @@ def read_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UnusableImageError("not a regular file")
-    if status.st_size > _MAX_FILE_BYTES:
-        raise UnusableImageError(f"a file of {status.st_size} bytes, more than {_MAX_FILE_BYTES}")
+    if status.st_size > MAX_FILE_BYTES:
+        raise UnusableImageError(f"a file of {status.st_size} bytes, more than {MAX_FILE_BYTES}")
     with path.open("rb") as file:
-        return file.read(_MAX_FILE_BYTES)
+        return file.read(MAX_FILE_BYTES)
 
 
 @contextmanager
