@@ -54,6 +54,8 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
             _correct_transparent_colour(image)
+            if image.format == "JPEG2000" and (profile := _jpeg2000_profile(data)):
+                image.info["icc_profile"] = profile
             yield image
     except UnusableImageError:
         raise
@@ -77,6 +79,25 @@ def _check_size(image: Image.Image) -> None:
             f"{size} of {image.format} take about {pixels * needed >> 20} MiB to decode, more "
             f"than {_MAX_MEMORY >> 20}"
         )
+
+
+def _jpeg2000_profile(data: bytes) -> bytes | None:
+    """The ICC profile of a JPEG 2000 file, which Pillow does not read (ISO 15444-1, annex I)."""
+    header = next((content for kind, content in _boxes(data) if kind == b"jp2h"), b"")
+    for kind, content in _boxes(header):
+        if kind == b"colr" and content[:1] in (b"\2", b"\3"):  # a profile, no number of a space
+            return content[3:]
+    return None
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, content) one after the other; one without a length of its own reaches to the end."""
+    start = 0
+    while len(head := data[start : start + 8]) == 8:
+        length = int.from_bytes(head[:4], "big")
+        end = start + length if length >= 8 else len(data)
+        yield head[4:], data[start + 8 : end]
+        start = end
 
 
 def _correct_transparent_colour(image: Image.Image) -> None:

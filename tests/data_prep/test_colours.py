@@ -30,6 +30,17 @@ def file_of(image: Image.Image, kind: str, profile: bytes) -> bytes:
     return encoded(image, kind, icc_profile=profile, **LOSSLESS.get(kind, {}))
 
 
+def jpeg2000_of(image: Image.Image, profile: bytes) -> bytes:
+    """The number of the colour space that Pillow writes, exchanged for a profile."""
+    data = encoded(image, "JPEG2000")
+    number = b"\x00\x00\x00\x0fcolr" + b"\x01\x00\x00\x00\x00\x00"
+    place, header = data.index(number), data.index(b"jp2h") - 4
+    box = (11 + len(profile)).to_bytes(4, "big") + b"colr\x02\x00\x00" + profile
+    length = int.from_bytes(data[header : header + 4], "big") + len(box) - 15
+    head = data[:header] + length.to_bytes(4, "big") + data[header + 4 : place]
+    return head + box + data[place + 15 :]
+
+
 def managed(image: Image.Image, profile: bytes) -> np.ndarray:
     """As Pillow's own function has it, with its own sRGB."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -88,6 +99,15 @@ def test_colours_are_those_of_the_arithmetic(colorants, gamma, profile):
     xyz = linear @ colorants.T
     expected = 255 * profiles.linear_to_srgb(xyz @ np.linalg.inv(profiles.SRGB).T)
     close(converted(file_of(PHOTO, "PNG", profile)), np.round(expected).astype(np.uint8), 2)
+
+
+@pytest.mark.parametrize(("mode", "profile"), [("RGB", P3), ("L", GREY), ("RGB", P3[:99])])
+def test_a_profile_in_jpeg_2000_counts_too(mode, profile):
+    image = PHOTO.convert(mode)
+    found = converted(jpeg2000_of(image, profile))
+    usable = profile != P3[:99]
+    expected = managed(image, profile) if usable else np.asarray(image)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_greyscale_is_of_the_shown_colours():
