@@ -46,20 +46,25 @@ def from_files(
 
 def _files(path: Path) -> list[Path]:
     """The file, or the images of a folder."""
-    if not path.is_dir():
-        return [path]
     try:
+        if not path.is_dir():
+            return [path]
         inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    images = [p for p in inside if is_image_name(p.name) and p.is_file()]
+        images = [p for p in inside if is_image_name(p.name) and p.is_file()]
+    except OSError as error:  # such as for want of permission
+        raise DataError(f"{error.filename or path}: {error.strerror}") from None
     if not images:
         raise DataError(f"{path}: this folder has no image files to take as supports")
-    if others := sorted({p.name for p in inside} - {p.name for p in images}):
-        named = ", ".join(map(repr, others[:_NAMED]))
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        print(f"{path}: left out, no image files: {named}{more}", flush=True)
+    _say_left_out(path, sorted({p.name for p in inside} - {p.name for p in images}))
     return images
+
+
+def _say_left_out(folder: Path, names: list[str]) -> None:
+    """Prints the first few names; quoted, as a name may hold what a terminal obeys."""
+    if names:
+        named = ", ".join(map(repr, names[:_NAMED]))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        print(f"{folder}: left out, no image files: {named}{more}", flush=True)
 
 
 def from_episodes(config: Config, split: str, numbers: Sequence[int]) -> list[SupportSet]:

@@ -80,6 +80,17 @@ def test_what_is_no_regular_file_is_left_out_of_a_folder(picture, capsys):
     assert capsys.readouterr().out.endswith(": 'more', 'pipe.png', 'zero.png'\n")
 
 
+def test_a_folder_that_may_not_be_read_is_named(picture, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(picture), "iterdir", refuse)
+    with pytest.raises(DataError, match=f"{picture.parent}: Permission denied"):
+        supports.from_files([picture.parent], 16, 1)
+    with pytest.raises(DataError, match="aaa: File name too long"):
+        supports.from_files(["a" * 300], 16, 1)
+
+
 @pytest.mark.parametrize("name", ["damaged.png", "picture.heic", "picture"])
 def test_what_may_be_an_image_by_its_name_and_is_none_is_named(picture, name):
     with pytest.raises(DataError, match=f"{name}: not an image"):
