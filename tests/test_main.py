@@ -31,12 +31,12 @@ from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
 
-STEPS = 240  # of milliseconds: JAX looks for a preemption once a second
+STEPS = 120  # of milliseconds: JAX looks for a preemption once a second
 
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """240 steps, logged at each, saved every 7th, evaluated at the end."""
+    """120 steps, logged at each, saved every 7th, evaluated at the end."""
     config = dataclasses.replace(
         small_config,
         train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),

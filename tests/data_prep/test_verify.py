@@ -370,6 +370,7 @@ def test_a_sound_dataset_has_no_damage(dataset):
     assert lines(dataset) == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flags", [[], ["--fast"]])
 def test_the_glyph_dataset_is_sound(glyphs, flags):
     done = run_module("data_prep.verify", f"--dataset_dir={glyphs}", *flags)
@@ -383,6 +384,7 @@ def test_the_glyph_dataset_is_sound(glyphs, flags):
         assert row[5] == "sound"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("damage", ["flipped bit", "missing shard", "episode out of range"])
 def test_the_program_exits_1_and_names_the_damage(dataset, damage):
     make, *expected = DAMAGES[damage]
@@ -399,6 +401,7 @@ def test_the_program_exits_1_and_names_the_damage(dataset, damage):
     assert states["val"].endswith("sound")
 
 
+@pytest.mark.medium
 def test_a_dataset_that_is_not_there_is_one_line(tmp_path):
     done = run_module("data_prep.verify", f"--dataset_dir={tmp_path}")
     assert done.returncode == 1
@@ -406,6 +409,7 @@ def test_a_dataset_that_is_not_there_is_one_line(tmp_path):
     assert line.startswith(f"error: {tmp_path}/dataset.json: no such file")
 
 
+@pytest.mark.medium
 def test_a_file_whose_name_is_no_text_is_named_too(dataset):
     (dataset / "val" / os.fsdecode(b"\xff.jpg")).write_text("x")
     done = run_module("data_prep.verify", f"--dataset_dir={dataset}", "--workers=0")

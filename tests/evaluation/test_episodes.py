@@ -51,6 +51,7 @@ def to_supports(images, supports):
     return nearest_support(episode_distances(images, supports))
 
 
+@pytest.mark.medium
 def test_the_nearest_support_is_scikit_learns():
     images, supports = features(pictures(4, 7, seed=1)), features(pictures(4, 3, seed=0))
     for found, queries, pool in zip(to_supports(images, supports), images, supports, strict=True):

@@ -25,6 +25,8 @@ from fsdit.training import state as train_state
 from fsdit.training.run import load_generator, load_run
 from tests.conftest import small_disk_at
 
+pytestmark = pytest.mark.medium
+
 
 def save_run(workdir, config):
     """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""

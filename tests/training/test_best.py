@@ -30,6 +30,8 @@ from tests.training.test_checkpoint import (
     template_of,
 )
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def config(small_config):
@@ -279,7 +281,6 @@ def best_line(output):
     return int(line)
 
 
-@pytest.mark.medium
 def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     workdir, output = reference(experiment)
     found = values(workdir)
@@ -346,7 +347,6 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
     assert early == {step: pytest.approx(found[step], rel=1e-3) for step in early} and early
 
 
-@pytest.mark.medium
 def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
         small_config.train, num_steps=5, eval_interval=4, fsd_interval=2, fsd_drawings=32

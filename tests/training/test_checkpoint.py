@@ -17,6 +17,8 @@ from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
 
+pytestmark = pytest.mark.medium
+
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
 
 

@@ -13,6 +13,8 @@ from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import example_losses, make_train_step, time_bins
 
+pytestmark = pytest.mark.medium
+
 
 def run_steps(config, steps, first=0):
     """States after each step (as NumPy) and the metrics of each."""

@@ -24,6 +24,7 @@ def slow():
     return lambda: compute(x)
 
 
+@pytest.mark.medium
 def test_the_time_of_a_step_is_no_part_of_the_evaluation_after_it(tmp_path, small_config, slow):
     config = dataclasses.replace(
         small_config, train=dataclasses.replace(small_config.train, log_interval=1)
