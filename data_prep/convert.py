@@ -57,9 +57,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Decides splits and episodes.", 0, 2**63
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Height and width in pixels; 0: as the images are.", lower_bound=0
 )
-_RESIZE = flags.DEFINE_enum("resize", "center_crop", ["center_crop", "squash"], "To a square.")
+_RESIZE = flags.DEFINE_enum(
+    "resize", "center_crop", ["center_crop", "squash", "pad"],
+    "To a square: its centre; all of it, distorted; all of it, on a square of --background.",
+)  # fmt: skip
 _CHANNELS = flags.DEFINE_enum("channels", "3", ["3", "1"], "3: RGB, 1: greyscale.")
-_BACKGROUND = flags.DEFINE_string("background", "white", "Colour behind transparent pixels.")
+_BACKGROUND = flags.DEFINE_string(
+    "background", "white", "Colour behind transparent pixels, and beside padded images."
+)
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", "jpeg", "png", "webp"],
     "Of stored images. auto: original bytes where nothing changes, JPEG elsewhere.",
@@ -268,6 +273,7 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
         command=_command(),
         seed=_SEED.value,
         shared_classes=planned.shared_classes,
+        preparation=_image_options().preparation,
     )
     layout.write_dataset_json(folder.root, info)
     notes.print_finished(info, finished, _SHOTS.value, _SETS.value, _SHARED_DUPLICATES.value)

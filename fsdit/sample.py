@@ -68,12 +68,13 @@ def main(argv: list[str]) -> None:
     if _WORKDIR.value:
         model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
         config = run.saved_config(model, _OVERRIDES(), _STEP())
-        sizes = read_run_dataset(config)
+        trained = read_run_dataset(config)
     else:
         model, load = _MODEL.value, exported.load
-        sizes = exported.read_info(model)
+        trained = exported.read_info(model)
     if _EPISODE.value is None:
-        sets = [supports.from_files(_SUPPORTS.value, sizes.image_size, sizes.channels)]
+        size, channels = trained.image_size, trained.channels
+        sets = [supports.from_files(_SUPPORTS.value, size, channels, trained.preparation)]
     else:
         sets = supports.from_episodes(config, _SPLIT.value, _EPISODE.value)
 

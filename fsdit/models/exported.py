@@ -22,6 +22,7 @@ from fsdit.config import Config, apply_overrides, changed_fields, from_dict, to_
 from fsdit.config.bounds import CountOrNone, PatchSize
 from fsdit.config.problems import shown
 from fsdit.data.layout import is_free, publish, write_json
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.generator import Generator, online_networks
@@ -38,7 +39,8 @@ class ExportedInfo:
 
     sha256: of model.safetensors. features: of the frozen encoder's outputs, None where the
     encoder was learned. frozen: sha256 of the weights of "encoder" and "codec", where they
-    are frozen ones. config: the run's.
+    are frozen ones. config: the run's. preparation: of supports; exports that are older than
+    this field have its defaults.
     """
 
     version: Literal[1]
@@ -49,6 +51,7 @@ class ExportedInfo:
     features: FeatureShape | None
     frozen: dict[str, str]
     config: dict[str, Any]
+    preparation: Preparation = DEFAULT_PREPARATION
 
 
 def check_free(directory: str | Path) -> None:
@@ -77,6 +80,7 @@ def save(directory: str | Path, generator: Generator) -> None:
         generator.frozen.features,
         generator.frozen.weights,
         to_dict(generator.config),
+        generator.preparation,
     )
     try:
         partial.mkdir(parents=True)
@@ -152,7 +156,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
             f"{checkpoint.directory}: the weights are not those that config.json was written with: "
             "damaged or exchanged; export again"
         )
-    return Generator(config, networks, frozen, params, info.step)
+    return Generator(config, networks, frozen, params, info.step, info.preparation)
 
 
 def _tensors(params: dict) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def load_generator(
     metas.check_identity(workdir, found, meta, frozen.weights)
     mesh = meshes.local_mesh()
     ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
-    return Generator(config, networks, frozen, ema, found)
+    return Generator(config, networks, frozen, ema, found, info.preparation)
 
 
 def _saved(
