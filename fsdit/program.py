@@ -164,6 +164,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
             _leave()
 
     guard_output()
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)
     # Savers and writers raise a failure of their threads again in the main one, which
     # says it in one line; the thread's own traceback would run into it.
     threading.excepthook = lambda args: logging.info("%s: %r", args.thread, args.exc_value)

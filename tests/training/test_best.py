@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from fsdit.config import Config
 from fsdit.errors import CheckpointError
 from fsdit.evaluation.watch import BEST_BY
 from fsdit.parallel import mesh as meshes
@@ -124,6 +125,14 @@ def test_values_under_other_settings_do_not_compare(config):
     assert not better(judged(longer, 20, 0.9), old)
     own = [judged(fewer, 30, 0.8), old, judged(fewer, 20, 0.9)]
     assert best_of(to_meta(each, None) for each in own).step == 30
+
+
+@pytest.mark.parametrize(("shift", "compares"), [(Config().sampling.shift, True), (2.0, False)])
+def test_a_setting_that_is_younger_than_a_value_has_had_its_default(config, shift, compares):
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, shift=shift))
+    old = judged(config, 10, 0.1)
+    del old.settings["sampling.shift"]
+    assert better(judged(config, 20, 0.9), old) is not compares
 
 
 def test_checkpoints_of_before_steps_were_judged_can_be_read(tmp_path, config):
