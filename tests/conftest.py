@@ -22,7 +22,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
-os.environ["LOKY_MAX_CPU_COUNT"] = "2"  # joblib, of scikit-learn, would start lscpu to count them
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # joblib, of scikit-learn, would start lscpu to count
 
 import hypothesis
 import pytest

@@ -79,11 +79,15 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
             yield function.attr if isinstance(function, ast.Attribute) else function.id, node
 
 
+# Functions whose first argument is the name of a flag.
+_DEFINERS = ("DEFINE_", "define_path")
+
+
 def defined(tree: ast.AST) -> set[str]:
     """Flags that code defines; "config." stands for all settings."""
     found = set()
     for name, call in calls(tree):
-        if name.startswith("DEFINE_"):
+        if name.startswith(_DEFINERS):
             flag = call.args[0].value
             found |= {flag, f"no{flag}"} if "bool" in name else {flag}
         elif name in shared_definers():
@@ -97,7 +101,7 @@ def shared_definers() -> dict[str, set[str]]:
     found = {"define_overrides": {"config."}}
     for node in ast.parse(source("fsdit.program").read_text()).body:
         if isinstance(node, ast.FunctionDef) and node.name in ("define_config", "define_step"):
-            own = {c.args[0].value for name, c in calls(node) if name.startswith("DEFINE_")}
+            own = {c.args[0].value for name, c in calls(node) if name.startswith(_DEFINERS)}
             overrides = any(name == "define_overrides" for name, _ in calls(node))
             found[node.name] = own | ({"config."} if overrides else set())
     return found

@@ -14,7 +14,7 @@ class SkippedSteps:
     def __init__(self, most_in_row: int):
         self._most, self._total, self._told = most_in_row, 0, False
 
-    def see(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+    def see(self, step: int, metrics: Mapping[str, np.ndarray | int]) -> None:
         """Takes the metrics of a completed step. Raises NonFiniteError after too many in a row."""
         in_row, self._total = int(metrics["nonfinite_in_row"]), int(metrics["nonfinite"])
         if in_row and not self._told and runtime.is_main_process():

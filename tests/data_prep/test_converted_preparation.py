@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from data_prep import episodes
+from data_prep.rebuild import rebuild
 from fsdit.data import supports
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.photos import Preparation
@@ -54,7 +54,7 @@ def test_the_preparation_is_recorded_and_repeats_the_images(folder, converted):
 
 @pytest.mark.medium
 def test_new_episodes_keep_the_record(converted):
-    episodes.rebuild(converted, shots=2, sets_per_class=1, seed=1)
+    rebuild(converted, shots=2, sets_per_class=1, seed=1)
     assert read_dataset_info(converted).preparation == Preparation("#204060", "pad")
 
 
