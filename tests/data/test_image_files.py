@@ -1,5 +1,6 @@
 """Which files are opened as images, by conversion, readers and supports alike."""
 
+import ast
 import io
 import os
 import zlib
@@ -12,6 +13,7 @@ from fsdit.data import image_files, records
 from fsdit.data.image_files import UnusableImageError, opened, read_file
 from fsdit.data.photos import read_photo
 from fsdit.errors import DataError
+from tests.conftest import ROOT
 
 PNG = records.encode_pixels(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 moveto\n"
@@ -123,3 +125,15 @@ def test_a_link_to_a_picture_is_read(tmp_path):
 def test_every_format_is_known_to_pillow():
     Image.init()
     assert set(image_files._FORMATS) <= set(Image.OPEN)
+
+
+def test_no_image_is_opened_in_whatever_format_it_has():
+    """Pillow's own list holds EPS, for which it starts a program."""
+    calls = [
+        (path.name, {keyword.arg for keyword in node.keywords})
+        for path in (*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"
+    ]
+    assert {name for name, _ in calls} == {"image_files.py", "inception.py"}
+    assert all(keywords == {"formats"} for _, keywords in calls)
