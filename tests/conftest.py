@@ -42,6 +42,7 @@ from fsdit.config import (
 )
 from tests import programs
 
+programs.preloading_environment()
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("quick")

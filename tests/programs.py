@@ -7,6 +7,7 @@ interpreter instead, as a user does.
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import select
@@ -34,11 +35,15 @@ _OWN = {  # which the server has, and which change nothing of a program
 }
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """Environment of a child process that sees `devices` host devices."""
+def environment(devices: int = 1, *, quick: bool = True) -> dict[str, str]:
+    """Environment of a child process that sees `devices` host devices.
+
+    quick: whether it compiles quickly, or what it compiles is quick.
+    """
+    flags = f"--xla_force_host_platform_device_count={devices}"
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILATION}",
+        "XLA_FLAGS": f"{flags} {QUICK_COMPILATION}" if quick else flags,
         "PYTHONPATH": str(ROOT),
     }
 
@@ -132,29 +137,45 @@ def run_module(
 def _forkable(env: dict[str, str]) -> bool:
     if not hasattr(os, "pidfd_open"):  # no Linux
         return False
-    expected = environment()
-    names = {name for name in (*env, *expected) if name.startswith(READ_AT_IMPORT)}
-    return all(env.get(name) == expected.get(name) for name in names)
+    names = {name for name in (*env, *preloading_environment()) if name.startswith(READ_AT_IMPORT)}
+    return all(env.get(name) == preloading_environment().get(name) for name in names)
+
+
+@functools.cache
+def preloading_environment() -> dict[str, str]:
+    """The environment that libraries are imported in. conftest.py asks first, before any test."""
+    return environment()
 
 
 FORKED = "fsdit.tests.fork"  # event for audit hooks
-_server: socket.socket | None = None
+_servers: dict[str, socket.socket] = {}  # by mount namespace, of which there is one at a time
 
 
 def _connection() -> socket.socket:
-    """The server of this test process, started by the first test that needs it."""
-    global _server
-    if _server is None:
-        _server, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**environment(), **_OWN},
-                cwd=ROOT,
-            )
-        atexit.register(lambda: (_server.close(), process.wait()))
-    return _server
+    """The server of this test process, started by the first test that needs it.
+
+    A process that got a mount namespace of its own, as small_disk makes one, needs another
+    server: the forks of the old one do not see what is mounted.
+    """
+    namespace = str(Path("/proc/self/ns/mnt").readlink())
+    if namespace not in _servers:
+        while _servers:
+            _servers.popitem()[1].close()
+        _servers[namespace] = _start_server()
+    return _servers[namespace]
+
+
+def _start_server() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**preloading_environment(), **_OWN},
+            cwd=ROOT,
+        )
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
 
 
 def _fork(arguments: list[str], env: dict[str, str], joined: bool, cwd: Path) -> Fork:

@@ -3,8 +3,6 @@
 import json
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +12,9 @@ from jax._src.lru_cache import LRUCache
 
 from fsdit.parallel import compilation
 from tests.processes import finish
-from tests.programs import environment
+from tests.programs import environment, start_program
 
 pytestmark = pytest.mark.medium
-
-# Compiles one program, over all devices of its pod, that takes longer than what the cache
-# leaves out. Nothing is run: the processes need not wait for each other.
-PROGRAM = """
-import json, sys
-from pathlib import Path
-import jax, jax.numpy as jnp
-from jax.sharding import PartitionSpec
-from fsdit.parallel import compilation, runtime
-seen = []
-jax.monitoring.register_event_listener(lambda event, **_: seen.append(event.rpartition("/")[2]))
-setting, workdir, address, count, index = sys.argv[1:]
-runtime.start(address, int(count), int(index))
-compilation.use_cache(setting, Path(workdir))
-
-def slow_to_compile(x):
-    for i in range(100):
-        x = jnp.sin(x[::-1]) @ x + i
-    return x
-
-mesh = jax.make_mesh((jax.device_count(),), ("data",))
-sharding = jax.NamedSharding(mesh, PartitionSpec("data"))
-jax.jit(slow_to_compile, out_shardings=sharding).lower(jnp.ones((4, 4))).compile()
-print(json.dumps({"hits": seen.count("cache_hits"), "written": seen.count("cache_misses"),
-                  "asked": seen.count("compile_requests_use_cache")}), flush=True)
-runtime.stop()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -58,15 +29,11 @@ def compile_in_pod(count: int, setting: str, workdir: Path) -> list[tuple[dict[s
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    arguments = (setting, str(workdir), address, str(count))
+    module = "tests.parallel.compiles_once"
+    arguments = (setting, workdir, address, count)
+    # Optimised: what compiles too fast is not cached.
     pod = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments, str(index)],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        start_program(module, *arguments, index, env=environment(quick=False))
         for index in range(count)
     ]
     found = []

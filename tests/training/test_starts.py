@@ -31,6 +31,7 @@ def first_step(output):
     return float(found[0]), float(found[1]), int(found[2]), int(found[3])
 
 
+@pytest.mark.large
 def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     workdir, other = tmp_path / "run", tmp_path / "other"
     steps = "--config.train.num_steps=100"
