@@ -61,7 +61,7 @@ _QUALITY = flags.DEFINE_integer("quality", 95, "Of JPEG and WebP.", 1, 100)
 _DUPLICATES = flags.DEFINE_enum(
     "duplicates", "drop", ["drop", "keep"], "Pixel-identical images within a class."
 )
-_MAX_BAD = flags.DEFINE_float(
+_MAX_BAD = program.define_float(
     "max_bad_fraction", 0.01, "Of files that cannot be used; more stop the conversion.", 0, 1
 )
 _DROP_SMALL = flags.DEFINE_bool(
@@ -76,8 +76,8 @@ _SETS = flags.DEFINE_integer(
     lower_bound=1,
 )  # fmt: skip
 
-_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001)
-_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001)
+_SHARD_MB = program.define_float("shard_mb", 64, "Size of an image file, about.", 0.001)
+_MAX_FILE_GB = program.define_float("max_file_gb", 20, "No file grows past this.", 0.000001)
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")
