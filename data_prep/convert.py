@@ -78,7 +78,7 @@ _SHARED_DUPLICATES = flags.DEFINE_enum(
     "Pixel-identical images of different classes or splits. keep: all of them; first: the one "
     "that is first in the order train, val, test; none: none of them.",
 )  # fmt: skip
-_MAX_BAD = flags.DEFINE_float(
+_MAX_BAD = program.define_float(
     "max_bad_fraction", 0.01, "Of files that cannot be used; more stop the conversion.", 0, 1
 )
 _DROP_SMALL = flags.DEFINE_bool(
@@ -93,10 +93,8 @@ _SETS = flags.DEFINE_integer(
     1, 10**6,
 )  # fmt: skip
 
-_SHARD_MB = flags.DEFINE_float("shard_mb", 64, "Size of an image file, about.", 0.001, 1e6)
-_MAX_FILE_GB = flags.DEFINE_float("max_file_gb", 20, "No file grows past this.", 0.000001, 1e6)
-for _name in ("shard_mb", "max_file_gb", "max_bad_fraction"):
-    flags.register_validator(_name, lambda value: value == value, "must be a number")  # no NaN
+_SHARD_MB = program.define_float("shard_mb", 64, "Size of an image file, about.", 0.001, 1e6)
+_MAX_FILE_GB = program.define_float("max_file_gb", 20, "No file grows past this.", 1e-6, 1e6)
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_bound=1)
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")

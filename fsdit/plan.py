@@ -10,6 +10,7 @@ libtpu (pip install 'fsdit[tpu]'), no TPU, no network and no dataset; --topology
 for the devices of this machine.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fsdit import program
 from fsdit.config import Config, MeshConfig
 from fsdit.data.layout import DatasetInfo, read_dataset_info, write_json
 from fsdit.errors import ConfigError
+from fsdit.validation import validate
 
 _CONFIG = program.define_config()
 _TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")
@@ -37,6 +39,7 @@ def _meshes(config: Config) -> list[MeshConfig]:
         except ValueError:
             raise ConfigError(f"--mesh={text} is not DATAxFSDP, such as 4x2 or 1x-1") from None
         made.append(MeshConfig(data, fsdp))
+        validate(dataclasses.replace(config, mesh=made[-1]))
     return made or [config.mesh]
 
 

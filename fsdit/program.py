@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import sys
 import threading
@@ -78,6 +79,28 @@ def define_path(
 def define_paths(name: str, text: str) -> flags.FlagHolder[list[str] | None]:
     """Defines a flag of paths with commas between them."""
     return flags.DEFINE(_PathsParser(), name, None, text, serializer=flags.CsvListSerializer(","))
+
+
+class _FiniteParser(flags.FloatParser):
+    """No NaN, which is within any bounds, and no infinity."""
+
+    def convert(self, argument: float | str) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError("it has to be a finite number")
+        return value
+
+
+def define_float(
+    name: str,
+    default: float | int,
+    text: str,
+    lower: float | int | None = None,
+    upper: float | int | None = None,
+) -> flags.FlagHolder[float]:
+    """Defines a flag that is a finite number within bounds."""
+    parser, plain = _FiniteParser(lower, upper), flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, text, serializer=plain)
 
 
 def define_config(

@@ -76,6 +76,15 @@ def test_a_file_is_no_folder_and_an_unknown_home_is_told(flag_values, tmp_path):
     assert folder.value == f"{tmp_path}/new"
 
 
+@pytest.mark.parametrize("given", ["nan", "inf", "-inf", "1e999", "x", "-1", "11"])
+def test_a_number_is_finite_and_within_its_bounds(flag_values, given):
+    number = program.define_float("number", 2.0, "A number.", 0.0, 10.0)
+    with pytest.raises(flags.IllegalFlagValueError, match=f"--number={given}"):
+        flag_values(["program", f"--number={given}"])
+    flag_values(["program", "--number=1e1"])
+    assert number.value == 10.0
+
+
 # Flags that are paths, or may be: none of these is a plain string.
 PATH_FLAGS = {"workdir", "model", "supports", "output", "output_dir", "dataset_dir", "input", "csv",
               "encoder", "vae", "json", "config"}  # fmt: skip
@@ -86,8 +95,9 @@ PATH_FLAGS = {"workdir", "model", "supports", "output", "output_dir", "dataset_d
     [p for folder in ("fsdit", "data_prep", "experiments") for p in (ROOT / folder).rglob("*.py")],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_no_program_defines_a_path_as_a_plain_string(path):
+def test_no_program_defines_a_path_as_a_plain_string_or_a_number_without_bounds(path):
     text = path.read_text()
+    assert "DEFINE_float(" not in text
     for name in PATH_FLAGS:
         for kind in ("string", "list", "multi_string"):
             for space in ("", "\n    "):

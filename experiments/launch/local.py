@@ -31,11 +31,11 @@ _PREFIX = flags.DEFINE_string("prefix", "", "Command that starts the program, su
 _RESTARTS = flags.DEFINE_integer(
     "max_restarts", 5, "Restarts in a row without a newer checkpoint.", lower_bound=0
 )
-_PAUSE = flags.DEFINE_float(
-    "longest_pause_seconds", 300.0, "Bound of the pause before a restart.", lower_bound=0.0
+_PAUSE = program.define_float(
+    "longest_pause_seconds", 300.0, "Bound of the pause before a restart.", lower=0.0
 )
-_GRACE = flags.DEFINE_float(
-    "grace_seconds", 300.0, "How long processes may take to leave.", lower_bound=0.0
+_GRACE = program.define_float(
+    "grace_seconds", 300.0, "How long processes may take to leave.", lower=0.0
 )
 
 

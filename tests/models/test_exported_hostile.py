@@ -52,10 +52,11 @@ def test_no_value_hangs_fills_memory_or_shows_a_traceback(folder):
     file = folder / "config.json"
     whole = file.read_bytes()
     for number, place in enumerate(hostile.values_in(file)):
-        for value in hostile.some_values(number):
+        built = place[0] != "config" or place[1:2] == ("model",)  # what decides the sizes
+        for value in hostile.some_values(number)[: None if built else 2]:
             hostile.with_value(file, place, value)
             attempt(folder, f"{place} = {str(value)[:50]!r}")
-    file.write_bytes(whole)
+            file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import huggingface_hub
 
+from fsdit.config.problems import shown
 from fsdit.errors import DataError
 
 # Names of weight files: transformers', diffusers'.
@@ -16,7 +17,7 @@ def fetch(location: str, subfolder: str) -> Path:
     """The folder of a hub id's snapshot."""
     if not _HUB_ID.fullmatch(location):
         wanted = what_to_fetch(Path("DIRECTORY"), subfolder)
-        raise DataError(f"{location!r} is neither a directory nor a hub id; {wanted}")
+        raise DataError(f"{shown(location)} is neither a directory nor a hub id; {wanted}")
     files = ["config.json", "preprocessor_config.json"]
     for stem in STEMS:
         files += [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
+from fsdit.config.bounds import expanded
 from fsdit.config.problems import shown
 from fsdit.errors import DataError, first_line
 from fsdit.models.pretrained.files import check_plain, parse_fields, read_json
@@ -144,12 +145,17 @@ def open_checkpoint(location: str, subfolder: str = "") -> Checkpoint:
     Errors:
         DataError: no such directory or id, files missing or damaged.
     """
-    folder = Path(location).expanduser()
-    if not folder.is_dir():
-        folder = fetch(location, subfolder)
-    folder = folder / subfolder
+    folder = (_local(location) or fetch(location, subfolder)) / subfolder
     config = read_json(folder / "config.json")
     return Checkpoint(folder, config, _tensor_files(folder))
+
+
+def _local(location: str) -> Path | None:
+    try:
+        folder = Path(expanded(location))
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(location)}: {first_line(error)[:200]}") from None
 
 
 def open_files(directory: Path, *names: str) -> Checkpoint:

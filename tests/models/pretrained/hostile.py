@@ -1,7 +1,6 @@
 """Checkpoints and exported models that somebody has tampered with, and what may come of them."""
 
 import contextlib
-import copy
 import json
 import os
 import resource
@@ -137,7 +136,7 @@ def _places(value: Any, above: tuple = ()) -> Iterator[tuple]:
 
 def with_value(path: Path, place: tuple, value: Any) -> None:
     """Writes the JSON file with another value at one place."""
-    values = copy.deepcopy(json.loads(path.read_text()))
+    values = json.loads(path.read_text())
     holder = values
     for key in place[:-1]:
         holder = holder[key]

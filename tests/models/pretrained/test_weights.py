@@ -199,6 +199,13 @@ def test_what_is_neither_directory_nor_hub_id(location):
         weights.open_checkpoint(location)
 
 
+@pytest.mark.parametrize("location", ["x" * 5000, "~nobody_of_this_name/x", "a\0b"])
+def test_a_location_that_cannot_be_a_path_is_one_line(location):
+    with pytest.raises(DataError) as error:
+        weights.open_checkpoint(location)
+    assert len(str(error.value)) < 700 and "\n" not in str(error.value)
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No network, and an empty cache."""
