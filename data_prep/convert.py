@@ -28,10 +28,11 @@ from data_prep.images import ImageOptions
 from fsdit import program
 from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError
+from fsdit.ownership import owned
 
-_INPUT = flags.DEFINE_string("input", None, "Folder, zip, tar or Parquet file.", required=True)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
-_CSV = flags.DEFINE_list("csv", None, "Lists of filename,label; default: those in --input.")
+_INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
+_OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
+_CSV = program.define_paths("csv", "Lists of filename,label; default: those in --input.")
 _CLASS_DEPTH = flags.DEFINE_integer(
     "class_depth", None, "The class is the path of so many folders, below those that all share "
     "and below train, val, test. Default: the folder that holds the image.", lower_bound=1,
@@ -56,9 +57,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Decides splits and episodes.", 0, 2**63
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 0, "Height and width in pixels; 0: as the images are.", lower_bound=0
 )
-_RESIZE = flags.DEFINE_enum("resize", "center_crop", ["center_crop", "squash"], "To a square.")
+_RESIZE = flags.DEFINE_enum(
+    "resize", "center_crop", ["center_crop", "squash", "pad"],
+    "To a square: its centre; all of it, distorted; all of it, on a square of --background.",
+)  # fmt: skip
 _CHANNELS = flags.DEFINE_enum("channels", "3", ["3", "1"], "3: RGB, 1: greyscale.")
-_BACKGROUND = flags.DEFINE_string("background", "white", "Colour behind transparent pixels.")
+_BACKGROUND = flags.DEFINE_string(
+    "background", "white", "Colour behind transparent pixels, and beside padded images."
+)
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", "jpeg", "png", "webp"],
     "Of stored images. auto: original bytes where nothing changes, JPEG elsewhere.",
@@ -110,16 +116,23 @@ def main(argv: list[str]) -> None:
     options = _image_options()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
-    if not (folder.root / "dataset.json").exists():
-        if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
-            raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
-        try:
-            _convert(folder, options)
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            raise OutputError(f"{folder.root}: {error.strerror or error}") from None
-    _publish(folder, output)
+    remote = "://" in str(output)  # there is no lock for those
+    with contextlib.nullcontext() if remote else owned(output, f"{output}.lock"):
+        _make(folder, options)
+        _publish(folder, output)
+
+
+def _make(folder: plan.WorkingFolder, options: ImageOptions) -> None:
+    if (folder.root / "dataset.json").exists():
+        return
+    if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
+        raise ConfigError(f"{folder.root} is not of a conversion: move it away first")
+    try:
+        _convert(folder, options)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OutputError(f"{folder.root}: {error.strerror or error}") from None
 
 
 def _image_options() -> ImageOptions:
@@ -260,6 +273,7 @@ def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
         command=_command(),
         seed=_SEED.value,
         shared_classes=planned.shared_classes,
+        preparation=_image_options().preparation,
     )
     layout.write_dataset_json(folder.root, info)
     notes.print_finished(info, finished, _SHOTS.value, _SETS.value, _SHARED_DUPLICATES.value)

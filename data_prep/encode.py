@@ -9,6 +9,7 @@ command goes on, whole files are kept. Several processes share the files, over a
 that all see. Do not rebuild episodes meanwhile.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -26,12 +27,13 @@ from fsdit import program
 from fsdit.data import layout
 from fsdit.data.filenames import is_plain_name
 from fsdit.errors import ConfigError
+from fsdit.ownership import owned
 from fsdit.parallel import runtime
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to add to.", required=True)
-_ENCODER = flags.DEFINE_string("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to.", required=True)
+_ENCODER = program.define_path("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
 _TOKENS = flags.DEFINE_bool("tokens", True, "Keep an image's tokens beside its pooled features.")
-_VAE = flags.DEFINE_string("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
+_VAE = program.define_path("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
 _VAE_SUBFOLDER = flags.DEFINE_string("vae_subfolder", "", "'vae' in a whole pipeline's checkpoint.")
 _NAME = flags.DEFINE_string("name", None, "Of the features; default: last part of --encoder.")
 _VAE_NAME = flags.DEFINE_string("vae_name", None, "Of the latents; default: last part of --vae.")
@@ -62,16 +64,19 @@ def main(argv: list[str]) -> None:
         _check_names(info, outputs)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
-    if is_left:
-        folder.begin(info, outputs, _COMPUTE_DTYPE.value)
-        _encode(folder, info, outputs, tasks)
-        runtime.wait_for_all("encoded")
-    if runtime.is_main_process():
+    # Its processes are one owner; the others wait until it is.
+    with owned(directory) if runtime.is_main_process() else contextlib.nullcontext():
+        runtime.wait_for_all("owned")
         if is_left:
-            encoding.finish(folder, outputs, tasks)
-        else:
-            encoding.remove(folder)
-        print(f"dataset: {directory}")
+            folder.begin(info, outputs, _COMPUTE_DTYPE.value)
+            _encode(folder, info, outputs, tasks)
+            runtime.wait_for_all("encoded")
+        if runtime.is_main_process():
+            if is_left:
+                encoding.finish(folder, outputs, tasks)
+            else:
+                encoding.remove(folder)
+            print(f"dataset: {directory}")
     runtime.stop()
 
 

@@ -18,8 +18,9 @@ from absl import flags
 from data_prep.notes import repeated_sets
 from data_prep.rebuild import rebuild
 from fsdit import program
+from fsdit.ownership import owned
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to change.", required=True)
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to change.", required=True)
 _SHOTS = flags.DEFINE_integer(
     "shots",
     None,
@@ -36,7 +37,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Decides the sets.", 0, 2**63 - 1)
 def main(argv: list[str]) -> None:
     del argv
     directory = Path(_DATASET_DIR.value)
-    info = rebuild(directory, _SHOTS.value, _SETS.value, _SEED.value)
+    with owned(directory):
+        info = rebuild(directory, _SHOTS.value, _SETS.value, _SEED.value)
     for note in repeated_sets(info.splits.values(), _SHOTS.value, _SETS.value):
         print(note)
     for name, split in info.splits.items():

@@ -21,9 +21,10 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from fsdit import program
 from fsdit.data import episodes, layout, records
+from fsdit.data.photos import Preparation
 from fsdit.errors import ConfigError
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write the dataset.", required=True)
+_OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
 _IMAGE_SIZE = flags.DEFINE_enum("image_size", "24", ["24", "32"], "Height and width in pixels.")
 _SHOTS = flags.DEFINE_integer(
     "shots", 5, "Supports of each episode in the files; 0: the target itself.", lower_bound=0
@@ -141,6 +142,7 @@ def write(
             f"--episodes_per_class={episodes_per_class} --seed={seed}"
         ),
         seed=seed,
+        preparation=Preparation(background="white", resize="center_crop"),  # dark on white
     )
     layout.write_dataset_json(directory, description)
     return description

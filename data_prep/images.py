@@ -11,7 +11,8 @@ from typing import Literal
 
 from PIL import ExifTags, Image, ImageOps
 
-from fsdit.data import photos
+from fsdit.data import colours, photos
+from fsdit.data.image_files import opened
 
 _STORED = ("JPEG", "PNG", "WEBP")
 # Bytes a channel value takes, about, to plan files before anything is encoded.
@@ -24,10 +25,14 @@ class ImageOptions:
 
     channels: int = 3
     image_size: int = 0
-    resize: Literal["center_crop", "squash"] = "center_crop"
+    resize: photos.Resize = "center_crop"
     background: str = "white"
     format: Literal["auto", "jpeg", "png", "webp"] = "auto"
     quality: int = 95
+
+    @property
+    def preparation(self) -> photos.Preparation:
+        return photos.Preparation(self.background, self.resize)
 
     def estimated_bytes(self, source_bytes: int) -> int:
         """Stored size of one image, roughly."""
@@ -48,7 +53,7 @@ class NormalisedImage:
 
 def normalise(data: bytes, options: ImageOptions) -> NormalisedImage:
     """Raises UnusableImageError with the reason."""
-    with photos.opened(data) as image:
+    with opened(data) as image:
         return _stored(data, image, options)
 
 
@@ -59,16 +64,17 @@ def _stored(data: bytes, image: Image.Image, options: ImageOptions) -> Normalise
     if size:
         photos.hint_size(image, size)
     source_mode, source_size = image.mode, image.size
-    kept &= not image.has_transparency_data
+    kept &= not image.has_transparency_data and colours.to_srgb(image) is None
     kept &= image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     ImageOps.exif_transpose(image, in_place=True)
     pixels = photos.flat(image, options.channels, options.background)
     kept &= source_mode in ("L", pixels.mode)
     if size:
-        pixels = photos.resized(pixels, size, options.resize)
+        pixels = photos.resized(pixels, size, options.preparation)
         kept &= pixels.size == source_size
     digest = hashlib.sha256(pixels.tobytes())
     digest.update(repr(pixels.size).encode())
+    pixels.info.pop("icc_profile", None)  # or a PNG would be stored with it
     stored = data if kept else _encode(pixels, options)
     return NormalisedImage(stored, pixels.height, pixels.width, digest.hexdigest()[:32])
 

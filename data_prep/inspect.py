@@ -17,8 +17,8 @@ from fsdit.data import layout, pictures, readers, records
 from fsdit.data.filenames import printable
 from fsdit.errors import ConfigError
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to show.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to show.", required=True)
+_OUTPUT = program.define_path("output", None, "The PNG file to write.", required=True)
 _SPLIT = flags.DEFINE_string("split", "train", "The split whose episodes are drawn.")
 _EPISODES = flags.DEFINE_integer("episodes", 8, "Rows of the picture.", lower_bound=1)
 

@@ -1,16 +1,15 @@
 """Runs independent tasks in processes, with memory for a few tasks at a time."""
 
 import multiprocessing
-import multiprocessing.connection
-import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
+
+from fsdit.parallel import workers as worker_processes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -76,16 +75,7 @@ def _until_broken(
 
 
 def _start_worker() -> None:
-    """Workers leave interrupts to the program, and leave when it is gone.
-
-    After a kill -9 of the program they would wait for ever, or write beside the next one.
-    """
+    """Workers leave interrupts to the program, and leave when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's, about images that are reported in the end
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    worker_processes.follow_parent()

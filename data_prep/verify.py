@@ -31,7 +31,7 @@ from fsdit.errors import DataError
 
 EXIT_LEAKAGE = 2
 
-_DATASET_DIR = flags.DEFINE_string("dataset_dir", None, "The dataset to check.", required=True)
+_DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to check.", required=True)
 _FAST = flags.DEFINE_bool("fast", False, "Read a sample of the records of each file.")
 _WORKERS = flags.DEFINE_integer(
     "workers", len(os.sched_getaffinity(0)), "Processes; 0: this one.", lower_bound=0

@@ -24,8 +24,8 @@ from fsdit.planning.programs import abstract_batch
 from fsdit.planning.published import abstract_networks
 from fsdit.training import flops as counting
 
-_OUTPUT = flags.DEFINE_string("output_dir", None, "Where runs and results go.", required=True)
-_DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+_OUTPUT = program.define_path("output_dir", None, "Where runs and results go.", required=True)
+_DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps of the unchanged experiment.")
 _ONLY = flags.DEFINE_list("only", [], "Variants to run; empty: all.")
 

@@ -29,7 +29,7 @@ from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig
 from fsdit.models.pretrained.siglip import SiglipConfig
 
-_OUTPUT_DIR = flags.DEFINE_string(
+_OUTPUT_DIR = program.define_path(
     "output_dir", None, "Where to write the folders siglip and vae.", required=True
 )
 _SIZE = flags.DEFINE_enum("size", "tiny", ["tiny", "base"], "tiny: for tests; base: as published.")

@@ -4,6 +4,11 @@ A program prints such an error as one line and exits with `EXIT_ERROR`; anything
 else that escapes is a defect and shows its traceback.
 """
 
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+
 EXIT_ERROR = 1
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again.
 
@@ -29,9 +34,79 @@ class OutputError(FsditError):
 
 
 class NonFiniteError(FsditError):
-    """Too many updates in a row had a non-finite loss or gradient."""
+    """Too many updates in a row were not finite."""
 
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says, for a message of one line."""
     return (str(error).strip() or repr(error)).splitlines()[0].strip()
+
+
+def would(value: int, allowed: Iterable[int]) -> str:
+    """Which of the allowed numbers are nearest to a wrong one: "24 or 32 would"."""
+    allowed = set(allowed)
+    below = max((n for n in allowed if n < value), default=None)
+    above = min((n for n in allowed if n > value), default=None)
+    near = [str(n) for n in (below, above) if n is not None]
+    return f"{' or '.join(near) or 'nothing'} would"
+
+
+def multiples_near(value: int, divisor: int) -> str:
+    """`would` for a size that `divisor` has to divide."""
+    below = value // divisor * divisor
+    return would(value, (n for n in (below, below + divisor) if n > 0))
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+# What the system says when there is no room for a file.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What it says of a file that is not there, or of something else in its place. Only such
+# errors tell about the content; all others tell about the machine, the network, the rights.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+# TensorStore's texts hold the number, TensorFlow's only the words of it.
+_NUMBER = re.compile(r"os_error_code='(\d+)'|OS error (\d+)|\[Errno (\d+)\]")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and, one after another, those that it was raised from."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
+
+
+def system_error(error: BaseException) -> int | None:
+    """The errno behind an error, also where a library only tells it in its text."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno
+        if isinstance(cause, MemoryError):
+            return errno.ENOMEM
+        if found := _NUMBER.search(str(cause)):
+            return int(next(filter(None, found.groups())))
+        for number in (*_NO_ROOM, *_FORBIDDEN, errno.EIO, errno.ESTALE, errno.EMFILE):
+            if os.strerror(number) in str(cause):
+                return number
+    return None
+
+
+def cannot_be_read(error: BaseException) -> bool:
+    """Whether an error of reading says nothing about the content, as EACCES or EIO does."""
+    number = system_error(error)
+    return number is not None and number not in _ABSENT
+
+
+def remedy(error: BaseException) -> str:
+    """What helps after an error of writing, for the end of a message."""
+    number = system_error(error)
+    if number in _NO_ROOM:
+        return "make room and start the same command again"
+    if number in _FORBIDDEN:
+        return "allow this user to write there, or name another folder"
+    return "look at what the system says, then start the same command again"

@@ -14,28 +14,29 @@ guidance config.sampling; both are flags here, as is what does not change what w
 import dataclasses
 import hashlib
 import json
-import signal
-import sys
 from pathlib import Path
+
+from fsdit.parallel import preemption
+
+if __name__ == "__main__":  # before the imports that take long; whole files are kept
+    preemption.listen(at_once=True)
 
 from absl import flags
 
 from fsdit import program
 from fsdit.config import to_dict
-from fsdit.data.layout import dataset_fingerprint, read_dataset_info
-from fsdit.errors import EXIT_PREEMPTED
+from fsdit.data.layout import dataset_fingerprint
+from fsdit.data.source import read_run_dataset
+from fsdit.ownership import owned
 from fsdit.validation import validate
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the result.", required=True)
+_OUTPUT = program.define_path(
+    "output", None, "Where to write the result.", required=True, folder=True
+)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
-
-
-def _leave(*_: object) -> None:
-    print("preempted; the same command goes on", flush=True)
-    sys.exit(EXIT_PREEMPTED)
 
 
 def main(argv: list[str]) -> None:
@@ -44,16 +45,17 @@ def main(argv: list[str]) -> None:
     from fsdit.evaluation.drawings import Drawer, Shards
     from fsdit.evaluation.protocol import make_plans
     from fsdit.evaluation.results import summary
+    from fsdit.parallel import backend
     from fsdit.training import run as runs
-    from fsdit.training.checkpoint import fingerprint
+    from fsdit.training.verification import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
-    signal.signal(signal.SIGTERM, _leave)
     # Mistakes first: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     plans = make_plans(config, info, _SPLIT.value)
+    backend.open_devices()
     opened = evaluator.open_evaluation(config, info, plans)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())
@@ -68,11 +70,12 @@ def main(argv: list[str]) -> None:
     }
     shards = Shards(output, drawn_of, (info.image_size, info.image_size, info.channels))
     shards.check_room(plans)
-    results, pictures = evaluator.evaluate(
-        run.config, info, opened, drawer, shards, run.ema, run.step
-    )
-    report.write(output, results, pictures)
-    report.write_tensorboard(output, results, pictures)
+    with owned(output):
+        results, pictures = evaluator.evaluate(
+            run.config, info, opened, drawer, shards, run.ema, run.step
+        )
+        report.write(output, results, pictures)
+        report.write_tensorboard(output, results, pictures)
     print(summary(results))
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")

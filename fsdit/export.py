@@ -7,12 +7,10 @@ Frozen networks are not copied: their sums are, and --config.model.encoder.locat
 says where they are now, here and there.
 """
 
-from absl import flags
-
 from fsdit import program
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The new folder to write.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
+_OUTPUT = program.define_path("output", None, "The new folder to write.", required=True)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 
@@ -20,9 +18,11 @@ _STEP = program.define_step()
 def main(argv: list[str]) -> None:
     del argv
     from fsdit.models import exported
+    from fsdit.parallel import backend
     from fsdit.training.run import load_generator
 
     exported.check_free(_OUTPUT.value)
+    backend.open_devices()
     generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
     exported.save(_OUTPUT.value, generator)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")

@@ -2,23 +2,39 @@
 
     python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
 
-Any setting of the experiment can be changed: --config.data.batch_size=32. Exit
-status: 0 finished, 75 preempted and saved (start the same command again), 1 error.
+Any setting of the experiment can be changed: --config.data.batch_size=32. Without --config
+a run goes on with the settings that its workdir holds. Exit status: 0 finished, 75 preempted
+and saved (start the same command again), 1 error. SIGTERM, Ctrl-C and a closed terminal
+preempt; a second Ctrl-C leaves at once, unsaved.
 """
 
 from pathlib import Path
+
+from fsdit.parallel import preemption, workers
+
+# Before the imports that take long: a signal may come at any moment. Input workers import
+# this module too, under a name of their own.
+if __name__ == "__main__":
+    preemption.listen()
+elif __name__ == "__mp_main__":
+    workers.ignore_signals()
 
 from absl import flags
 
 from fsdit import program
 
-_CONFIG = program.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True, folder=True)
+_CONFIG = program.define_config(_WORKDIR)
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_timeout_seconds", 100, "Silence after which a process is lost.", lower_bound=1
+)
+_START_OVER = flags.DEFINE_bool(
+    "start_over",
+    False,
+    "Where the workdir holds checkpoints and none is valid, set them aside and begin at step 0.",
 )
 
 
@@ -30,9 +46,9 @@ def main(argv: list[str]) -> int:
     from fsdit.training import loop
 
     workdir = Path(_WORKDIR.value)
-    inputs = loop.open_inputs(config, workdir)
+    inputs = loop.open_inputs(config, workdir, start_over=_START_OVER.value)
     runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
-    status = loop.train(config, workdir, inputs)
+    status = loop.train(config, workdir, inputs, start_over=_START_OVER.value)
     runtime.stop()
     return status
 

@@ -24,7 +24,7 @@ _CONFIG = program.define_config()
 _TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")
 _MESHES = flags.DEFINE_list("mesh", [], "DATAxFSDP, -1 for what is left; config.mesh if empty.")
 _STEPS = flags.DEFINE_list("steps", ["train"], "Of train, encode, sample.")
-_JSON = flags.DEFINE_string("json", None, "File to write the plans to.")
+_JSON = program.define_path("json", None, "File to write the plans to.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Where there is no dataset.", lower_bound=1)
 _CHANNELS = flags.DEFINE_enum("channels", "3", ["1", "3"], "Where there is no dataset.")
 

@@ -18,15 +18,16 @@ from tqdm import tqdm
 
 from fsdit import __version__, program
 from fsdit.config import to_dict
-from fsdit.data.layout import is_free, read_dataset_info
+from fsdit.data.layout import is_free
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import ConfigError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run, or name a --model.")
-_MODEL = flags.DEFINE_string("model", None, "Exported model, or name a --workdir.")
-_SUPPORTS = flags.DEFINE_list("supports", None, "Picture files, or folders of them.")
+_WORKDIR = program.define_path("workdir", None, "Directory of a run, or name a --model.")
+_MODEL = program.define_path("model", None, "Exported model, or name a --workdir.")
+_SUPPORTS = program.define_paths("supports", "Picture files, or folders of them.")
 _EPISODE = flags.DEFINE_multi_integer("episode", None, "Number of an episode; may be repeated.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the run's dataset, for --episode.")
-_OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
+_OUTPUT = program.define_path("output", None, "The PNG file to write.", required=True)
 _SINGLES = flags.DEFINE_bool("singles", False, "Write each drawing to a file of its own too.")
 _NUM_DRAWINGS = flags.DEFINE_integer(
     "num_drawings", 16, "Drawings of each set of supports.", lower_bound=1
@@ -60,21 +61,24 @@ def main(argv: list[str]) -> None:
     _check_flags(output)
     from fsdit.data import pictures, supports
     from fsdit.models import exported
+    from fsdit.parallel import backend
     from fsdit.training import run
 
     # Settings and pictures first: a mistake there should not wait for the weights.
     if _WORKDIR.value:
         model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
         config = run.saved_config(model, _OVERRIDES(), _STEP())
-        sizes = read_dataset_info(config.data.dataset_dir)
+        trained = read_run_dataset(config)
     else:
         model, load = _MODEL.value, exported.load
-        sizes = exported.read_info(model)
+        trained = exported.read_info(model)
     if _EPISODE.value is None:
-        sets = [supports.from_files(_SUPPORTS.value, sizes.image_size, sizes.channels)]
+        size, channels = trained.image_size, trained.channels
+        sets = [supports.from_files(_SUPPORTS.value, size, channels, trained.preparation)]
     else:
         sets = supports.from_episodes(config, _SPLIT.value, _EPISODE.value)
 
+    backend.open_devices()
     generator = load(model, _OVERRIDES())
     count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
     with tqdm(total=len(sets) * count, desc="drawing", unit="drawing") as bar:

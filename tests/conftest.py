@@ -4,11 +4,13 @@ Tests without a marker are those of `make check`: they start no process. `medium
 start programs or compile for long, `large` ones are in `make test-all` only.
 """
 
+import collections
 import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # joblib, of scikit-learn, would start lscpu to count
 
 import hypothesis
 import pytest
@@ -44,6 +47,7 @@ hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None
 hypothesis.settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first, so that none is left for last; each file, or named group, to one worker."""
     sizes = {
@@ -60,6 +64,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _size(item: pytest.Item) -> int:
     """0 for a test of `make check`, 1 for a medium one, 2 for a large one."""
     return 2 if item.get_closest_marker("large") else int(bool(item.get_closest_marker("medium")))
+
+
+_started: collections.Counter[str] = collections.Counter()  # events of this worker, by name
+
+
+@sys.addaudithook  # which cannot be removed
+def _count(event: str, arguments: tuple) -> None:
+    if event in ("subprocess.Popen", programs.FORKED):
+        _started[event] += 1
+
+
+_BEFORE = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_BEFORE] = _started.total()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """JUnit's report says how many processes a test and its fixtures started."""
+    item.user_properties.append(("processes", _started.total() - item.stash[_BEFORE]))
 
 
 @pytest.fixture(autouse=True)

@@ -137,6 +137,7 @@ def _forkable(env: dict[str, str]) -> bool:
     return all(env.get(name) == expected.get(name) for name in names)
 
 
+FORKED = "fsdit.tests.fork"  # event for audit hooks
 _server: socket.socket | None = None
 
 
@@ -168,6 +169,7 @@ def _fork(arguments: list[str], env: dict[str, str], joined: bool, cwd: Path) ->
     socket.send_fds(connection, [struct.pack("!I", len(request))], descriptors)
     connection.sendall(request)
     os.close(theirs)
+    sys.audit(FORKED, *arguments)
     answer = connection.recv(4)
     if not answer:
         raise RuntimeError("the server that forks programs has ended: see its errors above")

@@ -12,8 +12,10 @@ ROOMS = (
     "config",
     "validation",
     "randomness",
+    "terminal",
     "program",
     "events",
+    "ownership",
     "parallel",
     "data",
     "flow",
@@ -29,6 +31,7 @@ FOR_DATA_PREP = (
     "fsdit.models.pretrained",
     "fsdit.parallel",
     "fsdit.errors",
+    "fsdit.ownership",
     "fsdit.program",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])

@@ -143,7 +143,7 @@ def test_drawings_of_another_protocol_are_not_mixed(evaluated):
         ("--config.evaluation.judge=nowhere/at_all", "nowhere/at_all"),
         ("--config.evaluation.lpips=nowhere", "nowhere"),
         ("--config.evaluation.inception=nowhere.pth", "inception"),
-        ("--config.evaluation.seeds=()", "config.evaluation.seeds=() must be one or more"),
+        ("--config.evaluation.seeds=()", "config.evaluation.seeds is empty: name one or more"),
         ("--config.model.hidden_size=64", "config.model.hidden_size"),
     ],
 )

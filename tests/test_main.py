@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -31,12 +32,12 @@ from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
 
-STEPS = 240  # of milliseconds: JAX looks for a preemption once a second
+STEPS = 120  # of milliseconds: JAX looks for a preemption once a second
 
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """240 steps, logged at each, saved every 7th, evaluated at the end."""
+    """120 steps, logged at each, saved every 7th, evaluated at the end."""
     config = dataclasses.replace(
         small_config,
         train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),
@@ -79,6 +80,45 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     jax.tree.map(
         np.testing.assert_array_equal, final_state(workdir, STEPS), final_state(reference, STEPS)
     )
+
+
+def wait_for_start(process, workdir, count, timeout=600):
+    """Returns once the run was started so often: it has restored, and its first step compiles."""
+    path, deadline = workdir / "goodput.jsonl", time.monotonic() + timeout
+    while not path.exists() or path.read_text().count('"event": "start"') < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run does not start"
+        time.sleep(0.02)
+
+
+def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp_path, experiment):
+    workdir, endless = tmp_path / "run", "--config.train.num_steps=100000"
+    process = start(experiment, workdir, endless)
+    wait_for_step(process, workdir, 9)
+    process.send_signal(signal.SIGINT)
+    status, output = finish(process, timeout=120)
+    assert status == 75, output
+    stopped = int(re.search(r"preempted at step (\d+)", output)[1])
+    assert max(losses(workdir)) == stopped == max(_saved(workdir))
+
+    # Alone: at once. A hangup is that of a terminal that is closed.
+    process = start(experiment, workdir, endless)
+    wait_for_start(process, workdir, 2)
+    process.send_signal(signal.SIGHUP)
+    status, output = finish(process, timeout=120)
+    assert status == 75 and f"after step {stopped}" in output, output
+    kept = max(_saved(workdir))
+    assert kept == max(losses(workdir)) >= stopped
+
+    # With others: all of them, though one hears of it, and at the same step.
+    pod = start_pod(2, experiment, workdir, endless)
+    wait_for_start(pod[0], workdir, 3)
+    pod[1].send_signal(signal.SIGTERM)
+    results = [finish(process, timeout=120) for process in pod]
+    assert [status for status, _ in results] == [75, 75], results
+    left = {re.search(r"preempted (?:before|at) step (\d+)", output)[1] for _, output in results}
+    assert len(left) == 1 and int(left.pop()) <= kept + 3
+    assert max(_saved(workdir)) == max(losses(workdir)) >= kept
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=POD_OF_FOUR)])
@@ -320,3 +360,35 @@ def test_overrides_reach_the_resolved_configuration(tmp_path, experiment, small_
     assert (saved["train"]["num_steps"], saved["seed"]) == (2, 7)
     assert saved.keys() == to_dict(small_config).keys()
     assert len(rows(workdir)) == 2
+
+
+@pytest.mark.medium
+def test_a_run_goes_on_from_another_folder_with_the_settings_that_it_holds(
+    tmp_path, glyphs, small_config
+):
+    data = dataclasses.replace(small_config.data, dataset_dir=glyphs.name)  # relative
+    train = dataclasses.replace(small_config.train, num_steps=2, eval_interval=1000)
+    config = dataclasses.replace(small_config, name="", data=data, train=train)
+    experiment, workdir = experiment_file(tmp_path / "experiment.py", config), tmp_path / "run"
+    first = run_module(
+        "fsdit.main", f"--config={experiment}", f"--workdir={workdir}", cwd=glyphs.parent
+    )
+    assert first.returncode == 0, first.stderr
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["data"]["dataset_dir"] == str(glyphs) and saved["name"] == glyphs.name
+
+    more = run_module(
+        "fsdit.main", f"--workdir={workdir}", "--config.train.num_steps=4", cwd=tmp_path
+    )
+    assert more.returncode == 0 and "after step 2" in more.stdout, more.stderr
+    assert json.loads((workdir / "config.json").read_text())["optimizer"] == saved["optimizer"]
+
+    flags = (f"--config={workdir}/config.json", f"--workdir={workdir}")
+    again = run_module("fsdit.main", *flags, cwd=tmp_path)
+    assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
+    assert [row["step"] for row in rows(workdir)] == [1, 2, 3, 4]
+
+    # As it was recorded before paths were absolute.
+    moved = ("--config.data.dataset_dir=glyphs", f"--output={tmp_path}/grid.png", "--episode=0")
+    lost = run_module("fsdit.sample", f"--workdir={workdir}", *moved, cwd=tmp_path)
+    one_line_error(lost, f"looked for from {tmp_path}", "--config.data.dataset_dir=DIR")

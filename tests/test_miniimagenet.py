@@ -26,7 +26,7 @@ from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
 
-STEPS = 600  # of milliseconds: JAX looks for a preemption once a second
+STEPS = 150  # of milliseconds: JAX looks for a preemption once a second
 ONLINE = ("--config.features.cache_mb=16",)
 UNCACHED = ("--config.features.cache_mb=0",)
 PRECOMPUTED = ("--config.features.supports=precomputed", "--config.features.targets=precomputed")
@@ -37,7 +37,7 @@ DEVICE = (*PRECOMPUTED, "--config.features.location=device")
 def experiment(tmp_path, frozen_config, encoded):
     config = apply_overrides(frozen_config, {"data.dataset_dir": str(encoded)})
     train = dataclasses.replace(config.train, num_steps=STEPS, log_interval=1, eval_interval=1000)
-    config = dataclasses.replace(config, train=train, checkpoint=CheckpointConfig(interval=100))
+    config = dataclasses.replace(config, train=train, checkpoint=CheckpointConfig(interval=50))
     return experiment_file(tmp_path / "experiment.py", config)
 
 

@@ -174,8 +174,8 @@ _FIGURES: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
 
 
 if __name__ == "__main__":
-    _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
-    _OUTPUT = flags.DEFINE_string("output_dir", None, "For results and table.", required=True)
+    _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+    _OUTPUT = program.define_path("output_dir", None, "For results and table.", required=True)
     _ONLY = flags.DEFINE_multi_enum(
         "benchmark", list(BENCHMARKS), list(BENCHMARKS), "To run; may be repeated."
     )

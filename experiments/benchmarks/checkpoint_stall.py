@@ -35,6 +35,6 @@ def measure(dataset: str, num_steps: int = 60, devices: int = 8) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+    _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
     _STEPS = flags.DEFINE_integer("num_steps", 60, "Steps to train.")
     program.run(main)

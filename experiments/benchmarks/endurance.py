@@ -30,8 +30,8 @@ from experiments.launch.supervise import Notice, listening, newest_checkpoint, s
 from fsdit import program
 from fsdit.errors import EXIT_ERROR, ConfigError
 
-_DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
-_OUTPUT = flags.DEFINE_string("output_dir", None, "New directory for results.", required=True)
+_DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+_OUTPUT = program.define_path("output_dir", None, "New directory for results.", required=True)
 _COUNT = flags.DEFINE_integer("disturbances", 50, "How many.", lower_bound=len(KINDS))
 _SEED = flags.DEFINE_integer("seed", 0, "Of all that is random.")
 

@@ -27,8 +27,8 @@ from fsdit.evaluation.material import gather, read_real_images
 from fsdit.evaluation.protocol import make_plans
 from fsdit.training.run import load_run
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/glyphs", "A trained run.")
-_DATASET = flags.DEFINE_string("dataset_dir", None, "Its dataset, where it has moved.")
+_WORKDIR = program.define_path("workdir", "runs/glyphs", "A trained run.")
+_DATASET = program.define_path("dataset_dir", None, "Its dataset, where it has moved.")
 _DRAWINGS = flags.DEFINE_integer("drawings_per_class", 2, "Drawings of each test class.")
 _COUNTS = flags.DEFINE_multi_integer(
     "evaluations", [8, 12, 16, 24, 32, 48], "Evaluations of the field; may be repeated."

@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from fsdit import program
 
 _INTERVAL = 5
@@ -73,5 +71,5 @@ def _of_start(rows: list[dict[str, Any]], step: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    _DATASET = flags.DEFINE_string("dataset_dir", "datasets/glyphs", "The glyph dataset.")
+    _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
     program.run(main)

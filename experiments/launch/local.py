@@ -3,11 +3,12 @@
     python -m experiments.launch.local --num_processes=4 -- \\
       --config=experiments/glyphs.py --workdir=runs/glyphs
 
-Each line of a process begins with its number. SIGTERM and SIGINT are passed on. The whole
-pod starts again when its processes were preempted (exit status 75) or one was lost: at once
-where a newer checkpoint came of it, else after a pause that doubles. Exit status: 0 finished;
-1 an error that is yours to mend, in its line; 75 told to leave by a signal, or out of
-patience: the same command goes on.
+Each line of a process begins with its number. SIGTERM, Ctrl-C and a closed terminal are
+passed on, for the processes to save; a second Ctrl-C ends them at once. The whole pod starts
+again when its processes were preempted (exit status 75) or one was lost: at once where a
+newer checkpoint came of it, else after a pause that doubles. Exit status: 0 finished; 1 an
+error that is yours to mend, in its line; 75 told to leave by a signal, or out of patience:
+the same command goes on.
 
 One process asks its machine about others, so on the workers of a TPU slice the same command
 runs on each, with --num_processes=1. --prefix=srun lets one launcher care for a Slurm job.
@@ -22,6 +23,7 @@ from experiments.launch.decision import Patience
 from experiments.launch.pod import Pod
 from experiments.launch.supervise import listening, newest_checkpoint, supervise
 from fsdit import program
+from fsdit.config import expanded
 from fsdit.errors import ConfigError
 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes to start.", lower_bound=1)
@@ -56,8 +58,15 @@ def _workdir(passed: list[str]) -> str:
     for flag, following in zip(passed, [*passed[1:], ""], strict=True):
         name, equals, value = flag.lstrip("-").partition("=")
         if name == "workdir" and (value or following):
-            return value if equals else following
+            return _expanded(value if equals else following)
     raise ConfigError("no --workdir=DIR among the flags after --, which are those of fsdit.main")
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"--workdir={path}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from experiments.launch.decision import Exit
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_FOLLOWING_SECONDS = 5.0  # for what a process has started to end after it
 
 
 def _say(number: int, line: str) -> None:
@@ -71,10 +72,19 @@ class _Member:
             self._hear(self.number, text)
 
     def close(self) -> None:
-        """Ends the process, with what it has started itself."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Ends the process, with what it has started itself.
+
+        Its input workers end when they see that it is gone, and Python's resource tracker
+        after them, which frees their shared memory: neither may be killed with it.
+        """
+        self.process.kill()
         self.process.wait()
+        deadline = time.monotonic() + _FOLLOWING_SECONDS
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < deadline:
+                os.killpg(self.process.pid, 0)  # raises when none is left
+                time.sleep(0.02)
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.read()
         self.process.stdout.close()
         os.close(self.end)

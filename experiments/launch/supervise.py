@@ -22,6 +22,11 @@ class Notice:
         self.received: list[int] = []
         self.file, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    @property
+    def insists(self) -> bool:
+        """Whether a Ctrl-C came after another signal: there is no time to save."""
+        return signal.SIGINT in self.received[1:]
+
     def take(self, number: int, *_: object) -> None:
         self.received.append(number)
         with contextlib.suppress(BlockingIOError):
@@ -41,9 +46,15 @@ class Notice:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Notice]:
-    """SIGTERM and SIGINT are noted, and no longer end this process."""
+    """SIGTERM, Ctrl-C and a closed terminal are noted, and no longer end this process.
+
+    Under nohup a closed terminal stays without effect.
+    """
     notice = Notice()
-    before = {n: signal.signal(n, notice.take) for n in (signal.SIGTERM, signal.SIGINT)}
+    heard = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, notice.take) for number in heard}
     try:
         yield notice
     finally:
@@ -90,7 +101,8 @@ def supervise(
         if verdict is Verdict.LEAVE:
             _say(f"leaving as told: {story}")
             return EXIT_PREEMPTED
-        fruitless = 0 if progress() > before else fruitless + 1
+        # Another one, not a later one: a damaged step that was set aside is made again.
+        fruitless = 0 if progress() != before else fruitless + 1
         if patience.exhausted(fruitless):
             _say(f"giving up, {fruitless} starts without a newer checkpoint: {story}")
             return EXIT_PREEMPTED
@@ -112,8 +124,8 @@ def _attend(
     while True:
         notice.drain()
         for number in notice.received[passed:]:
-            _say(f"passing {signal.Signals(number).name} on")
-            pod.send(number)
+            _say(f"passing {signal.Signals(number).name} on, as SIGTERM")
+            pod.send(signal.SIGTERM)  # srun keeps other signals to itself
             passed += 1
         ended = pod.ended()
         running = len(pod.processes) - len(ended)
@@ -123,7 +135,7 @@ def _attend(
         now = time.monotonic()
         if deadline is None and (ended or passed):
             deadline = now + grace
-        if deadline is not None and now >= deadline:
+        if notice.insists or (deadline is not None and now >= deadline):
             return (Verdict.LEAVE if passed else Verdict.RESTART), ended
         if tick:
             tick(pod)

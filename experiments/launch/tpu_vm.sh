@@ -7,8 +7,9 @@
 #
 # Runs where gcloud is logged in, in the repository, whose committed files go to the workers.
 # Every worker runs the local launcher, which restarts training; this script cares for the
-# slice. Exit status: 0 finished, and the slice is deleted; 1 an error that is yours to mend,
-# and the slice stays. The workdir must outlive the slice: it lies on what MOUNT mounts.
+# slice. Exit status: that of training. 0 finished, and the slice is deleted; 1 an error that
+# is yours to mend, and the slice stays; 75 out of patience: the same command goes on. The
+# workdir must outlive the slice: it lies on what MOUNT mounts.
 set -euo pipefail
 
 usage="usage: ZONE=... ACCELERATOR_TYPE=... $0 NAME FLAGS_OF_FSDIT_MAIN..."
@@ -25,11 +26,39 @@ install="${INSTALL:-pip install --user --quiet uv &&
   ~/.local/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[tpu]'}"
 if [ "${SPOT:-yes}" = yes ]; then spot=(--spot); else spot=(); fi
 
+patience="${MAX_FAILURES:-5}" # failures in a row of gcloud, or on a slice that is there
+failures=0
+
 say() { echo "tpu_vm: $*" >&2; }
 
-state() {
-  gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
-    --format='value(state.state)' 2>/dev/null || echo ABSENT
+# Counts a failure and waits; ends the script with its status when there were too many.
+failed() { # STATUS WHAT...
+  local status=$1
+  shift
+  failures=$((failures + 1))
+  if [ "$failures" -gt "$patience" ]; then
+    say "$*; $failures times: giving up"
+    exit "$status"
+  fi
+  say "$*; trying again in $poll s"
+  sleep "$poll"
+}
+
+# Sets $now to the state of the request: ABSENT only where gcloud says so, or nothing at all.
+look() { # STATUS to end with where gcloud cannot tell
+  local before=$failures silent=0
+  while ! now=$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
+    --format='value(state.state)' 2>"$errors"); do
+    if grep -qE 'NOT_FOUND|was not found|404' "$errors" || [ "$silent" -eq 2 ]; then
+      now=ABSENT
+      break
+    elif [ -s "$errors" ]; then
+      failed "$1" "cannot see the slice: $(tail -n 1 "$errors")"
+    else
+      silent=$((silent + 1))
+    fi
+  done
+  failures=$before
 }
 
 on_all_workers() {
@@ -42,22 +71,22 @@ delete() {
 
 # Returns once the slice is there. A request of this name that has had its slice goes first.
 acquire() {
-  local now
   while true; do
-    now=$(state)
+    look 1
     case "$now" in
       ACTIVE) return ;;
       ABSENT)
         say "asking for $type in $zone"
         gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \
-          --accelerator-type="$type" --runtime-version="$runtime" "${spot[@]}"
+          --accelerator-type="$type" --runtime-version="$runtime" "${spot[@]}" ||
+          failed 1 "the request was refused"
         ;;
       FAILED | SUSPENDED)
         say "$now: deleting the request"
-        delete
+        delete || failed 1 "it cannot be deleted"
         ;;
       *)
-        say "$now: looking again in $poll s"
+        say "${now:-no state}: looking again in $poll s"
         sleep "$poll"
         ;;
     esac
@@ -75,35 +104,48 @@ setup() {
   return "$status"
 }
 
+# Each worker prints what training ended with: gcloud has a status 1 of its own, for a slice
+# that is taken away while it connects or for a server that is busy.
 # flock: a launcher that an earlier, broken connection has left ends before this one starts.
 printf -v flags ' %q' "$@"
-train="cd fsdit && exec flock .launcher .venv/bin/python -m experiments.launch.local --$flags"
+train="cd fsdit && flock .launcher .venv/bin/python -m experiments.launch.local --$flags; \
+status=\$?; echo \"tpu_vm: training ended with \$status\"; exit \$status"
 
-failures=0
+# Returns the status of training: an error of the user's before any other that is not 0.
+run() {
+  local status=0 ends
+  on_all_workers "$train" | tee "$output" || status=$?
+  ends=$(sed -n 's/.*tpu_vm: training ended with \([0-9]*\).*/\1/p' "$output" | sort -nu)
+  if grep -qx 1 <<<"$ends"; then
+    told=yes
+    return 1
+  fi
+  ends=$(tail -n 1 <<<"$ends")
+  if [ "${ends:-0}" -ne 0 ]; then return "$ends"; fi
+  return "$status"
+}
+
+output=$(mktemp)
+errors=$(mktemp)
+trap 'rm -f "$output" "$errors"' EXIT
 while true; do
   acquire
-  status=0
-  { setup && on_all_workers "$train"; } || status=$?
-  case "$status" in
-    0)
-      say "finished: deleting the slice"
-      delete
-      exit 0
-      ;;
-    1)
-      say "an error of training or of its set-up, above; the slice stays until you delete it"
-      exit 1
-      ;;
-  esac
-  if [ "$(state)" = ACTIVE ]; then
-    failures=$((failures + 1))
-    if [ "$failures" -gt "${MAX_FAILURES:-5}" ]; then
-      say "status $status, $failures times on a slice that is there: giving up"
-      exit "$status"
-    fi
-  else
-    failures=0
+  status=0 told=
+  { setup && run; } || status=$?
+  if [ "$status" -eq 0 ]; then
+    say "finished: deleting the slice"
+    delete || delete || say "the slice could not be deleted: it stays until you do it"
+    exit 0
   fi
-  say "status $status: going on in $poll s"
-  sleep "$poll"
+  look "$status"
+  if [ "$now" != ACTIVE ]; then
+    failures=0
+    say "status $status, and the slice is $now: going on in $poll s"
+    sleep "$poll"
+  elif [ "$told" = yes ]; then
+    say "an error of training, above; the slice stays until you delete it"
+    exit 1
+  else
+    failed "$status" "status $status on a slice that is there"
+  fi
 done

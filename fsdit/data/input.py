@@ -9,8 +9,11 @@ JAX where it finds it, but starts no backend).
 """
 
 import dataclasses
+import errno
+import re
+import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +28,13 @@ from fsdit.data import precomputed
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader, split_images
+from fsdit.errors import DataError
+from fsdit.parallel import workers
 
 Batch = dict[str, Any]
 Kind = Literal["images", "numbers"]
+
+_SHARED_MEMORY = "/dev/shm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,16 +220,43 @@ def host_batches(
         if not flags.FLAGS.is_parsed():  # Grain hands the flags on to its workers
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=config.workers), worker_init_fn=_ignore_sigterm
+            grain.MultiprocessingOptions(num_workers=config.workers), worker_init_fn=_start_worker
         )
-    return iter(
-        grain_experimental.ThreadPrefetchIterDataset(
-            stream.map(place), prefetch_buffer_size=config.prefetch
-        )
+    stream = grain_experimental.ThreadPrefetchIterDataset(
+        stream.map(place), prefetch_buffer_size=config.prefetch
     )
+    return _explained(stream, config.workers) if config.workers else iter(stream)
 
 
-def _ignore_sigterm(worker_index: int, worker_count: int) -> None:
-    """A preemption signals the whole process group; the training process alone acts on it."""
+def _start_worker(worker_index: int, worker_count: int) -> None:
     del worker_index, worker_count
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    workers.ignore_signals()
+    workers.follow_parent()
+
+
+def _explained(stream: grain.IterDataset, count: int) -> Generator[Batch, None, None]:
+    """The batches of worker processes. Raises DataError where their shared memory is full."""
+    batches = None
+    workers.expect_unfreed()
+    try:
+        batches = iter(stream)
+        yield from batches
+    except (RuntimeError, OSError) as error:
+        if not _is_out_of_room(error):
+            raise
+        room = shutil.disk_usage(_SHARED_MEMORY)
+        raise DataError(
+            f"{_SHARED_MEMORY} ({room.total / 2**20:.4g} MB) is full: through it the input workers "
+            f"hand batches over; make it larger (docker run --shm-size=2g), or config.data.workers="
+            f"{count} or config.data.batch_size smaller (0 workers need none)"
+        ) from error
+    finally:
+        if batches is not None:
+            batches.close()
+
+
+def _is_out_of_room(error: Exception) -> bool:
+    """A block of shared memory is refused, or its worker is killed when it writes there."""
+    ended = re.search(r"exit code (-?\d+)", str(error))  # in Grain's words
+    refused = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return refused or (ended is not None and int(ended[1]) == -signal.SIGBUS)

@@ -23,6 +23,7 @@ from etils import epath
 from fsdit.data import manifests
 from fsdit.data.filenames import is_plain_name, printable
 from fsdit.data.manifests import read_json, read_manifest, write_json
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.records import (
     FORMAT_VERSION,
     Episode,
@@ -118,6 +119,8 @@ class DatasetInfo:
 
     features, latents: by the name that is in their files' names.
     shared_classes: the splits are meant to have classes in common (and no image).
+    preparation: how the images were made of any pictures. Older files, which do not say,
+    were mostly made with its defaults.
     """
 
     __pydantic_config__ = _STRICT
@@ -130,6 +133,7 @@ class DatasetInfo:
     features: Mapping[str, FeaturesInfo] = dataclasses.field(default_factory=dict)
     latents: Mapping[str, LatentsInfo] = dataclasses.field(default_factory=dict)
     shared_classes: bool = False
+    preparation: Preparation = DEFAULT_PREPARATION
 
     def split(self, name: str) -> SplitInfo:
         if name not in self.splits:

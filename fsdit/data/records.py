@@ -23,6 +23,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from fsdit.data.image_files import UnusableImageError, opened
 from fsdit.errors import DataError, OutputError
 
 FORMAT_VERSION = 1
@@ -204,9 +205,9 @@ def encode_pixels(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
 def decode_pixels(data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
     """Pixels of an encoded image, as stored: no resizing. Raises DataError."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except Exception as error:
+    except UnusableImageError as error:
         raise DataError(f"image cannot be decoded: {error}") from None
     return pixels[..., None] if channels == 1 else pixels
 

@@ -9,9 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fsdit.config import Config, FeaturesConfig
+from fsdit.data.filenames import is_image_name
 from fsdit.data.input import evaluation_examples
-from fsdit.data.photos import read_photo
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation, read_photo
 from fsdit.errors import ConfigError, DataError
+
+_NAMED = 5  # in the line that says what was left out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,25 +25,46 @@ class SupportSet:
     images: UInt8[np.ndarray, "K H W C"]
 
 
-def from_files(names: Iterable[str | Path], image_size: int, channels: int) -> SupportSet:
-    """Picture files in the order given; a folder stands for its files in order of name.
+def from_files(
+    names: Iterable[str | Path],
+    image_size: int,
+    channels: int,
+    preparation: Preparation = DEFAULT_PREPARATION,
+) -> SupportSet:
+    """Picture files in the order given; a folder stands for its images in order of name.
 
-    Raises DataError for a file that is missing or no picture, and for an empty folder.
+    Of a folder, files that are no images by their names, and folders, are left out, which a
+    printed line says. Raises DataError for a file that is missing or no picture, and for a
+    folder without one.
     """
     files = [file for name in names for file in _files(Path(name).expanduser())]
     if not files:
         raise DataError("no support pictures are named: give one or more files, or a folder")
-    images = [read_photo(file, image_size, channels) for file in files]
+    images = [read_photo(file, image_size, channels, preparation) for file in files]
     return SupportSet({"files": [str(file.absolute()) for file in files]}, np.stack(images))
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-    if not files:
-        raise DataError(f"{path}: this folder has no files to take as supports")
-    return files
+    """The file, or the images of a folder."""
+    try:
+        if not path.is_dir():
+            return [path]
+        inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        images = [p for p in inside if is_image_name(p.name) and p.is_file()]
+    except OSError as error:  # such as for want of permission
+        raise DataError(f"{error.filename or path}: {error.strerror}") from None
+    if not images:
+        raise DataError(f"{path}: this folder has no image files to take as supports")
+    _say_left_out(path, sorted({p.name for p in inside} - {p.name for p in images}))
+    return images
+
+
+def _say_left_out(folder: Path, names: list[str]) -> None:
+    """Prints the first few names; quoted, as a name may hold what a terminal obeys."""
+    if names:
+        named = ", ".join(map(repr, names[:_NAMED]))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        print(f"{folder}: left out, no image files: {named}{more}", flush=True)
 
 
 def from_episodes(config: Config, split: str, numbers: Sequence[int]) -> list[SupportSet]:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from fsdit.errors import DataError
+from fsdit.evaluation.blas import one_blas_thread
 from fsdit.evaluation.distances import (
     allowed_distances,
     allowed_pairs,
@@ -70,8 +71,9 @@ def frechet_distance(real: Shaped[np.ndarray, "N *D"], drawn: Shaped[np.ndarray,
     nothing is lost where S is singular, that is with no more images than dimensions.
     """
     _need(2, "the Frechet distance", real, drawn)
-    means, roots = zip(*map(_mean_and_root, (real, drawn)), strict=True)
-    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    with one_blas_thread():
+        means, roots = zip(*map(_mean_and_root, (real, drawn)), strict=True)
+        cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     traces = sum(np.square(root).sum() for root in roots)
     return float(np.square(means[0] - means[1]).sum() + traces - 2 * cross)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from fsdit.config import Config, SamplingConfig
+from fsdit.config import Config, SamplingConfig, from_dict, to_dict
 from fsdit.data import input as episode_input
 from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.data.records import Episode
@@ -100,7 +100,7 @@ class Shards:
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"--output={directory} is a file: name a directory")
         found = self._folder / "of.json"
-        if found.exists() and _json(found) != json.loads(json.dumps(of)):
+        if found.exists() and _described(found) != json.loads(json.dumps(of)):
             raise ConfigError(
                 f"{directory} holds drawings of another checkpoint or protocol: name another "
                 f"--output, or delete {self._folder}"
@@ -150,10 +150,14 @@ class Shards:
         return in_episodes(plan, drawn)
 
 
-def _json(file: Path) -> Any:
+def _described(file: Path) -> Any:
+    """What of.json says, None where it is damaged. Settings that are younger have defaults."""
     try:
-        return json.loads(file.read_text())
-    except ValueError:
+        values = json.loads(file.read_text())
+        for plan in values.get("plans", []):
+            plan["sampling"] = to_dict(from_dict(plan["sampling"], SamplingConfig))
+        return values
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError):
         return None
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from fsdit.data.pictures import save_folder
 from fsdit.errors import ConfigError, DataError, first_line
+from fsdit.evaluation.blas import one_blas_thread
 
 
 def write_images(folder: Path, images: UInt8[np.ndarray, "N H W C"]) -> None:
@@ -48,7 +49,7 @@ def inception_fid(real: Path, drawn: Path, weights: Path) -> float:
         DataError: as of `check_inception`; a folder or an image that cannot be read.
     """
     files = [_images_of(folder) for folder in (real, drawn)]
-    with _checked_copy(weights) as copy:
+    with _checked_copy(weights) as copy, one_blas_thread():
         torch, fidelity = _package("torch"), _package("torch_fidelity")
         first, second = (_dataset(torch, paths) for paths in files)
         metrics = fidelity.calculate_metrics(
@@ -126,13 +127,13 @@ def _dataset(torch: ModuleType, files: list[Path]) -> Any:
         def __getitem__(self, index: int) -> Any:
             return torch.from_numpy(_pixels(files[index], size).transpose(2, 0, 1).copy())
 
-    with _readable(files[0]), Image.open(files[0]) as first:
+    with _readable(files[0]), Image.open(files[0], formats=("PNG",)) as first:
         size = first.size
     return Pictures()
 
 
 def _pixels(file: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    with _readable(file), Image.open(file) as image:
+    with _readable(file), Image.open(file, formats=("PNG",)) as image:
         if image.size != size:
             raise DataError(f"{file}: {image.size} pixels, the first of its folder has {size}")
         return np.asarray(image.convert("RGB"))

@@ -214,7 +214,7 @@ def read_results(path: Path) -> Results:
     try:
         values = json.loads(path.read_text())
         return pydantic.TypeAdapter(Results).validate_python(_with_nan(values))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not the results of an evaluation: {first_line(error)}") from None
 
 

@@ -16,21 +16,18 @@ from typing import Any, Literal
 
 import jax
 from flax import traverse_util
-from pydantic import NonNegativeInt, PositiveInt
 from safetensors.numpy import save as to_safetensors
 
-from fsdit.config import apply_overrides, changed_fields, from_dict, to_dict
+from fsdit.config import Config, apply_overrides, changed_fields, from_dict, to_dict
+from fsdit.config.bounds import CountOrNone, PatchSize
+from fsdit.config.problems import shown
 from fsdit.data.layout import is_free, publish, write_json
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.generator import Generator, online_networks
-from fsdit.models.pretrained.weights import (
-    Source,
-    load_params,
-    open_checkpoint,
-    parse_fields,
-    read_json,
-)
+from fsdit.models.pretrained.files import parse_fields, read_json
+from fsdit.models.pretrained.weights import Source, load_params, open_checkpoint
 from fsdit.validation import validate
 
 VERSION = 1
@@ -42,17 +39,19 @@ class ExportedInfo:
 
     sha256: of model.safetensors. features: of the frozen encoder's outputs, None where the
     encoder was learned. frozen: sha256 of the weights of "encoder" and "codec", where they
-    are frozen ones. config: the run's.
+    are frozen ones. config: the run's. preparation: of supports; exports that are older than
+    this field have its defaults.
     """
 
     version: Literal[1]
-    step: NonNegativeInt
-    image_size: PositiveInt
+    step: CountOrNone
+    image_size: PatchSize
     channels: Literal[1, 3]
     sha256: str
     features: FeatureShape | None
     frozen: dict[str, str]
     config: dict[str, Any]
+    preparation: Preparation = DEFAULT_PREPARATION
 
 
 def check_free(directory: str | Path) -> None:
@@ -81,6 +80,7 @@ def save(directory: str | Path, generator: Generator) -> None:
         generator.frozen.features,
         generator.frozen.weights,
         to_dict(generator.config),
+        generator.preparation,
     )
     try:
         partial.mkdir(parents=True)
@@ -94,15 +94,29 @@ def save(directory: str | Path, generator: Generator) -> None:
 
 def read_info(directory: str | Path) -> ExportedInfo:
     """Raises DataError where there is no exported model, or one of another version."""
-    path = Path(directory).expanduser() / "config.json"
-    if not path.is_file():
+    path = _config_file(directory)
+    if not path.exists():
         raise DataError(f"{path}: no such file; make an exported model with fsdit.export")
     values = read_json(path)
     if values.get("version") != VERSION:
         raise DataError(
-            f"{path}: format version {values.get('version')}, this program reads {VERSION}"
+            f"{path}: format version {shown(values.get('version'))}, this program reads {VERSION}"
         )
     return parse_fields(ExportedInfo, values, str(path))
+
+
+def _config_file(directory: str | Path) -> Path:
+    return Path(directory).expanduser() / "config.json"
+
+
+def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
+    """The run's settings; those that are younger than the export have their defaults."""
+    try:
+        saved = from_dict(info.config)
+        validate(saved)
+    except ConfigError as error:
+        raise DataError(f"{_config_file(directory)}: {error}") from None
+    return saved
 
 
 def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Generator:
@@ -115,7 +129,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
     """
     info = read_info(directory)
     checkpoint = open_checkpoint(str(directory))
-    saved = from_dict(info.config)  # settings that are younger than the export have defaults
+    saved = _saved_config(directory, info)
     config = apply_overrides(saved, dict(overrides))
     if changes := changed_fields(to_dict(saved), config):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
@@ -142,7 +156,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
             f"{checkpoint.directory}: the weights are not those that config.json was written with: "
             "damaged or exchanged; export again"
         )
-    return Generator(config, networks, frozen, params, info.step)
+    return Generator(config, networks, frozen, params, info.step, info.preparation)
 
 
 def _tensors(params: dict) -> dict[str, Any]:

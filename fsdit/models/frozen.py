@@ -1,9 +1,10 @@
 """The frozen networks of a run, opened and checked on the host before any device is used."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,11 @@ def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
     wanted = config.model.codec
     if wanted.name == "pixels":
         return frozen
-    codec = autoencoder_kl.load(
-        wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
-    )
-    sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
+    with _naming("model.codec.location"):
+        codec = autoencoder_kl.load(
+            wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
+        )
+        sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
     name = precomputed.latents_name(config)
     described = info.latents.get(name)
     if described is not None and described.sha256 != sha256:
@@ -86,7 +88,8 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
                 "encoder": _encoder_sum(described.sha256, described.preprocessing),
             },
         )
-    encoder, params = load_encoder(wanted.location, wanted.dtype)
+    with _naming("model.encoder.location"):
+        encoder, params = load_encoder(wanted.location, wanted.dtype)
     features = FeatureShape(encoder.dim, encoder.grid)
     _check_cache(config, features)
     return dataclasses.replace(
@@ -101,6 +104,15 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
     )
 
 
+@contextlib.contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Errors in the block begin with the setting that named the weights."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"config.{setting}: {error}") from error
+
+
 def _encoder_sum(sha256: str, preprocessing: Mapping[str, Any]) -> str:
     text = json.dumps([sha256, preprocessing], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -110,12 +122,15 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
     """By the weights where they are at hand; their name decides where only that is known."""
     location = config.model.encoder.location
     if Path(location).is_dir():
-        checkpoint = open_checkpoint(location)
-        preprocessing = read_preprocessing(checkpoint.directory).to_dict()
+        with _naming("model.encoder.location"):
+            checkpoint = open_checkpoint(location)
+            preprocessing = read_preprocessing(checkpoint.directory).to_dict()
         same = described.sha256 == checkpoint.sha256()
         same &= described.preprocessing == preprocessing
     else:
-        same = described.encoder == location
+        # A path that was named in part when the features were made is recorded whole now.
+        tail = Path(location).is_absolute() and location.endswith(f"/{described.encoder}")
+        same = tail or described.encoder == location
     if not same:
         name = precomputed.features_name(config)
         raise DataError(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Shaped, UInt8
 from fsdit.config import Config, FeaturesConfig, SamplingConfig
 from fsdit.data import supports as support_pictures
 from fsdit.data.layout import DatasetInfo
+from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
@@ -44,7 +45,7 @@ class Generator:
     """The EMA weights of a run's step with the frozen networks that belong to them.
 
     Pictures are (image_size, image_size, channels) of `networks`. All devices of this
-    process share the work.
+    process share the work. preparation: how the training images were made of pictures.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Generator:
     frozen: Frozen
     params: dict
     step: int
+    preparation: Preparation = DEFAULT_PREPARATION
     _programs: dict[SamplingConfig, Callable] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
@@ -59,10 +61,11 @@ class Generator:
     def read_supports(self, files: Iterable[str | Path]) -> UInt8[np.ndarray, "K H W C"]:
         """Picture files of any size, or folders of them, as `draw` takes them.
 
-        Raises DataError naming a file that is no picture.
+        They are prepared as the training images were. Raises DataError naming a file that is
+        no picture.
         """
         size, channels = self.networks.image_size, self.networks.channels
-        return support_pictures.from_files(files, size, channels).images
+        return support_pictures.from_files(files, size, channels, self.preparation).images
 
     def draw(
         self,

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from fsdit.config import ModelConfig
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, divisors, would
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.encoder import FeatureShape
@@ -34,7 +34,10 @@ class Networks:
             patches += [("encoder.patch_size", self.config.encoder.patch_size, self.image_size)]
         for name, patch, size in patches:
             if size % patch:
-                raise ConfigError(f"config.model.{name}={patch} does not divide the size {size}")
+                raise ConfigError(
+                    f"config.model.{name}={patch} does not divide the size {size}: "
+                    f"{would(patch, divisors(size))}"
+                )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

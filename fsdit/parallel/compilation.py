@@ -1,8 +1,8 @@
 """The persistent compilation cache: what one start compiled, the next one loads.
 
-JAX's process 0 writes, all processes read. JAX writes an entry in place and never over
-another, so an entry that a kill or a full disk cut off would be warned of, and compiled
-anew, at every start: the main process removes such entries before.
+JAX's process 0 writes, all processes read. JAX itself trusts what it finds: a flipped bit
+crashes the process or computes other numbers, an entry that a kill cut off stays for ever.
+So each entry ends with a digest, and what does not match its own is compiled anew.
 """
 
 import hashlib
@@ -10,11 +10,10 @@ import platform
 from pathlib import Path
 
 import jax
-import zstandard
+from jax._src import compilation_cache  # of jax 0.10: there is no public way into the cache
+from jax._src.compilation_cache_interface import CacheInterface
 
 from fsdit.parallel import runtime
-
-_ENTRIES = "*-cache"
 
 
 def use_cache(setting: str, workdir: Path) -> None:
@@ -27,6 +26,7 @@ def use_cache(setting: str, workdir: Path) -> None:
     if setting == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
+    compilation_cache.get_file_cache = _checked_file_cache
     if not setting and jax.config.jax_compilation_cache_dir:
         return
     backend = jax.default_backend()
@@ -45,8 +45,6 @@ def use_cache(setting: str, workdir: Path) -> None:
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     jax.config.update("jax_compilation_cache_dir", directory)
-    if runtime.is_main_process():
-        _remove_cut_off(Path(directory))
 
 
 # Most programs of a start are those of single operations, in milliseconds each: as files
@@ -66,20 +64,43 @@ def _processor() -> str:
     return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:8]
 
 
-def _remove_cut_off(directory: Path) -> None:
-    for entry in directory.glob(_ENTRIES) if directory.is_dir() else ():
-        if not _whole(entry.read_bytes()):
-            print(f"warning: {entry} was cut off when it was written; removed", flush=True)
-            entry.unlink(missing_ok=True)
+_get_file_cache = compilation_cache.get_file_cache
+# A frame that Zstandard's readers skip: another JAX reads entries with it as without.
+_FRAME = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
 
 
-def _whole(entry: bytes) -> bool:
-    """Whether a Zstandard entry is; another JAX may have left others, which are not judged."""
-    if not zstandard.FRAME_HEADER.startswith(entry[:4]):
-        return True
-    try:
-        stream = zstandard.ZstdDecompressor().decompressobj()
-        stream.decompress(entry)
-        return stream.eof
-    except zstandard.ZstdError:
-        return False
+def _checked_file_cache(path: str) -> tuple[CacheInterface, str] | None:
+    found = _get_file_cache(path)
+    return found and (CheckedCache(found[0]), found[1])
+
+
+class CheckedCache(CacheInterface):
+    """A cache of JAX whose entries end with a digest of themselves and their key."""
+
+    def __init__(self, cache: CacheInterface):
+        self._cache, self._path = cache, cache._path
+
+    def get(self, key: str) -> bytes | None:
+        """The entry, or None where there is none that matches its digest."""
+        entry = self._cache.get(key)
+        if entry is None:
+            return None
+        value = entry[: -len(_digest(key, b""))]
+        if value + _digest(key, value) == entry:
+            return value
+        if runtime.is_main_process():  # the one that writes it anew: JAX never writes over one
+            file = Path(self._path) / f"{key}-cache"
+            print(
+                f"warning: {file} has no digest or another one: cut off, changed, or of another "
+                "program; compiled anew",
+                flush=True,
+            )
+            file.unlink(missing_ok=True)
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
+        self._cache.put(key, value + _digest(key, value))
+
+
+def _digest(key: str, value: bytes) -> bytes:
+    return _FRAME + hashlib.sha256(key.encode() + b"\0" + value).digest()

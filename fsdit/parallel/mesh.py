@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from fsdit.config import Config
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, divisors, multiples_near
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)
@@ -41,16 +41,21 @@ def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
     if data * fsdp != num_devices:
         raise ConfigError(
             f"config.mesh.data={config.mesh.data} x config.mesh.fsdp={config.mesh.fsdp} "
-            f"does not lay out {num_devices} devices"
+            f"does not lay out {num_devices} devices: {_laid_out(num_devices)}"
         )
     rows = num_devices * config.train.accumulate_steps
     if config.data.batch_size % rows:
         raise ConfigError(
             f"config.data.batch_size={config.data.batch_size} is not divisible by {rows}: "
             f"{num_devices} devices x config.train.accumulate_steps="
-            f"{config.train.accumulate_steps}"
+            f"{config.train.accumulate_steps}; {multiples_near(config.data.batch_size, rows)}"
         )
     return data, fsdp
+
+
+def _laid_out(num_devices: int) -> str:
+    sizes = [f"{num_devices // n} x {n}" for n in divisors(num_devices)]
+    return f"{', '.join(sizes[:8])} would"
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -1,14 +1,21 @@
 """Processes of a job: bringing them up, hearing of a preemption, leaving."""
 
-import socket
+import itertools
+import os
+import sys
+import warnings
 
 import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, first_line
+from fsdit.parallel import backend, clusters, preemption
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
+_FLAGS = "--coordinator_address, --num_processes and --process_id"
+
+_questions = itertools.count(1)
 
 
 def start(
@@ -17,41 +24,97 @@ def start(
     process_id: int | None = None,
     heartbeat_timeout: int = 100,
 ) -> None:
-    """Brings up jax.distributed, always: it is what hears SIGTERM.
+    """Joins the processes of this job, and opens the devices.
 
-    With flags: those. Without: what a TPU pod, Slurm, MPI or Kubernetes announces;
-    where nothing does, this process alone on a free loopback port. heartbeat_timeout:
-    seconds after which a silent process is taken for lost, and the others abort.
-    Raises ConfigError for an incomplete or impossible set of flags.
+    With flags: those. Without: what a TPU pod, Slurm, MPI or Kubernetes announces; where
+    nothing does, or num_processes is 1, this process alone, which needs no jax.distributed.
+    heartbeat_timeout: seconds after which a silent process is taken for lost, and the
+    others abort. Raises ConfigError for an incomplete or impossible set of flags, for a
+    job that is announced in a way that cannot be joined, and where there are no devices.
     """
+    backend.pin_settings()
     given = (coordinator_address, num_processes, process_id)
-    if any(v is not None for v in given):
-        if any(v is None for v in given):
-            raise ConfigError(
-                "--coordinator_address, --num_processes and --process_id go together: give all"
-            )
-        if not 0 <= process_id < num_processes:
-            raise ConfigError(
-                f"--process_id={process_id} is not below --num_processes={num_processes}"
-            )
-        if not coordinator_address.rpartition(":")[2].isdigit():
-            raise ConfigError(f"--coordinator_address={coordinator_address} is not HOST:PORT")
+    if num_processes == 1:
+        _check_alone(coordinator_address, process_id)
+    elif any(v is not None for v in given):
+        _check_flags(*given)
+        _join(coordinator_address, num_processes, process_id, heartbeat_timeout)
+    else:
+        _join_announced(heartbeat_timeout)
+    if jax.distributed.is_initialized():
+        preemption.hand_over_to_jax()
+    else:
+        preemption.leave_at_once(True)
+    backend.open_devices()
+
+
+def _check_alone(coordinator_address: str | None, process_id: int | None) -> None:
+    if process_id not in (None, 0):
+        raise ConfigError(f"--process_id={process_id} is not below --num_processes=1")
+    if coordinator_address is not None:
+        _check_address(coordinator_address)
+
+
+def _check_flags(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    if None in (coordinator_address, num_processes, process_id):
+        raise ConfigError(f"{_FLAGS} go together: give all")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process_id={process_id} is not below --num_processes={num_processes}")
+    _check_address(coordinator_address)
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"--coordinator_address={address} is not HOST:PORT")
+
+
+def _join(address: str | None, count: int | None, number: int | None, heartbeat: int) -> None:
+    """Through jax.distributed; without an address as JAX's clusters say."""
+    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is seen to here
+    with clusters.without_proxies(os.environ) as proxies:
         jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=heartbeat_timeout,
+            address,
+            count,
+            number,
+            local_device_ids=clusters.local_devices(os.environ) if address is None else None,
+            heartbeat_timeout_seconds=heartbeat,
         )
+    if proxies and not clusters.is_loopback((address or "").rpartition(":")[0]):
+        _warn(f"{' and '.join(proxies)} set: the processes of this job meet without it")
+
+
+def _join_announced(heartbeat: int) -> None:
+    """What JAX finds out by itself; where it finds nothing, this process is alone."""
+    variable, count = clusters.count_of_processes(os.environ)
+    if count == 1:
         return
+    clusters.set_port(os.environ)
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
-    except ValueError:  # no cluster announces itself
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        jax.distributed.initialize(
-            address, 1, 0, coordinator_bind_address=address, cluster_detection_method="deactivate"
-        )
+        with warnings.catch_warnings(action="ignore"):  # of Kubernetes, in five lines
+            _join(None, None, None, heartbeat)
+    except Exception as error:  # whatever the variables or servers of a cluster lead to
+        if jax.distributed.is_initialized():
+            raise  # the job is known; its processes did not find each other
+        nothing = isinstance(error, ValueError) and "should be defined" in str(error)
+        if count > 1:
+            reason = "JAX does not know who started it" if nothing else _told(error)
+            raise ConfigError(
+                f"{variable} says that this is one process of {count}, and it cannot join the "
+                f"others ({reason}): give each {_FLAGS}, or --num_processes=1 to train alone"
+            ) from None
+        if not nothing:
+            _warn(f"this machine's cluster cannot be made out ({_told(error)}): training alone")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def is_main_process() -> bool:
@@ -59,9 +122,17 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def preemption_reached(step: int) -> bool:
-    """Whether to save and leave at this step. Every process asks, at every step."""
-    return multihost_utils.reached_preemption_sync_point(step)
+def preemption_reached() -> bool:
+    """Whether to save and leave now. Every process asks, each time that the others do.
+
+    JAX has all leave at the question after the last one that any process has asked. It
+    knows a question by its number, so these are counted here, from 1 in each start: a
+    process that began with the number of its step would never ask the one after 0.
+    """
+    number = next(_questions)
+    if jax.distributed.is_initialized():
+        return multihost_utils.reached_preemption_sync_point(number)
+    return preemption.received()
 
 
 def agree(value: bool) -> bool:

@@ -8,6 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from fsdit.errors import ConfigError
+from fsdit.parallel import backend
 
 LOCAL = "local"
 _SQUARE = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -56,6 +57,7 @@ def open_targets(names: Sequence[str]) -> list[Target]:
         jax.config.update("jax_platforms", "cpu")
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+    backend.open_devices()
     return [Target(name, _devices(name)) for name in names]
 
 

@@ -39,9 +39,14 @@ def judged(config: Config, step: int, value: float) -> Judged | None:
 def better(new: Judged, old: Judged | None) -> bool:
     """Whether `new`, of the later step, is the best of the two.
 
-    Values found under other settings do not compare: then the later one counts.
+    Values found under other settings do not compare: then the later one counts. A setting
+    that is younger than the old value has had its default there.
     """
-    return old is None or new.settings != old.settings or new.value < old.value
+    if old is None:
+        return True
+    defaults = flatten(to_dict(Config()))
+    before = {path: old.settings.get(path, defaults.get(path)) for path in new.settings}
+    return new.settings != before or new.value < old.value
 
 
 def best_of(metas: Iterable[Mapping[str, Any]]) -> Judged | None:

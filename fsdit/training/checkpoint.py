@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -35,11 +34,14 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from fsdit.config import Config, to_dict
-from fsdit.errors import CheckpointError, first_line
+from fsdit.errors import CheckpointError, first_line, remedy
 from fsdit.parallel import runtime
+from fsdit.training import metadata
 from fsdit.training.best import Judged, best_of, better, from_meta, judged, to_meta
-from fsdit.training.metas import damaged, directory, read_json, readable_metas, reason_of, steps
+from fsdit.training.metadata import DamagedCheckpointError, UnreadableCheckpointError
+from fsdit.training.metas import directory, none_is_valid, readable_metas, steps
 from fsdit.training.state import TrainState
+from fsdit.training.verification import fingerprint, read_back
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "array-record")
 
@@ -57,64 +59,81 @@ class Restored:
 
 
 def restore(
-    workdir: str | Path, template: PyTree[jax.ShapeDtypeStruct], *, set_aside: bool
+    workdir: str | Path,
+    template: PyTree[jax.ShapeDtypeStruct],
+    *,
+    set_aside: bool,
+    start_over: bool = False,
 ) -> Restored | None:
-    """The newest sound checkpoint, laid out as `template` says, or None.
+    """The newest valid checkpoint, laid out as `template` says, or None.
 
     set_aside: rename damaged steps to STEP.damaged, as the run that goes on writing
-    there must; a mere reader changes nothing. All processes must call it; they use
-    the same step.
+    there must; a mere reader changes nothing. Where steps are there and none is valid, such
+    a run raises CheckpointError, unless it may start over. All processes must call it; they
+    use the same step. Raises UnreadableCheckpointError before anything is renamed.
     """
+    damaged, restored = [], None
     for step in steps(workdir):
         folder = directory(workdir) / str(step)
-        restored, reason = _sound(folder, step, template)
+        restored, reason = _valid(folder, step, template)
         if restored is not None:
-            return restored
+            break
+        damaged.append(folder)
         if runtime.is_main_process():
             print(f"warning: {folder} is damaged ({reason}); trying an older step", flush=True)
-            if set_aside:
+    if set_aside and damaged:
+        if restored is None and not start_over:
+            raise none_is_valid(workdir)
+        if runtime.is_main_process():
+            for folder in damaged:
                 folder.rename(_free_name(folder))
-        runtime.wait_for_all(f"set_aside_{step}")
-    return None
+        runtime.wait_for_all("set_aside")
+    return restored
 
 
 def restore_step(
     workdir: str | Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> Restored:
-    """One checkpoint and no other. Raises CheckpointError where it is damaged."""
+    """One checkpoint and no other. Raises CheckpointError where it is damaged or unreadable."""
     folder = directory(workdir) / str(step)
-    restored, reason = _sound(folder, step, template)
+    restored, reason = _valid(folder, step, template)
     if restored is None:
-        raise damaged(folder, reason)
+        raise DamagedCheckpointError(folder, reason)
     return restored
 
 
-def _sound(
+def _valid(
     folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> tuple[Restored | None, str]:
-    """(the checkpoint, "") where every process finds it sound, or (None, what is wrong)."""
-    restored, reason = _read(folder, step, template)
+    """(the checkpoint, "") where every process finds it valid, or (None, what is wrong)."""
+    restored, problem = None, None
+    try:
+        restored = _read(folder, step, template)
+    except CheckpointError as error:
+        problem = error
+    opened = not isinstance(problem, UnreadableCheckpointError)
+    if not runtime.agree(opened):
+        raise UnreadableCheckpointError(str(problem or f"{folder}: another process cannot read it"))
     if not runtime.agree(restored is not None):
-        return None, reason
+        return None, getattr(problem, "reason", "another process cannot load it")
     # A computation of all processes together: only when all of them got here.
     if fingerprint(restored.state) != restored.fingerprint:
         return None, "its content does not match its fingerprint"
     return restored, ""
 
 
-def _read(
-    folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
-) -> tuple[Restored | None, str]:
+def _read(folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]) -> Restored:
     """Reads with Orbax's handlers, which hold no barriers: one process may fail alone."""
+    meta, next_index = metadata.read(folder)
     try:
-        meta, data = read_json(folder / "meta"), read_json(folder / "data")
         args = ocp.args.StandardRestore(template)
         state = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
-        best = from_meta(meta, "best")
-        position, running = data["next_index"], meta["running"]
-        return Restored(step, state, position, running, meta["fingerprint"], best), ""
+    except jax.errors.JaxRuntimeError:
+        raise  # the devices' memory, say: nothing that the files are to blame for
     except Exception as error:  # whatever a damaged file makes Orbax raise
-        return None, reason_of(error)
+        raise metadata.explained(folder, error) from error
+    best = from_meta(meta, "best")
+    return Restored(step, state, next_index, meta["running"], meta["fingerprint"], best)
 
 
 def _free_name(folder: Path) -> Path:
@@ -122,33 +141,6 @@ def _free_name(folder: Path) -> Path:
     while name.exists():
         name, n = folder.with_name(f"{folder.name}.damaged-{n}"), n + 1
     return name
-
-
-@jax.jit
-def _leaf_sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def weighted_sum(leaf: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        weights = jnp.ones(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            position = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-            weights = weights * jnp.uint32(2 * size + 1) + 2 * position
-        return (bits * weights).sum(dtype=jnp.uint32)
-
-    return [weighted_sum(leaf) for leaf in leaves]
-
-
-def fingerprint(state: TrainState) -> dict[str, int]:
-    """One number an array, from its bits and their places, modulo 2**32.
-
-    Integer sums do not depend on their order, so any mesh computes the same. The
-    weights are odd: one changed word always shows.
-    """
-    leaves = jax.tree.leaves_with_path(state)
-    sums = jax.device_get(_leaf_sums([leaf for _, leaf in leaves]))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): int(value)
-        for (path, _), value in zip(leaves, sums, strict=True)
-    }
 
 
 class _Manager(ocp.CheckpointManager):
@@ -184,6 +176,7 @@ class Checkpoints:
         self.best, self._own = _still_there(workdir, newest, best), None
         self._newest_whole = newest
         self._saving = newest
+        self._saves, self._unread = 0, False  # unread: the first one, until it was read back
         self._meta = {
             "config": to_dict(config),
             "identity": dict(identity),
@@ -225,42 +218,58 @@ class Checkpoints:
         own = self._own if self._own and self._own.step == step else None
         found = to_meta(own, self.best)
         meta = {**self._meta, **found, "running": running, "fingerprint": fingerprint(state)}
+        # Orbax writes them later, when the caller may have changed its own.
+        meta, data = metadata.seal(step, meta, {"next_index": next_index})
         # The best one before goes when this one is whole.
         self._kept.policies[-1] = CustomSteps([self.best.step] if self.best else [])
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave({"next_index": next_index}),
+            data=ocp.args.JsonSave(data),
             meta=ocp.args.JsonSave(meta),
         )
         # Copying to the host is what saving is: the loop's transfer guard is lifted.
         # force: when to save is the loop's decision, not the manager's.
         with self._explained(), jax.transfer_guard("allow"):
+            self._read_first_back(wait=True)
             self._manager.save(step, args=items, force=True)
         self._newest_whole, self._saving = self._saving, step
+        self._saves, self._unread = self._saves + 1, not self._saves
 
     def check(self) -> None:
         """Raises CheckpointError when a save in the background has failed."""
         with self._explained():
             self._manager.check_for_errors()
+            self._read_first_back(wait=False)
 
     def finish(self) -> None:
         """Waits until everything is written. Raises CheckpointError when it was not."""
         with self._explained():
             self._manager.wait_until_finished()
+            self._read_first_back(wait=True)
             self._manager.close()
+
+    def _read_first_back(self, *, wait: bool) -> None:
+        """Once, as soon as the first save is complete; wait: now."""
+        if not self._unread or (not wait and self._manager.is_saving_in_progress()):
+            return
+        self._manager.wait_until_finished()
+        if runtime.is_main_process():
+            with jax.transfer_guard("allow"):
+                read_back(directory(self._workdir) / str(self._saving))
+        self._unread = False
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:
-            raise  # of another process or a device: nothing that room on the disk would mend
+        except (CheckpointError, jax.errors.JaxRuntimeError):
+            raise  # the latter: another process or a device, which the disk is not to blame for
         except Exception as error:
             reason = first_line(error)[:300]
             kept = f"step {self._newest_whole} is whole" if self._newest_whole else "none is whole"
             raise CheckpointError(
                 f"cannot write a checkpoint to {directory(self._workdir)}: {reason}; "
-                f"{kept}; make room and start the same command again"
+                f"{kept}; {remedy(error)}"
             ) from error
 
 

@@ -14,11 +14,12 @@ dispatch. A line that a kill cut off is skipped.
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fsdit.events import writing
+from fsdit.training import lines
 from fsdit.training.clock import Clock
 
 # Of a process, as its clock says; "step" is what is left of the loop.
@@ -35,6 +36,7 @@ MEASURED = (
 # Taken out of "step" when a later start goes on from an earlier step; between two processes.
 PARTS = (*MEASURED, "lost", "down")
 _MARK_SECONDS = 60.0
+_LONGEST = 1e11  # seconds; Unix time gets there in the year 5138
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,13 @@ class _Stretch:
     seconds: float
 
 
-def account(lines: Iterable[dict[str, Any]]) -> Breakdown:
+def account(rows: Iterable[dict[str, Any]]) -> Breakdown:
     """Where the time went, from the lines of all starts in order. Reads no clock."""
     seconds, kept = dict.fromkeys(PARTS, 0.0), []
     lost_steps = starts = 0
     step, before, ended = 0, dict.fromkeys(MEASURED, 0.0), None
     started = None
-    for line in lines:
+    for line in rows:
         if line["event"] == "start":
             started, step = line["started"], line["step"]
             if ended is not None:
@@ -106,20 +108,26 @@ def _rewind(stretches: list[_Stretch], step: int) -> tuple[list[_Stretch], list[
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a goodput file; [] where there is none."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    return list(_whole_lines(text))
+    """The whole lines of a goodput file; [] where there is none. Warns of damaged ones."""
+    return [row for _, row in lines.read_lines(path, _checked)]
 
 
-def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            row["step"], row["seconds"] = int(row["step"]), dict(row["seconds"])
-            row["started"] = float(row["started"]) if row["event"] == "start" else None
-        except (ValueError, KeyError, TypeError):
-            continue
-        yield row
+def _checked(row: object) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where the row is no line of a goodput file."""
+    event, step, seconds = row["event"], row["step"], row["seconds"]
+    if event not in ("start", "mark", "end") or type(step) is not int:
+        raise ValueError
+    if not 0 <= step < 2**63 or not isinstance(seconds, dict):
+        raise ValueError
+    started = _seconds(row["started"]) if event == "start" else None
+    parts = {part: _seconds(seconds[part]) for part in MEASURED if part in seconds}
+    return {"event": event, "step": step, "started": started, "seconds": parts}
+
+
+def _seconds(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= value < _LONGEST:
+        raise ValueError
+    return float(value)
 
 
 def summary(found: Breakdown) -> str:
@@ -148,14 +156,16 @@ class Goodput:
         """step: the one that was restored."""
         self._path, self._clock, self._marked = path, clock, time.monotonic()
         with writing(path):
-            cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
-            earlier = read_lines(path)
-            self._file = path.open("a")
-            if cut_off:
-                self._file.write("\n")
+            earlier = lines.read_lines(path, _checked)
+            lines.keep(path, (text for text, _ in earlier))
+            self._file = path.open("a", encoding="utf-8")
             line = self._append("start", step, started=clock.started)
         # The past is accounted for once; `now` adds what this process did since.
-        self._base, self._restored, self._first = account([*earlier, line]), step, line["seconds"]
+        self._base, self._restored, self._first = (
+            account([*(row for _, row in earlier), line]),
+            step,
+            line["seconds"],
+        )
 
     def mark(self, step: int, event: str = "mark") -> None:
         """Notes how far the run is. Raises OutputError."""

@@ -1,5 +1,6 @@
 """The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +12,18 @@ from jax.sharding import Mesh
 from fsdit.config import Config, to_dict
 from fsdit.data import input as episode_input
 from fsdit.data import precomputed
-from fsdit.data.layout import dataset_fingerprint, read_dataset_info, write_json
+from fsdit.data.layout import dataset_fingerprint, write_json
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.watch import BEST_BY, Opened, Watch, open_watch
+from fsdit.events import hush_tracebacks
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import Frozen, open_networks
 from fsdit.models.networks import Networks
 from fsdit.models.resident import ResidentFeatures
+from fsdit.ownership import owned
 from fsdit.parallel import mesh as meshes
-from fsdit.parallel import runtime
+from fsdit.parallel import preemption, runtime
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
 from fsdit.training import checkpoint, flops, metas, optimizer
@@ -29,6 +33,7 @@ from fsdit.training.clock import Clock
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
 from fsdit.training.telemetry import Telemetry
+from fsdit.training.workdir import check_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Inputs:
 
     evaluation: the fixed episodes of the splits that are watched. judged: what drawings
     are judged by, if they are. identity: sums of the dataset and of the frozen weights.
+    changes: what the workdir's run computes otherwise from now on.
     """
 
     networks: Networks
@@ -45,14 +51,17 @@ class Inputs:
     evaluation: dict[str, episode_input.FixedExamples]
     judged: Opened | None
     identity: dict[str, str]
+    changes: list[str]
 
 
-def open_inputs(config: Config, workdir: Path) -> Inputs:
+def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> Inputs:
     """Finds everything that can be wrong with the input, before any device work.
 
-    Raises ConfigError, DataError or CheckpointError.
+    start_over: whether a workdir without a valid checkpoint may begin again. Raises
+    ConfigError, DataError or CheckpointError.
     """
-    info = read_dataset_info(config.data.dataset_dir)
+    check_workdir(workdir)
+    info = read_run_dataset(config)
     training = episode_input.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
@@ -61,8 +70,8 @@ def open_inputs(config: Config, workdir: Path) -> Inputs:
     networks, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
-    metas.check_resumable(workdir, config, identity)
-    return Inputs(networks, frozen, training, evaluation, judged, identity)
+    changes = metas.check_resumable(workdir, config, identity, start_over=start_over)
+    return Inputs(networks, frozen, training, evaluation, judged, identity, changes)
 
 
 def train(
@@ -70,13 +79,30 @@ def train(
     workdir: Path,
     inputs: Inputs,
     watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch] = Watch,
+    *,
+    start_over: bool = False,
 ) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
+    start_over: begin at step 0 where checkpoints are there and none is valid.
     watch: makes what judges drawings every `config.train.fsd_interval` steps.
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
-    runtime must be up. Raises FsditError.
+    runtime must be up. Raises FsditError, where another run is in the workdir too.
     """
+    hush_tracebacks()
+    # A pod is one owner; its other processes wait until it is.
+    with owned(workdir) if runtime.is_main_process() else contextlib.nullcontext():
+        runtime.wait_for_all("owned")
+        return _train(config, workdir, inputs, watch, start_over)
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    inputs: Inputs,
+    watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch],
+    start_over: bool,
+) -> int:
     clock, networks = Clock(), inputs.networks
     mesh = meshes.make_mesh(config)
     use_cache(config.train.compilation_cache, workdir)
@@ -84,7 +110,7 @@ def train(
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
     with clock.part("restore"):
-        restored = checkpoint.restore(workdir, template, set_aside=True)
+        restored = checkpoint.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
         restored = Restored(
@@ -151,11 +177,15 @@ def _run(
 ) -> bool:
     """Returns whether the last step was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
+    if runtime.preemption_reached():
+        print(f"preempted before step {restored.step + 1}: leaving", flush=True)
+        return False
     for step in range(restored.step + 1, last + 1):
         with telemetry.dispatching(step):
             with telemetry.timed("data_wait"):
                 batch = next(batches)
             state, metrics = step_fn(state, batch)
+        preemption.leave_at_once(False)
         next_index += config.data.batch_size
         telemetry.step(step, batch, metrics)
 
@@ -172,7 +202,7 @@ def _run(
         best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])
 
         checkpoints.check()
-        preempted = runtime.preemption_reached(step)
+        preempted = runtime.preemption_reached()
         if step % config.checkpoint.interval == 0 or step == last or preempted or best:
             with telemetry.saving():
                 checkpoints.save(state, step, next_index, telemetry.running)
@@ -209,4 +239,5 @@ def _announce(
         print(f"{workdir} is finished: step {restored.step} of {config.train.num_steps}")
     elif restored.step:
         print(f"resuming {workdir} after step {restored.step}")
+        print("".join(f"{change}\n" for change in inputs.changes), end="")
     print(f"TensorBoard: tensorboard --logdir={workdir / 'tensorboard'}", flush=True)

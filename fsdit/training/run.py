@@ -7,8 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields, from_dict
-from fsdit.data.layout import read_dataset_info
+from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields
+from fsdit.data.source import read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.models.feed import Feed
 from fsdit.models.frozen import open_networks
@@ -52,7 +52,7 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
     features = dataclasses.replace(config.features, location="host")
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
     validate(config)
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     networks, frozen = open_networks(config, info)
     metas.check_identity(workdir, found, meta, frozen.weights)
     mesh = meshes.make_mesh(config)
@@ -70,12 +70,12 @@ def load_generator(
     """
     found, meta, config = _saved(workdir, overrides, step)
     validate(config)
-    info = read_dataset_info(config.data.dataset_dir)
+    info = read_run_dataset(config)
     networks, frozen = online_networks(config, info.image_size, info.channels)
     metas.check_identity(workdir, found, meta, frozen.weights)
     mesh = meshes.local_mesh()
     ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
-    return Generator(config, networks, frozen, ema, found)
+    return Generator(config, networks, frozen, ema, found, info.preparation)
 
 
 def _saved(
@@ -86,7 +86,7 @@ def _saved(
     if found is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
     step, meta = found
-    config = apply_overrides(from_dict(meta["config"]), dict(overrides))
+    config = apply_overrides(metas.saved_settings(workdir, step, meta), dict(overrides))
     if changes := changed_fields(meta["config"], config):
         raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
     return step, meta, config

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
 from fsdit.flow import path
@@ -14,9 +14,8 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
+from fsdit.training.running import TIME_BINS
 from fsdit.training.state import TrainState
-
-TIME_BINS = 10
 
 # index (B,), class_id (B,), target: moments of the codec, supports: as the model takes them.
 Batch = dict[str, PyTree[Array]]
@@ -87,13 +86,17 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         (loss, bins), grads = gradients(state.params, batch, state.step)
         grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         rate = schedule(state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         decay = ema_decay(config.train.ema_decay, state.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        # A finite gradient does not make a finite update: rates and decays may not be. The
+        # average lies between finite numbers where its decay lies between 0 and 1.
+        finite &= all_finite(params, opt_state) & (decay >= 0) & (decay <= 1)
 
         def guarded(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -120,6 +123,12 @@ def make_train_step(
         }
 
     return train_step
+
+
+def all_finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every number of the trees is finite."""
+    found = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
+    return jnp.stack(found).all()
 
 
 def compile_train_step(

@@ -6,6 +6,7 @@ running means, which go into checkpoints so that a resumed log continues exactly
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +17,17 @@ import jax
 import numpy as np
 
 from fsdit.config import Config, flatten, to_dict
-from fsdit.errors import NonFiniteError
 from fsdit.events import open_writer, writing
 from fsdit.parallel import runtime
+from fsdit.training import lines
 from fsdit.training.clock import Clock
 from fsdit.training.goodput import Goodput, summary
 from fsdit.training.profile import ProfileWindow
+from fsdit.training.running import Running
+from fsdit.training.skipped import SkippedSteps
 from fsdit.training.speed import Speed
 from fsdit.training.step import TIME_BINS, Batch
 from fsdit.training.watchdog import Watchdog
-
-_AVERAGE_DECAY = 0.98
 
 
 def bin_means(prefix: str, losses: np.ndarray, counts: np.ndarray) -> dict[str, float]:
@@ -57,24 +58,25 @@ class Telemetry:
         self._done = start
         self._last = config.train.num_steps
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.running = running or {
-            "loss_average": 0.0,
-            "average_weight": 0.0,
-            "bin_losses": [0.0] * TIME_BINS,
-            "bin_counts": [0.0] * TIME_BINS,
-        }
+        self._running = Running.from_json(running)
         self._events, self._lines = workdir / "tensorboard", workdir / "metrics.jsonl"
         self._writer, self._log, self._profile, self._goodput = None, None, None, None
         stacks = workdir / f"watchdog-{jax.process_index()}.txt"
+        self._skipped = SkippedSteps(config.train.max_nonfinite)
         self._watchdog = Watchdog(config.watchdog, stacks, clock, self._mark)
         if runtime.is_main_process():
             with writing(self._lines):
                 self._log = _continue_log(self._lines, start)
             with writing(self._events):
-                self._writer = _tensorboard_writer(self._events, config)
+                self._writer = _tensorboard_writer(self._events, config, start)
             self._profile = ProfileWindow(config.profile, self._events, self._last)
             self._goodput = Goodput(workdir / "goodput.jsonl", clock, start)
         self._watchdog.start(start + 1)
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """The running means, as a checkpoint keeps them."""
+        return dataclasses.asdict(self._running)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -134,32 +136,15 @@ class Telemetry:
         self._done = step
         if line := self._speed.first_step():
             _say(line)
-        self._accumulate(metrics)
+        self._running = self._running.with_step(
+            float(metrics["loss"]), metrics["bin_losses"], metrics["bin_counts"]
+        )
         if extra or step % self._config.train.log_interval == 0 or step == self._last:
             self._write(step, metrics, extra or {})
-        if metrics["nonfinite_in_row"] >= self._config.train.max_nonfinite:
-            raise NonFiniteError(
-                f"step {step}: loss or gradient was not finite "
-                f"{int(metrics['nonfinite_in_row'])} steps in a row; parameters are those before; "
-                "lower config.optimizer.peak_learning_rate, or look at the data of these steps"
-            )
-
-    def _accumulate(self, metrics: dict[str, np.ndarray]) -> None:
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            return
-        running, keep = self.running, _AVERAGE_DECAY
-        running["loss_average"] = keep * running["loss_average"] + (1 - keep) * loss
-        running["average_weight"] = keep * running["average_weight"] + (1 - keep)
-        for name in ("bin_losses", "bin_counts"):
-            running[name] = [
-                a + float(b) for a, b in zip(running[name], metrics[name], strict=True)
-            ]
+        self._skipped.see(step, metrics)
 
     def _write(self, step: int, metrics: dict[str, np.ndarray], extra: Mapping[str, float]) -> None:
-        running = self.running
-        weight = running["average_weight"]
-        average = running["loss_average"] / weight if weight else math.nan
+        running, average = self._running, self._running.average
         speed = self._speed.row()
         row = {
             "train/loss": float(metrics["loss"]),
@@ -168,14 +153,13 @@ class Telemetry:
             "train/param_norm": float(metrics["param_norm"]),
             "train/learning_rate": float(metrics["learning_rate"]),
             "train/nonfinite_steps": int(metrics["nonfinite"]),
-            **bin_means("train", np.array(running["bin_losses"]), np.array(running["bin_counts"])),
+            **bin_means("train", np.array(running.bin_losses), np.array(running.bin_counts)),
             **speed,
             **(self._goodput.row(step) if self._goodput else {}),
             **self._counters(),
             **extra,
         }
-        running["bin_losses"] = [0.0] * TIME_BINS
-        running["bin_counts"] = [0.0] * TIME_BINS
+        self._running = running.with_empty_bins()
         if self._writer is None:
             return
         # JSON has no NaN: a line with one would be unreadable elsewhere.
@@ -189,20 +173,21 @@ class Telemetry:
         left = (self._last - step) * speed["timing/step_seconds"]
         print(
             f"step {step}/{self._last}  loss {average:.4f}  "
-            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left",
+            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left"
+            f"{self._skipped.note}",
             flush=True,
         )
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         if self._writer is not None:
             with writing(self._events):
-                self._writer.write_histograms(step, values)
+                self._writer.write_histograms(step, _copied(values))
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Pictures (1, H, W, C) in [0, 255]."""
         if self._writer is not None:
             with writing(self._events):
-                self._writer.write_images(step, values)
+                self._writer.write_images(step, _copied(values))
 
     def close(self) -> None:
         self.read()
@@ -216,8 +201,10 @@ class Telemetry:
                 self._log.close()
 
     def conclude(self) -> None:
-        """When all is written: says where the time of the run went."""
+        """When all is written: says what was skipped, and where the time of the run went."""
         self._watchdog.close()
+        if line := self._skipped.summary(self._done):
+            _say(line)
         if self._goodput is not None:
             print(summary(self._goodput.close(self._done)), flush=True)
         self._clock.close()
@@ -242,22 +229,19 @@ class Telemetry:
 
 def _continue_log(path: Path, step: int):
     """Opens the log for appending after `step`: later lines will be written again."""
-    kept = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill while it was written
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
-    return path.open("a")
+    rows = lines.read_lines(path, _step_of)
+    lines.keep(path, (line for line, logged in rows if logged <= step))
+    return path.open("a", encoding="utf-8")
 
 
-def _tensorboard_writer(directory: Path, config: Config):
-    writer = open_writer(directory)
+def _step_of(row: object) -> int:
+    if not isinstance(row, dict) or type(row["step"]) is not int or row["step"] < 0:
+        raise ValueError
+    return row["step"]
+
+
+def _tensorboard_writer(directory: Path, config: Config, start: int):
+    writer = open_writer(directory, start)
     writer.write_hparams(
         {
             k: v if isinstance(v, int | float | str) else str(v)
@@ -265,6 +249,11 @@ def _tensorboard_writer(directory: Path, config: Config):
         }
     )
     return writer
+
+
+def _copied(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """For a writer in the background: the caller's arrays may change, or be the devices'."""
+    return {name: np.array(value) for name, value in values.items()}
 
 
 def _say(line: str) -> None:

@@ -72,6 +72,7 @@ def test_a_host_may_hold_scattered_rows(config):
         np.testing.assert_array_equal(mine["target"], whole["target"][rows])
 
 
+@pytest.mark.medium
 def test_worker_processes_change_nothing(config):
     with_workers = DataConfig(**{**vars(config), "workers": 2})
     assert_same(batches(with_workers), batches(config))

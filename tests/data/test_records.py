@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fsdit.data import layout, records
+from fsdit.data.photos import Preparation
 from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
 from fsdit.data.records import Episode, ImageRecord
 from fsdit.errors import DataError
@@ -219,10 +220,12 @@ def test_a_changed_description_is_noticed_by_its_sum(described):
 
 def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
     values = json.loads(described.read_text())
-    for name in ("sha256", "shared_classes", "features", "latents"):
+    for name in ("sha256", "shared_classes", "features", "latents", "preparation"):
         del values[name]
     described.write_text(json.dumps(values | {"encoders": [], "vaes": []}))
-    assert layout.read_dataset_info(described.parent).command == "command"
+    info = layout.read_dataset_info(described.parent)
+    assert info.command == "command"
+    assert info.preparation == Preparation("white", "center_crop")
 
 
 @pytest.mark.parametrize(
@@ -233,6 +236,9 @@ def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
         ({"splits": {"train": {"classes": ["a"]}}}, "splits.train.images_per_class"),
         ({"splits": [1]}, "splits"),
         ({"colour": 1}, "colour"),
+        ({"preparation": {"background": "whyte"}}, "preparation: .*whyte"),
+        ({"preparation": {"resize": "fill"}}, "preparation.resize"),
+        ({"preparation": {"blur": 1}}, "preparation.blur"),
         (
             {"splits": {"train": dataclasses.asdict(SPLIT) | {"classes": ["a"]}}},
             "classes and images_per_class differ in length",

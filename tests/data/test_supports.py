@@ -1,11 +1,15 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.images import ImageOptions, normalise
 from fsdit.data import supports
 from fsdit.data.input import evaluation_examples
+from fsdit.data.photos import Preparation
+from fsdit.data.records import decode_pixels
 from fsdit.errors import ConfigError, DataError
 
 
@@ -42,16 +46,79 @@ def test_a_file_that_is_no_picture_is_named(picture, make, message):
         supports.from_files([picture], 16, 1)
 
 
-def test_a_stray_file_in_a_folder_is_named(picture):
-    picture.with_name("notes.txt").write_text("words")
-    with pytest.raises(DataError, match=r"notes\.txt: not an image"):
+def folder_beside(picture, *names):
+    for name in names:
+        picture.with_name(name).write_text("words")
+    return picture.parent
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["notes.txt"], "'notes.txt'"),
+        (["Thumbs.db", "desktop.ini"], "'Thumbs.db', 'desktop.ini'"),
+        (["picture.json", "picture.txt", "README"], "'README', 'picture.json', 'picture.txt'"),
+        ([f"{i}.txt" for i in range(7)], "'0.txt', '1.txt', '2.txt', '3.txt', '4.txt' and 2 more"),
+        (["\x1b[31m.txt"], r"'\x1b[31m.txt'"),
+        ([".DS_Store", "._picture.png"], None),
+    ],
+    ids=str,
+)
+def test_what_is_beside_the_pictures_of_a_folder_is_said_once(picture, capsys, names, left_out):
+    made = supports.from_files([folder_beside(picture, *names)], 16, 1)
+    assert made.origin == {"files": [str(picture)]}
+    said = f"{picture.parent}: left out, no image files: {left_out}\n"
+    assert capsys.readouterr().out == (said if left_out else "")
+
+
+def test_what_is_no_regular_file_is_left_out_of_a_folder(picture, capsys):
+    os.mkfifo(picture.with_name("pipe.png"))
+    picture.with_name("zero.png").symlink_to("/dev/zero")
+    picture.with_name("more").mkdir()
+    made = supports.from_files([picture.parent], 16, 1)
+    assert made.origin == {"files": [str(picture)]}
+    assert capsys.readouterr().out.endswith(": 'more', 'pipe.png', 'zero.png'\n")
+
+
+def test_a_folder_that_may_not_be_read_is_named(picture, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(picture), "iterdir", refuse)
+    with pytest.raises(DataError, match=f"{picture.parent}: Permission denied"):
         supports.from_files([picture.parent], 16, 1)
+    with pytest.raises(DataError, match="aaa: File name too long"):
+        supports.from_files(["a" * 300], 16, 1)
+
+
+@pytest.mark.parametrize("name", ["damaged.png", "picture.heic", "picture"])
+def test_what_may_be_an_image_by_its_name_and_is_none_is_named(picture, name):
+    with pytest.raises(DataError, match=f"{name}: not an image"):
+        supports.from_files([folder_beside(picture, name)], 16, 1)
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "squash", "pad"])
+@pytest.mark.parametrize("background", ["white", "#204060"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_supports_are_prepared_as_a_conversion_prepares_images(
+    tmp_path, resize, background, channels
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 4), np.uint8)
+    for name, mode in (("a.png", "RGBA"), ("b.png", "LA"), ("c.jpg", "CMYK"), ("d.png", "RGB")):
+        image = Image.fromarray(pixels).convert("RGB" if mode == "CMYK" else mode).convert(mode)
+        image.save(tmp_path / name)
+    preparation = Preparation(background, resize)
+    options = ImageOptions(channels, 16, resize, background, "png")
+    made = supports.from_files([tmp_path], 16, channels, preparation)
+    for file, support in zip(sorted(tmp_path.iterdir()), made.images, strict=True):
+        stored = normalise(file.read_bytes(), options).data
+        np.testing.assert_array_equal(support, decode_pixels(stored, channels))
 
 
 def test_nothing_to_draw_from(tmp_path):
     with pytest.raises(DataError, match="no support pictures are named"):
         supports.from_files([], 16, 1)
-    with pytest.raises(DataError, match=f"{tmp_path}: this folder has no files"):
+    with pytest.raises(DataError, match=f"{tmp_path}: this folder has no image files"):
         supports.from_files([tmp_path], 16, 1)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_prep.images import ImageOptions, normalise
-from fsdit.data.photos import UnusableImageError
+from fsdit.data.image_files import UnusableImageError
 from tests.data_prep.photos import encoded, photo
 
 AS_PNG = ImageOptions(format="png")
@@ -180,6 +180,34 @@ def test_the_centre_is_cropped_or_all_is_squashed():
     assert squash.shape == (21, 21, 3)
     assert (squash[:, :4] == (0, 0, 255)).all() and (squash[:, 10] == (255, 0, 0)).all()
     assert (squash[:, 17:] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [
+        (120, 40, (0, 7, 21, 14)),
+        (40, 120, (7, 0, 14, 21)),
+        (60, 60, (0, 0, 21, 21)),
+        (6, 3, (0, 5, 21, 15)),  # enlarged, as by the others
+        (900, 1, (0, 10, 21, 11)),  # never less than a pixel
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_is_shown_in_the_middle_of_a_padded_square(width, height, box, channels):
+    data = encoded(Image.new("RGB", (width, height), (250, 20, 20)), "PNG")
+    options = ImageOptions(channels, 21, resize="pad", background="#103050", format="png")
+    expected = Image.new("RGB", (21, 21), (16, 48, 80))
+    expected.paste((250, 20, 20), box)
+    expected = expected.convert("L" if channels == 1 else "RGB")
+    np.testing.assert_array_equal(pixels(data, options), np.asarray(expected))
+
+
+def test_a_padded_picture_is_squashed_on_its_longer_side_alone():
+    wide = photo(1, 200, 100)
+    padded = pixels(encoded(wide, "PNG"), ImageOptions(image_size=50, resize="pad", format="png"))
+    assert (padded[:12] == 255).all() and (padded[37:] == 255).all()
+    inner = wide.resize((50, 25), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(padded[12:37], np.asarray(inner))
 
 
 @pytest.mark.parametrize("side", [60, 512])

@@ -10,11 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fsdit.errors import DataError
 from fsdit.evaluation.classifier import classified_right
 from fsdit.evaluation.copying import near_copies, near_copy_threshold, nearest_support
 from fsdit.evaluation.distances import episode_distances, k_nearest
+from fsdit.evaluation.distributions import frechet_distance
 from fsdit.evaluation.uncertainty import bootstrap_interval
 from fsdit.evaluation.variety import mean_pairwise
 from tests.evaluation.synthetic import blurred, features, flattened, pictures
@@ -49,6 +51,7 @@ def to_supports(images, supports):
     return nearest_support(episode_distances(images, supports))
 
 
+@pytest.mark.medium
 def test_the_nearest_support_is_scikit_learns():
     images, supports = features(pictures(4, 7, seed=1)), features(pictures(4, 3, seed=0))
     for found, queries, pool in zip(to_supports(images, supports), images, supports, strict=True):
@@ -106,6 +109,66 @@ def test_the_classifier_is_logistic_regression_on_unit_features():
     lengths = np.random.default_rng(0).uniform(0.5, 20, (len(train), 1)).astype(np.float32)
     again = classified_right(train * lengths, classes, test, wanted)
     np.testing.assert_array_equal(again, expected)
+
+
+def rows_of_classes(classes, each, width, noise, seed=0):
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    rows = centres.repeat(each, 0) + noise * random.normal(size=(classes * each, width))
+    return rows.astype(np.float32), np.arange(classes).repeat(each)
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "width", "copies", "noise"),
+    [
+        (5, 1, 768, 1, 3.0),  # far fewer rows than features
+        (5, 5, 3072, 1, 12.0),
+        (20, 5, 576, 1, 3.0),
+        (5, 2, 100, 10, 3.0),  # of rank 10
+        (5, 40, 200, 1, 3.0),  # as many
+        (5, 60, 100, 1, 3.0),  # more
+        (2, 1, 3, 1, 0.4),
+    ],
+)
+def test_decisions_are_scikit_learns_on_all_features(classes, each, width, copies, noise):
+    train, wanted = rows_of_classes(classes, each, width, noise=noise)
+    train, wanted = train.repeat(copies, 0), wanted.repeat(copies)
+    test, test_classes = rows_of_classes(classes, 200, width, noise=noise, seed=1)
+    model = make_pipeline(Normalizer(), LogisticRegression(C=25 / each / copies, max_iter=1000))
+    with threadpool_limits(1, user_api="blas"):  # or it may take half a minute
+        expected = model.fit(train, wanted).predict(test) == test_classes
+    assert 1 / classes < expected.mean() < 1
+    np.testing.assert_array_equal(classified_right(train, wanted, test, test_classes), expected)
+
+
+def use_classifier():
+    train, classes = rows_of_classes(3, 2, 50, noise=1.0)
+    classified_right(train, classes, train, classes)
+
+
+def use_frechet_distance():
+    frechet_distance(*(rows_of_classes(3, 4, 50, 1.0, seed)[0] for seed in (0, 1)))
+
+
+@pytest.mark.parametrize("use", [use_classifier, use_frechet_distance])
+def test_linear_algebra_has_one_blas_thread(use, monkeypatch):
+    """More make it a hundred times slower where another program has the cores."""
+    seen, decompose = [], np.linalg.qr
+
+    def qr(*args, **options):
+        seen.append(blas_threads())
+        return decompose(*args, **options)
+
+    monkeypatch.setattr(np.linalg, "qr", qr)
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        use()
+        assert blas_threads() == before
+    assert 2 in before and seen and all(set(threads) == {1} for threads in seen)
+
+
+def blas_threads():
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
 
 def accuracies(drawn):

@@ -132,6 +132,7 @@ def test_the_encoder_that_conditions_is_no_judge(dinov2, tmp_path):
     assert open_judge(config_of(dinov2, conditions=copy)).name == str(dinov2)
 
 
+@pytest.mark.medium
 def test_the_encoder_behind_precomputed_features_is_no_judge(dinov2, encoded, weights, tmp_path):
     """The location that the run names may be a hub id: nothing is fetched for it."""
     copy = tmp_path / "siglip"

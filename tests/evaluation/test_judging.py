@@ -23,6 +23,8 @@ from fsdit.evaluation.protocol import make_plans
 from tests.evaluation.synthetic import blurred
 from tests.models.pretrained import lpips_original
 
+pytestmark = pytest.mark.medium
+
 PROTOCOL = EvaluationConfig(classes=20, drawings_per_episode=4, episodes_per_class=1)
 
 

@@ -12,6 +12,8 @@ from fsdit.parallel.mesh import AXES
 from tests.evaluation.synthetic import blurred, pictures
 from tests.models.pretrained import lpips_original
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

@@ -28,6 +28,7 @@ def events(directory):
     return found
 
 
+@pytest.mark.medium
 def test_tensorboard_agrees_with_the_results(tmp_path):
     rng = np.random.default_rng(0)
     results = example.results(rng, NAMES, guidance=(3.0, 5.0))
@@ -57,6 +58,7 @@ def test_tensorboard_agrees_with_the_results(tmp_path):
         np.testing.assert_array_equal(image, grids[tag][0, ..., 0])
 
 
+@pytest.mark.medium
 def test_a_second_evaluation_replaces_its_events_and_no_others(tmp_path):
     other = tmp_path / "tensorboard" / "events.out.tfevents.123.host"
     other.parent.mkdir()
@@ -71,6 +73,7 @@ def test_a_second_evaluation_replaces_its_events_and_no_others(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["tensorboard"]
 
 
+@pytest.mark.medium
 def test_events_that_find_no_room_are_one_line(tmp_path):
     rng = np.random.default_rng(0)
     results = example.results(rng, [f"class {i}" for i in range(30)])

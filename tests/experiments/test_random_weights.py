@@ -60,10 +60,12 @@ def check_autoencoder(directory: Path, images: np.ndarray) -> None:
         assert originals.relative_error(value, expected.permute(0, 2, 3, 1).numpy()) < 1e-4
 
 
+@pytest.mark.medium
 def test_the_encoder_is_transformers_too(checkpoints):
     check_encoder(checkpoints / "siglip", photos(3, 40))
 
 
+@pytest.mark.medium
 def test_the_autoencoder_is_diffusers_too(checkpoints):
     check_autoencoder(checkpoints / "vae", photos(2, 32))
 

@@ -65,6 +65,7 @@ def test_a_recipe_changes_of_b2_what_it_is_about(name):
     assert changed == CHANGED[name] | {"name"}
 
 
+@pytest.mark.medium
 def test_the_tiny_recipe_fits_what_its_commands_make(tmp_path):
     config, dataset = load("miniimagenet_tiny"), tmp_path / "tiny"
     photos = class_folders(tmp_path / "photos", classes=8, images=6)

@@ -49,7 +49,7 @@ def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment,
     children = psutil.Process(launcher.pid).children()
     next(c for c in children if "--process_id=1" in c.cmdline()).kill()
     wait_for_step(launcher, workdir, max(losses(workdir)) + 3)
-    launcher.send_signal(signal.SIGTERM)
+    launcher.send_signal(signal.SIGINT)  # Ctrl-C
     status, output = finish(launcher)
     assert status == 75, output
     assert re.search(r"launcher: starting again in 0 s, from step \d+: process 1: killed", output)

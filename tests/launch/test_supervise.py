@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from experiments.launch.decision import Patience
 from experiments.launch.pod import Pod
 from experiments.launch.supervise import listening, supervise
+from tests.programs import ROOT, environment
 
 pytestmark = pytest.mark.medium
 
@@ -116,11 +118,10 @@ sys.exit(75)
     assert status == 75 and len(starts) == 4 + 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
     program = """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
 (log / f"listening-{mine}").touch()
 stay()
 """
@@ -148,6 +149,47 @@ def test_who_does_not_leave_in_time_is_ended(pods):
 
     assert pods(program, 1, tick=tell, grace=0.2)[0] == 75
     assert not psutil.pid_exists(pids[0])
+
+
+# What comes after a first signal -> whether the pod, which takes its time, is ended at once.
+@pytest.mark.parametrize(
+    ("second", "at_once"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
+)
+def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
+    program = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(log / "deaf").touch()
+while not (log / "told").exists():
+    time.sleep(0.01)
+time.sleep(SECONDS)
+sys.exit(75)
+""".replace("SECONDS", "600" if at_once else "1")
+    sent = []
+
+    def tell(pod, folder):
+        if not (folder / "deaf").exists():
+            return
+        if not sent:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not (folder / "told").exists():
+            os.kill(os.getpid(), second)
+            (folder / "told").touch()
+
+    began = time.monotonic()
+    assert pods(program, 1, tick=tell, grace=500.0)[0] == 75
+    assert time.monotonic() - began < 60
+
+
+def test_a_launcher_whose_reader_has_left_goes_on(tmp_path):
+    """A closed terminal, `| head`, or no standard output at all."""
+    for number, redirection in enumerate(("| true", ">&-", ">&- 2>&-", "2>&1 | true")):
+        done = tmp_path / f"done-{number}"
+        command = f"{sys.executable} -m tests.launch.talking {done} {redirection}"
+        subprocess.run(
+            ["bash", "-c", command], env=environment(), cwd=ROOT, check=True, timeout=120
+        )
+        assert done.read_text() == "0"
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):

@@ -40,6 +40,7 @@ def assert_same(a: Condition, b: Condition, rows=slice(None)):
     assert (a.vector.dtype, a.context.dtype) == (b.vector.dtype, b.context.dtype)
 
 
+@pytest.mark.medium
 def test_the_order_of_the_supports_does_not_matter():
     dit, images = model(), supports()
     straight, turned = dit.condition(images), dit.condition(images[:, jnp.array([2, 0, 1])])
@@ -56,6 +57,7 @@ def test_every_support_matters_to_vector_and_context():
         assert jnp.abs(after.context - before.context).max(axis=(1, 2)).min() > 1e-3
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shots", [1, 2, 7])
 def test_any_number_of_supports_gives_a_condition_of_the_same_shape(shots):
     condition = model().condition(supports(shots))
@@ -63,6 +65,7 @@ def test_any_number_of_supports_gives_a_condition_of_the_same_shape(shots):
     assert condition.context.shape == (BATCH, 3, 16)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shots", [1, 2, 7])
 def test_without_latents_the_context_is_every_token_of_every_support(shots):
     dit = model(num_latents=0)
@@ -104,6 +107,7 @@ def test_the_null_replaces_vector_and_context_together():
     assert vector_changed.tolist() == context_changed.tolist() == MASK.tolist()
 
 
+@pytest.mark.medium
 def test_the_null_is_the_same_for_all_supports_and_is_learned():
     nets = networks()
     params = nets.init(0)

@@ -45,6 +45,7 @@ def draw(params, rows=slice(None), devices=1, seed=0, **settings):
     return np.asarray(drawn).astype(int)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "sde"])
 def test_a_drawing_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
     """Up to the rounding of a pixel."""
@@ -56,6 +57,7 @@ def test_a_drawing_depends_on_its_index_and_not_on_its_batch_or_mesh(params, sol
     assert np.abs(draw(params, seed=1, **settings) - whole).max() > 20
 
 
+@pytest.mark.medium
 def test_solvers_and_schedules_draw_differently_from_the_same_noise(params):
     settings = [{"solver": solver} for solver in ("euler", "heun", "ab2", "sde")]
     settings += [{"schedule": "uniform"}, {"shift": 1.5}, {"solver": "sde", "noise_level": 0.5}]

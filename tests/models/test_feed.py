@@ -45,6 +45,7 @@ def online(config):
     return OnlineFeatures(encoder, params, config)
 
 
+@pytest.mark.medium
 def test_a_batch_has_features_and_moments_of_its_images(frozen_config):
     made, feed = batches(frozen_config)
     read = episode_input.training_examples(frozen_config)

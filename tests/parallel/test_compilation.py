@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from jax._src import compilation_cache as jax_cache
+from jax._src.lru_cache import LRUCache
 
+from fsdit.parallel import compilation
 from tests.processes import finish
 from tests.programs import environment
 
@@ -105,16 +109,50 @@ def test_the_second_start_loads_what_the_first_compiled(tmp_path):
     assert found["hits"] >= 1 and not (tmp_path / "elsewhere").exists()
 
 
-def test_an_entry_that_was_cut_off_is_told_of_and_made_again(tmp_path):
+def flipped(entry: bytes, place: int) -> bytes:
+    return entry[:place] + bytes([entry[place] ^ 0x10]) + entry[place + 1 :]
+
+
+DAMAGES = {
+    "cut off": lambda entry: entry[: len(entry) // 2],
+    "flipped bit": lambda entry: flipped(entry, len(entry) // 2),
+    "no digest": lambda entry: entry[:-40],  # as a JAX without digests writes it
+}
+
+
+def test_a_damaged_entry_is_told_of_and_made_again(tmp_path):
     compile_once("", tmp_path)
     ((path, whole),) = entries(tmp_path).items()
-    for left in (len(whole) // 2, 3, 0):
-        path.write_bytes(whole[:left])
+    for damage in DAMAGES.values():
+        path.write_bytes(damage(whole))
         found, output = compile_once("", tmp_path)
-        assert f"warning: {path} was cut off" in output
-        assert found["written"] == 1 and path.stat().st_size > left
+        assert f"warning: {path} has no digest or another one" in output
+        assert found["hits"] == 0 and found["written"] >= 1
     found, output = compile_once("", tmp_path)
     assert found["hits"] >= 1 and "warning" not in output
+    # A JAX without digests takes it as its own.
+    entry = next(iter(entries(tmp_path).values()))
+    plain = jax_cache.decompress_executable(entry)
+    assert plain == jax_cache.decompress_executable(entry[:-40])
+
+
+def test_no_flipped_bit_or_lost_byte_gets_through(tmp_path, capsys):
+    cache = compilation.CheckedCache(LRUCache(str(tmp_path), max_size=-1))
+    value = bytes(np.random.default_rng(0).integers(0, 256, 60, np.uint8))
+    cache.put("key", value)
+    assert cache.get("key") == value and cache.get("other") is None
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    damaged = [flipped(whole, place) for place in range(len(whole))]
+    damaged += [whole[:size] for size in range(len(whole))] + [whole + b"\0", value]
+    for entry in damaged:
+        file.write_bytes(entry)
+        assert cache.get("key") is None and not file.exists()
+        cache.put("key", value)
+        assert cache.get("key") == value
+    assert capsys.readouterr().out.count("warning: ") == len(damaged)
+    file.rename(tmp_path / "other-cache")
+    assert cache.get("other") is None
 
 
 def test_what_another_program_left_there_stays(tmp_path):
@@ -136,8 +174,6 @@ def test_off_and_the_environment_keep_the_workdir_clean(tmp_path, monkeypatch):
 
 
 def test_code_for_one_processor_is_not_given_to_another(tmp_path, monkeypatch):
-    from fsdit.parallel import compilation
-
     names = set()
     for flags in ("fpu avx avx2", "fpu avx avx2 avx512f", "avx2 fpu avx"):
         told = f"processor : 0\nvendor_id : any\nflags\t\t: {flags}\n"

@@ -20,6 +20,8 @@ from fsdit.planning.target import Target
 from tests.conftest import experiment_file
 from tests.programs import ROOT, environment, run_module
 
+pytestmark = pytest.mark.medium
+
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu, which compiles for TPUs, is not installed: pip install 'fsdit[tpu]'",
@@ -72,7 +74,6 @@ def test_absent_libtpu_is_one_line_that_says_how_to_get_it(experiment, tmp_path)
     assert all(word in line for word in ("--topology=v5e:2x2", "libtpu", "fsdit[tpu]"))
 
 
-@pytest.mark.medium
 def test_this_machine_is_planned_for_and_json_says_what_the_table_does(experiment, tmp_path):
     saved = tmp_path / "plan.json"
     flags = ("--topology=local", "--mesh=8x1,1x8", "--config.model.depth=1", f"--json={saved}")

@@ -27,8 +27,8 @@ def the_disk_is_gone():
     threading.Event().wait()
 
 
-def open_inputs(config, workdir):
-    inputs = _open_inputs(config, workdir)
+def open_inputs(*arguments, **options):
+    inputs = _open_inputs(*arguments, **options)
     return dataclasses.replace(inputs, training=StuckReader(inputs.training))
 
 

@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from fsdit.config import Config
 from fsdit.errors import CheckpointError
 from fsdit.evaluation.watch import BEST_BY
 from fsdit.parallel import mesh as meshes
@@ -26,9 +27,12 @@ from tests.training.test_checkpoint import (
     DAMAGES,
     IDENTITY,
     assert_equal,
+    at_step,
     saved_run,
     template_of,
 )
+
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture
@@ -53,12 +57,12 @@ def test_the_best_is_kept_until_a_better_one_is_whole(tmp_path, config):
     assert not writer.judge(6, 0.25)
     assert writer.judge(7, 0.1)
     for step in (7, 8):
-        writer.save(state, step, 0, {})
+        writer.save(at_step(state, step), step, step * 16, {})
     writer.finish()
     assert metas.steps(tmp_path) == [8, 7]
     writer, state = resumed(tmp_path, config)
     for step in (9, 10):
-        writer.save(state, step, 0, {})
+        writer.save(at_step(state, step), step, step * 16, {})
     writer.finish()
     assert metas.steps(tmp_path) == [10, 9, 7]
     assert metas.saved_meta(tmp_path, "best")[0] == 7
@@ -108,7 +112,7 @@ def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
     writer, state = resumed(tmp_path, config)  # from step 4; step 3 went when 5 was whole
     assert writer.best is None
     assert writer.judge(5, 0.1)
-    writer.save(state, 5, 0, {})
+    writer.save(at_step(state, 5), 5, 80, {})
     writer.finish()
     assert metas.saved_meta(tmp_path, "best")[0] == 5
 
@@ -123,11 +127,19 @@ def test_values_under_other_settings_do_not_compare(config):
     assert best_of(to_meta(each, None) for each in own).step == 30
 
 
+@pytest.mark.parametrize(("shift", "compares"), [(Config().sampling.shift, True), (2.0, False)])
+def test_a_setting_that_is_younger_than_a_value_has_had_its_default(config, shift, compares):
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, shift=shift))
+    old = judged(config, 10, 0.1)
+    del old.settings["sampling.shift"]
+    assert better(judged(config, 20, 0.9), old) is not compares
+
+
 def test_checkpoints_of_before_steps_were_judged_can_be_read(tmp_path, config):
     saved_run(tmp_path, config)
     for file in (tmp_path / "checkpoints").glob("*/meta/metadata"):
         meta = json.loads(file.read_text())
-        del meta["judged"], meta["best"]
+        del meta["judged"], meta["best"], meta["digest"]
         file.write_text(json.dumps(meta))
     assert checkpoint.restore(tmp_path, template_of(config)[2], set_aside=True).best is None
 
@@ -279,7 +291,6 @@ def best_line(output):
     return int(line)
 
 
-@pytest.mark.medium
 def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     workdir, output = reference(experiment)
     found = values(workdir)
@@ -346,7 +357,6 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
     assert early == {step: pytest.approx(found[step], rel=1e-3) for step in early} and early
 
 
-@pytest.mark.medium
 def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
         small_config.train, num_steps=5, eval_interval=4, fsd_interval=2, fsd_drawings=32

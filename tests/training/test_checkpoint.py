@@ -16,8 +16,13 @@ from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
 from fsdit.training import checkpoint, metas, optimizer
 from fsdit.training import state as train_state
+from fsdit.training.metadata import UnreadableCheckpointError
+from fsdit.training.running import Running
+
+pytestmark = pytest.mark.medium
 
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
+RUNNING = dataclasses.asdict(Running.fresh())
 
 
 @pytest.fixture
@@ -32,6 +37,11 @@ def template_of(config):
     return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
 
 
+def at_step(state, step):
+    """The state with another count of steps, laid out as before."""
+    return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
+
+
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
@@ -43,10 +53,11 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
     states = {}
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
+        state = at_step(state, step)
         states[step] = jax.device_get(state)
         if step in (values or {}):
             writer.judge(step, values[step])
-        writer.save(state, step, step * 16, {"loss_average": 1 / step})
+        writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
     writer.finish()
     return states
 
@@ -62,7 +73,9 @@ def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
     restored = checkpoint.restore(tmp_path, template, set_aside=True)
     assert_equal(restored.state, states[10])
     assert (restored.step, restored.next_index) == (10, 160)
-    assert restored.running == {"loss_average": 0.1}
+    assert Running.from_json(restored.running) == dataclasses.replace(
+        Running.fresh(), loss_average=0.1
+    )
     jax.tree.map(lambda leaf, t: _same_sharding(leaf, t), restored.state, template)
 
 
@@ -117,6 +130,72 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, config
     assert (tmp_path / "checkpoints" / "10.damaged").is_dir()
 
 
+def folders(workdir):
+    return sorted(p.name for p in (workdir / "checkpoints").iterdir())
+
+
+def test_what_cannot_be_opened_stops_the_run_and_changes_nothing(tmp_path, config, monkeypatch):
+    saved_run(tmp_path, config)
+    _empty(tmp_path / "checkpoints" / "10")
+    template = template_of(config)[2]
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def refuse_as_tensorstore(*_, **__):
+        raise ValueError("PERMISSION_DENIED: Failed to open \"x\" [os_error_code='13']")
+
+    for holder, name, by in (
+        (Path, "read_bytes", refuse),
+        (ocp.StandardCheckpointHandler, "restore", refuse_as_tensorstore),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(holder, name, by)
+            for set_aside in (True, False):
+                with pytest.raises(UnreadableCheckpointError, match="nothing has been changed"):
+                    checkpoint.restore(tmp_path, template, set_aside=set_aside, start_over=True)
+        assert folders(tmp_path) == ["10", "5"]
+    with monkeypatch.context() as patched:  # the devices' memory says nothing of the file
+        out_of_memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        restore = mock.Mock(side_effect=out_of_memory)
+        patched.setattr(ocp.StandardCheckpointHandler, "restore", restore)
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            checkpoint.restore(tmp_path, template, set_aside=True)
+    assert folders(tmp_path) == ["10", "5"]
+
+
+def test_where_no_step_is_valid_nothing_is_renamed_unless_asked_for(tmp_path, config):
+    saved_run(tmp_path, config)
+    for step in ("5", "10"):
+        _flip_largest(tmp_path / "checkpoints" / step)
+    template = template_of(config)[2]
+    with pytest.raises(CheckpointError, match=r"steps 5, 10, and none.*--start_over"):
+        checkpoint.restore(tmp_path, template, set_aside=True)
+    assert checkpoint.restore(tmp_path, template, set_aside=False, start_over=True) is None
+    assert folders(tmp_path) == ["10", "5"]
+    assert checkpoint.restore(tmp_path, template, set_aside=True, start_over=True) is None
+    assert folders(tmp_path) == ["10.damaged", "5.damaged"]
+
+
+def test_what_was_handed_over_may_change_while_it_is_written(tmp_path, config, monkeypatch):
+    _, tx, template = template_of(config)
+    state = train_state.init(Networks(config.model, 24, 1), tx, 0, template)
+    writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, meshes.make_mesh(config), 0)
+    save = mock.Mock()
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    running = {**RUNNING, "bin_losses": [1.0] * 10}
+    writer.save(at_step(state, 5), 5, 80, running)
+    running["bin_losses"][0] = running["loss_average"] = 7.0
+    held = save.call_args.kwargs["args"]["meta"].item
+    assert held["running"] == {**RUNNING, "bin_losses": [1.0] * 10, "bin_counts": [0.0] * 10}
+
+
+def test_a_first_save_is_read_back(tmp_path, config):
+    # Orbax takes [1] for a pattern: what it writes there, nobody reads.
+    with pytest.raises(CheckpointError, match=r"5 was written and cannot be read back"):
+        saved_run(tmp_path / "lr[1]", config, steps=(5,))
+
+
 def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     saved_run(tmp_path, config)
     _empty(tmp_path / "checkpoints" / "10")
@@ -124,7 +203,7 @@ def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     restored = checkpoint.restore(tmp_path, template, set_aside=True)
     mesh = meshes.make_mesh(config)
     writer = checkpoint.Checkpoints(tmp_path, config, IDENTITY, mesh, restored.step)
-    writer.save(restored.state, 10, 160, {})
+    writer.save(at_step(restored.state, 10), 10, 160, {})
     writer.finish()
     assert checkpoint.restore(tmp_path, template, set_aside=True).step == 10
 
@@ -205,4 +284,9 @@ def test_another_configuration_is_refused_with_the_field(tmp_path, config):
         with pytest.raises(CheckpointError, match=f"another {name} than config"):
             metas.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
     moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
-    metas.check_resumable(tmp_path, moved, IDENTITY)
+    assert metas.check_resumable(tmp_path, moved, IDENTITY) == []
+    # What is advised where a run diverged.
+    lower = dataclasses.replace(config.optimizer, peak_learning_rate=1e-4)
+    assert metas.check_resumable(
+        tmp_path, dataclasses.replace(config, optimizer=lower), IDENTITY
+    ) == ["config.optimizer.peak_learning_rate was 0.001 up to step 10, from now on it is 0.0001"]

@@ -122,6 +122,7 @@ def test_a_dit_costs_what_its_formula_says():
     assert formula < counted < formula + 3 * 2 * b * 5 * 4 * d**2
 
 
+@pytest.mark.medium
 def test_a_step_does_not_cost_more_for_being_scanned_or_rematerialised():
     counts = {
         flops.of_step(*dit(scan_layers=scan, remat=remat))

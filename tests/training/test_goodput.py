@@ -1,6 +1,7 @@
 """Where the wall time of a run went, over starts that were killed and gone on from."""
 
 import json
+import math
 import re
 import signal
 import time
@@ -118,11 +119,35 @@ def test_a_step_lost_twice_counts_twice():
     assert found.seconds["step"] == pytest.approx(6.0)
 
 
-def test_lines_that_are_none_are_skipped(tmp_path):
+GOOD = {"event": "start", "started": 1.0, "step": 3, "seconds": {"startup": 2.0}}
+NO_LINES = [
+    *(b"7", b"null", b"[1]", b'"text"', b"", b"{}", b"\0\0", b"\xff", b"[" * 10**5, b"NaN"),
+    *(b'{"event": "mark"}', b'{"event": "end", "step": 3, "seconds": {"step": \xfe}}'),
+    *(json.dumps({**GOOD, "seconds": v}).encode() for v in (None, 7, "x", [], ["startup"])),
+    *(
+        json.dumps({**GOOD, "seconds": {"step": v}}).encode()
+        for v in (None, "3", [], {}, True, math.nan, math.inf, -math.inf, -1.0, 1e300, 10**400)
+    ),
+    *(json.dumps({**GOOD, "step": v}).encode() for v in (None, "3", 1.5, math.inf, -1, True)),
+    *(json.dumps({**GOOD, "started": v}).encode() for v in (None, "x", math.nan, math.inf, 1e300)),
+    *(json.dumps({**GOOD, "event": v}).encode() for v in (None, 7, "begin", [])),
+]  # fmt: skip
+
+
+def test_lines_that_are_none_are_left_out_with_one_warning(tmp_path, capsys):
     path = tmp_path / "goodput.jsonl"
-    good = {"event": "start", "started": 1.0, "step": 3, "seconds": {"startup": 2.0}}
-    path.write_text(f'{json.dumps(good)}\n7\n{{"event": "mark"}}\n\x00\x00\n[1]\nnull\n{{"st')
-    assert [line["step"] for line in read_lines(path)] == [3]
+    good = json.dumps(GOOD).encode()
+    path.write_bytes(b"\n".join([good, *NO_LINES, good, b'{"event": "ma']))
+    found = read_lines(path)
+    assert [line["step"] for line in found] == [3, 3]
+    assert capsys.readouterr().out.count("warning: ") == 1
+    assert math.isfinite(account(found).wall) and "2 starts" in summary(account(found))
+    clock = Clock()
+    try:
+        Goodput(path, clock, 3).close(4)
+    finally:
+        clock.close()
+    assert len(path.read_bytes().splitlines()) == 4 and len(read_lines(path)) == 4
 
 
 def test_what_a_process_adds_goes_on_from_the_file(tmp_path):

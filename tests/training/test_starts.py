@@ -33,7 +33,7 @@ def first_step(output):
 
 def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     workdir, other = tmp_path / "run", tmp_path / "other"
-    steps = "--config.train.num_steps=200"
+    steps = "--config.train.num_steps=100"
     process = start(experiment, workdir, *FLAGS, steps)
     step = 5
     while not metas.steps(workdir):  # saved beside the steps

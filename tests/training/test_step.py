@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from fsdit.parallel import mesh as meshes
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import example_losses, make_train_step, time_bins
+
+pytestmark = pytest.mark.medium
 
 
 def run_steps(config, steps, first=0):
@@ -88,6 +91,27 @@ def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
         jax.tree.map(np.testing.assert_array_equal, before, after)
     assert [int(s.nonfinite_in_row) for s in states] == [0, 0, 1, 2]
     assert [int(s.step) for s in states] == [0, 1, 2, 3]
+
+
+NOT_FINITE = {  # with a finite loss and gradient
+    "rate": ("optimizer.peak_learning_rate", 1e39),
+    "optimizer": ("optimizer.b2", math.nan),
+    "average": ("train.ema_decay", math.nan),
+}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("case", NOT_FINITE)
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_config, case):
+    (section, field), value = NOT_FINITE[case][0].split("."), NOT_FINITE[case][1]
+    changes = {field: value} | ({"warmup_steps": 0} if section == "optimizer" else {})
+    changed = dataclasses.replace(getattr(small_config, section), **changes)
+    states, metrics = run_steps(dataclasses.replace(small_config, **{section: changed}), 2)
+    assert all(np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]) for row in metrics)
+    for name in ("params", "ema", "opt_state"):
+        before, after = getattr(states[0], name), getattr(states[2], name)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert [int(s.nonfinite_in_row) for s in states] == [0, 1, 2]
 
 
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):

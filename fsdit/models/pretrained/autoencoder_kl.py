@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.struct
 import jax
@@ -26,7 +26,8 @@ import pydantic
 from flax import nnx, traverse_util
 from jaxtyping import Array, Float, Key, PyTree, UInt8
 
-from fsdit.errors import ConfigError, DataError
+from fsdit.config.bounds import Depth, Width, real
+from fsdit.errors import ConfigError, DataError, multiples_near
 from fsdit.models import layers
 from fsdit.models.codec import scale_pixels, unscale_pixels
 from fsdit.models.pretrained import weights
@@ -40,17 +41,17 @@ _LOG_VARIANCE = (-30.0, 20.0)  # the original clamps to these
 class AutoencoderConfig:
     """What config.json says; the defaults are diffusers', for files that leave fields out."""
 
-    in_channels: pydantic.PositiveInt = 3
-    out_channels: pydantic.PositiveInt = 3
+    in_channels: Width = 3
+    out_channels: Width = 3
     down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = ("DownEncoderBlock2D",)
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",)
-    block_out_channels: tuple[pydantic.PositiveInt, ...] = (64,)
-    layers_per_block: pydantic.PositiveInt = 1
+    block_out_channels: Annotated[tuple[Width, ...], pydantic.Field(max_length=12)] = (64,)
+    layers_per_block: Depth = 1
     act_fn: Literal["silu", "swish"] = "silu"
-    latent_channels: pydantic.PositiveInt = 4
-    norm_num_groups: pydantic.PositiveInt = 32
-    scaling_factor: float | None = 0.18215
-    shift_factor: float | None = None
+    latent_channels: Width = 4
+    norm_num_groups: Width = 32
+    scaling_factor: Annotated[float, real(1e-6, 1e6)] | None = 0.18215
+    shift_factor: Annotated[float, real(-1e6, 1e6)] | None = None
     latents_mean: None = None
     latents_std: None = None
     use_quant_conv: bool = True
@@ -311,7 +312,8 @@ class AutoencoderKL:
         if height % factor or width % factor:
             raise ConfigError(
                 f"the autoencoder takes images whose sides are multiples of {factor}, these are "
-                f"{height} x {width}; convert the dataset with another --image_size"
+                f"{height} x {width}; convert the dataset with another --image_size: "
+                f"{multiples_near(height, factor)}"
             )
 
 
@@ -361,6 +363,7 @@ def load(location: str, subfolder: str = "", **options) -> AutoencoderKL:
     config = checkpoint.parse(AutoencoderConfig)
     if reason := _inconsistent(config):
         raise DataError(f"{checkpoint.config_file}: {reason}")
+    checkpoint.check_layers(len(config.block_out_channels) * config.layers_per_block)
     template = abstract_params(config)
     sources = mapping(config, any(".query." in name for name in checkpoint.files))
     return AutoencoderKL(weights.load_params(checkpoint, template, sources), config, **options)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from fsdit.config.bounds import Depth, Epsilon, ImageSize, Ratio, Registers, Width
+from fsdit.config.problems import shown
 from fsdit.errors import DataError
 from fsdit.models import layers
 from fsdit.models.pretrained import resampling, vit
@@ -31,18 +32,18 @@ class Dinov2Config:
     image_size: of training; num_register_tokens: 0 in models without registers.
     """
 
-    patch_size: PositiveInt
-    hidden_size: PositiveInt = 768
-    num_hidden_layers: PositiveInt = 12
-    num_attention_heads: PositiveInt = 12
-    mlp_ratio: PositiveFloat = 4.0
+    patch_size: ImageSize
+    hidden_size: Width = 768
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 12
+    mlp_ratio: Ratio = 4.0
     num_channels: int = 3
-    image_size: PositiveInt = 224
+    image_size: ImageSize = 224
     hidden_act: str = "gelu"
-    layer_norm_eps: PositiveFloat = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
     qkv_bias: bool = True
     use_swiglu_ffn: bool = False
-    num_register_tokens: NonNegativeInt = 4
+    num_register_tokens: Registers = 4
 
     @property
     def block(self) -> vit.BlockShape:
@@ -125,7 +126,7 @@ def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> Dinov2Co
         config = dataclasses.replace(config, num_register_tokens=0)
     where = checkpoint.config_file
     if config.hidden_act not in vit.ACTIVATIONS:
-        raise DataError(f"{where}: hidden_act {config.hidden_act!r} is not known")
+        raise DataError(f"{where}: hidden_act {shown(config.hidden_act)} is not known")
     if not config.qkv_bias:
         raise DataError(f"{where}: qkv_bias is false; this tower reads checkpoints with it only")
     if any(side % config.patch_size for side in image_size):

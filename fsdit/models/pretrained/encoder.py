@@ -82,6 +82,7 @@ def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, 
     preprocessing = read_preprocessing(checkpoint.directory)
     config = architecture.read_config(checkpoint, preprocessing.output_size)
     _check_sizes(checkpoint, config)
+    checkpoint.check_layers(config.num_hidden_layers)
     encoder, template = abstract_encoder(checkpoint, config, preprocessing, dtype)
     mapping = architecture.mapping(checkpoint, config)
     return encoder, load_params(checkpoint, template, mapping, architecture.ignored)

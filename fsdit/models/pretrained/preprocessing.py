@@ -11,16 +11,17 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
-from pydantic import PositiveInt
 
+from fsdit.config.bounds import ImageSize, real
+from fsdit.config.problems import shown
 from fsdit.errors import DataError
+from fsdit.models.pretrained.files import parse_fields, read_json
 from fsdit.models.pretrained.resampling import antialiased
-from fsdit.models.pretrained.weights import parse_fields, read_json
 
 _FIXED_POINT_BITS = 22  # Pillow's PRECISION_BITS
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL.Image.Resampling
@@ -28,15 +29,17 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL.Image.Resampling
 
 @dataclass(frozen=True)
 class Rectangle:
-    height: PositiveInt
-    width: PositiveInt
+    height: ImageSize
+    width: ImageSize
 
 
 @dataclass(frozen=True)
 class ShortestEdge:
-    shortest_edge: PositiveInt
+    shortest_edge: ImageSize
 
 
+_Mean = Annotated[float, real(-1e4, 1e4)]
+_Deviation = Annotated[float, real(1e-6, 1e4)]
 _Channels = tuple[float, float, float]
 
 
@@ -46,11 +49,11 @@ class _Fields:
 
     image_processor_type: str
     size: Rectangle | ShortestEdge
-    image_mean: _Channels
-    image_std: _Channels
+    image_mean: tuple[_Mean, _Mean, _Mean]
+    image_std: tuple[_Deviation, _Deviation, _Deviation]
     resample: Literal[2, 3]
     crop_size: Rectangle | None = None
-    rescale_factor: float = 1 / 255
+    rescale_factor: Annotated[float, real(1e-6, 1e3)] = 1 / 255
     do_resize: Literal[True] = True
     do_rescale: Literal[True] = True
     do_normalize: Literal[True] = True
@@ -114,7 +117,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     kind = str(kind).removesuffix("Fast").removesuffix("Pil")
     if kind not in ("SiglipImageProcessor", "BitImageProcessor"):
         raise DataError(
-            f"{path}: image_processor_type is {kind!r}; "
+            f"{path}: image_processor_type is {shown(kind)}; "
             "SiglipImageProcessor and BitImageProcessor are the known ones"
         )
     # BitImageProcessor crops unless told not to; SiglipImageProcessor never does.

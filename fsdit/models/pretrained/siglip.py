@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import PositiveFloat, PositiveInt
 
+from fsdit.config.bounds import Depth, Epsilon, ImageSize, Width
+from fsdit.config.problems import shown
 from fsdit.errors import DataError
 from fsdit.models import layers
 from fsdit.models.pretrained import vit
@@ -26,15 +27,15 @@ IGNORED = ("text_model.", "logit_scale", "logit_bias", "vision_model.embeddings.
 class SiglipConfig:
     """vision_config of config.json, with transformers' defaults: SigLIP B/16-224."""
 
-    hidden_size: PositiveInt = 768
-    intermediate_size: PositiveInt = 3072
-    num_hidden_layers: PositiveInt = 12
-    num_attention_heads: PositiveInt = 12
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 12
     num_channels: int = 3
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 16
+    image_size: ImageSize = 224
+    patch_size: ImageSize = 16
     hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: PositiveFloat = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
     vision_use_head: bool = True
 
     @property
@@ -105,7 +106,7 @@ def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> SiglipCo
     config = checkpoint.parse(SiglipConfig, section)
     where = f"{checkpoint.config_file}: {section}".rstrip(": ")
     if config.hidden_act not in vit.ACTIVATIONS:
-        raise DataError(f"{where}: hidden_act {config.hidden_act!r} is not known")
+        raise DataError(f"{where}: hidden_act {shown(config.hidden_act)} is not known")
     if not config.vision_use_head:
         raise DataError(f"{where}: vision_use_head is false; the pooled vector needs the head")
     if image_size != (config.image_size, config.image_size):

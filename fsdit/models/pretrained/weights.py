@@ -6,27 +6,25 @@ with an index. Only JSON and safetensors are read: nothing in them can run.
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import huggingface_hub
 import ml_dtypes  # noqa: F401  # names bfloat16 for NumPy, which safetensors asks
 import numpy as np
-import pydantic
 import safetensors
 from flax import traverse_util
 
-from fsdit.errors import DataError
+from fsdit.config.problems import shown
+from fsdit.errors import DataError, first_line
+from fsdit.models.pretrained.files import check_plain, parse_fields, read_json
+from fsdit.models.pretrained.hub import STEMS, fetch, what_to_fetch
 
 T = TypeVar("T")
 
-_STEMS = ("model", "diffusion_pytorch_model")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, eq=False)  # one is equal to itself only, so that it can be hashed
@@ -55,7 +53,7 @@ class Checkpoint:
         value = self.config.get(key)
         if value not in known:
             raise DataError(
-                f"{self.config_file}: {key} is {value!r}; this network reads "
+                f"{self.config_file}: {key} is {shown(value)}; this network reads "
                 f"{' or '.join(map(repr, known))} only"
             )
         return value
@@ -73,6 +71,14 @@ class Checkpoint:
         if not isinstance(values, dict):
             raise DataError(f"{where} is no JSON object; fetch it again")
         return parse_fields(cls, {**defaults, **values}, where)
+
+    def check_layers(self, count: int) -> None:
+        """Raises DataError for more layers than tensors, before so many are built."""
+        if count > len(self.files):
+            raise DataError(
+                f"{self.config_file}: asks for {count} layers, and the weights have "
+                f"{len(self.files)} tensors: they do not belong together"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def open_checkpoint(location: str, subfolder: str = "") -> Checkpoint:
     """
     folder = Path(location).expanduser()
     if not folder.is_dir():
-        folder = _fetch(location, subfolder)
+        folder = fetch(location, subfolder)
     folder = folder / subfolder
     config = read_json(folder / "config.json")
     return Checkpoint(folder, config, _tensor_files(folder))
@@ -160,38 +166,6 @@ def open_files(directory: Path, *names: str) -> Checkpoint:
     return Checkpoint(directory, {}, files)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint.
-
-    Errors:
-        DataError: no such file, or no JSON object in it.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; fetch {path.name} of the checkpoint too") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}; fetch it again") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds no JSON object; fetch it again")
-    return value
-
-
-def parse_fields(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The dataclass `cls` from the entries of `values` that it names, types checked.
-
-    Errors:
-        DataError: a field is missing or of another type; named after `where`.
-    """
-    try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" else f", given {first['input']!r}"
-        raise DataError(f"{where}: {field}: {first['msg']}{given}") from None
-
-
 def load_params(
     checkpoint: Checkpoint, template: dict, mapping: Mapped, ignored: Iterable[str] = ()
 ) -> dict:
@@ -201,7 +175,7 @@ def load_params(
     such as a text tower's. Values are cast to the template's types.
 
     Errors:
-        DataError: a tensor is missing, left over, not of floats, or does not fit.
+        DataError: a tensor is missing, left over, not of floats or not finite, or does not fit.
     """
     flat = traverse_util.flatten_dict(template)
     wanted = {"/".join(map(str, keys)): (keys, leaf) for keys, leaf in flat.items()}
@@ -209,6 +183,8 @@ def load_params(
         raise ValueError(f"mapping and module differ in {sorted(wanted.keys() ^ mapping.keys())}")
     _check_names(checkpoint, mapping, tuple(ignored))
     handles = {path: _open(path) for path in set(checkpoint.files.values())}
+    for path, origin in mapping.items():  # of all of them, before room is made for one
+        _check_fit(checkpoint, handles, origin, wanted[path][1].shape, path)
     loaded = {}
     for path, origin in mapping.items():
         keys, leaf = wanted[path]
@@ -217,16 +193,52 @@ def load_params(
         width = target.shape[-1] // len(origin.names)
         for layer, i, name in origin.tensors():
             place = layers[layer or 0][..., i * width : (i + 1) * width]
-            file = checkpoint.files[name]
-            tensor = _read(handles[file], name, file)
-            value = _transformed(tensor, origin.transform)
-            if value is None or value.shape != place.shape:
+            tensor = _read(handles[checkpoint.files[name]], name, checkpoint.files[name])
+            with np.errstate(over="ignore"):
+                place[...] = origin.transform(tensor)
+            if not np.isfinite(place).all():
                 raise DataError(
-                    f"{file}: tensor {name!r} of shape {tensor.shape} does not fit {path}, "
-                    f"which is {place.shape} {'by config.json' if checkpoint.config else 'here'}"
+                    f"{checkpoint.files[name]}: tensor {name!r} holds values that are not finite "
+                    "numbers: the weights are damaged"
                 )
-            place[...] = value
     return traverse_util.unflatten_dict(loaded)
+
+
+def _check_fit(
+    checkpoint: Checkpoint,
+    handles: Mapping[Path, Any],
+    origin: Source,
+    shape: tuple[int, ...],
+    path: str,
+) -> None:
+    """Raises DataError where the tensors of a parameter do not fit, by their files' headers.
+
+    shape: of the parameter. What config.json asks for is thereby no larger than the files.
+    """
+    part = shape if origin.layers is None else shape[1:]
+    place = (*part[:-1], part[-1] // len(origin.names))
+    for _, _, name in origin.tensors():
+        file = checkpoint.files[name]
+        header = handles[file].get_slice(name)
+        if header.get_dtype() not in _FLOATS:
+            raise DataError(
+                f"{file}: tensor {name!r} holds {header.get_dtype()}, not float32, float16 or "
+                "bfloat16"
+            )
+        found = tuple(header.get_shape())
+        if _shape_after(origin.transform, found) != place:
+            raise DataError(
+                f"{file}: tensor {name!r} of shape {found} does not fit {path}, which is {place} "
+                f"{'by config.json' if checkpoint.config else 'here'}"
+            )
+
+
+def _shape_after(transform: Callable, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """None where a tensor of this shape has too few axes, or too few values."""
+    try:
+        return transform(np.broadcast_to(np.float32(0), shape)).shape
+    except (ValueError, IndexError):
+        return None
 
 
 def _check_names(checkpoint: Checkpoint, mapping: Mapped, ignored: tuple[str, ...]) -> None:
@@ -249,15 +261,8 @@ def _some(names: list[str]) -> str:
     return f"{names[0]!r}" + (f" and {len(names) - 1} more are" if len(names) > 1 else " is")
 
 
-def _transformed(tensor: np.ndarray, transform: Callable) -> np.ndarray | None:
-    """None where the tensor has too few axes, or too few values, to be transformed."""
-    try:
-        return transform(tensor)
-    except (ValueError, IndexError):
-        return None
-
-
 def _open(path: Path) -> Any:
+    check_plain(path)
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
@@ -265,21 +270,21 @@ def _open(path: Path) -> Any:
 
 
 def _read(handle: Any, name: str, path: Path) -> np.ndarray:
-    kind = handle.get_slice(name).get_dtype()
-    if kind not in ("F64", "F32", "F16", "BF16"):
-        raise DataError(f"{path}: tensor {name!r} holds {kind}, not float32, float16 or bfloat16")
-    return handle.get_tensor(name)
+    try:
+        return handle.get_tensor(name)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path}: tensor {name!r} is damaged: {first_line(error)}") from None
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
     """Tensor name -> file, from the index or from the single file."""
-    for stem in _STEMS:
+    for stem in STEMS:
         single, index = _weight_files(folder, stem)
         if single.exists():
             return dict.fromkeys(_open(single).keys(), single)
         if index.exists():
             return _indexed_files(index)
-    raise DataError(f"no weights there: {_what_to_fetch(folder)}")
+    raise DataError(f"no weights there: {what_to_fetch(folder)}")
 
 
 def _indexed_files(index: Path) -> dict[str, Path]:
@@ -299,29 +304,3 @@ def _indexed_files(index: Path) -> dict[str, Path]:
 
 def _weight_files(folder: Path, stem: str) -> tuple[Path, Path]:
     return folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-
-
-def _fetch(location: str, subfolder: str) -> Path:
-    """The folder of a hub id's snapshot."""
-    if not _HUB_ID.fullmatch(location):
-        wanted = _what_to_fetch(Path("DIRECTORY"), subfolder)
-        raise DataError(f"{location!r} is neither a directory nor a hub id; {wanted}")
-    files = ["config.json", "preprocessor_config.json"]
-    for stem in _STEMS:
-        files += [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
-        files += [f"{stem}-?????-of-?????.safetensors"]
-    patterns = [f"{subfolder}/{name}" if subfolder else name for name in files]
-    try:
-        return Path(huggingface_hub.snapshot_download(location, allow_patterns=patterns))
-    except Exception as error:  # of several libraries; whatever failed, the way out is the same
-        reason = str(error).split(". ")[0] or type(error).__name__
-        wanted = _what_to_fetch(Path(location.split("/")[1]), subfolder)
-        raise DataError(f"{location!r} cannot be had from the hub ({reason}); {wanted}") from error
-
-
-def _what_to_fetch(folder: Path, subfolder: str = "") -> str:
-    return (
-        f"put config.json, {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors (or its index.json "
-        f"and all shards), and an encoder's preprocessor_config.json into {folder / subfolder} "
-        f"and name {folder}"
-    )

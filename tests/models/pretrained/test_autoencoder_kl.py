@@ -22,6 +22,8 @@ from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, Autoencode
 from fsdit.parallel import mesh as meshes
 from fsdit.training.step import example_losses
 
+pytestmark = pytest.mark.medium
+
 SD = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 2}
 VARIANTS = {
     "sd": SD,

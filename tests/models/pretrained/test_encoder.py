@@ -147,7 +147,11 @@ CHANGES = [
     ("siglip", {"hidden_size": 96}, r"tensor '.*' of shape \(.*\) does not fit"),
     ("siglip", {"num_hidden_layers": 3}, r"encoder\.layers\.2.* missing"),
     ("siglip", {"num_hidden_layers": 1}, r"encoder\.layers\.1.* left over"),
-    ("siglip", {"patch_size": 0}, "patch_size: Input should be greater than 0, given 0"),
+    (
+        "siglip",
+        {"patch_size": 0},
+        "patch_size: Input should be greater than or equal to 1, given 0",
+    ),
     ("siglip", {"patch_size": 32}, "patch_size=32 is larger than image_size=28"),
     ("dinov2", {"patch_size": 16}, "patch_size 16 does not divide"),
     ("dinov2", {"qkv_bias": False}, "qkv_bias is false"),

@@ -16,6 +16,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 SIDES = st.integers(1, 70)
 
 
+@pytest.mark.medium
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(sorted(FILTERS)), st.integers(0, 99))
 def test_resizing_is_pillows_to_the_bit(height, width, new_height, new_width, name, seed):
     image = originals.random_images(height, width, 3, seed=seed)

@@ -31,6 +31,7 @@ def test_tokens_and_pooled_equal_the_original(tmp_path, variant, dtype):
     assert max(originals.errors(model, processor, directory, dtype, images)) < BOUND[dtype]
 
 
+@pytest.mark.large
 def test_true_size_equals_the_original(tmp_path):
     """SigLIP 2 B/16-224: 196 tokens of width 768, the pooled vector, 12 layers."""
     model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig())

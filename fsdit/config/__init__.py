@@ -1,0 +1,29 @@
+"""Settings of a run: their types, their text forms, and the files that hold them."""
+
+from fsdit.config.bounds import expanded as expanded
+from fsdit.config.experiment import load_experiment as load_experiment
+from fsdit.config.locations import with_absolute_paths as with_absolute_paths
+from fsdit.config.overrides import apply_overrides as apply_overrides
+from fsdit.config.overrides import split_overrides as split_overrides
+from fsdit.config.saved import RENAMED as RENAMED
+from fsdit.config.saved import changed_fields as changed_fields
+from fsdit.config.saved import flatten as flatten
+from fsdit.config.saved import from_dict as from_dict
+from fsdit.config.saved import to_dict as to_dict
+from fsdit.config.settings import DIT_SIZES as DIT_SIZES
+from fsdit.config.settings import CheckpointConfig as CheckpointConfig
+from fsdit.config.settings import CodecConfig as CodecConfig
+from fsdit.config.settings import Config as Config
+from fsdit.config.settings import DataConfig as DataConfig
+from fsdit.config.settings import EncoderConfig as EncoderConfig
+from fsdit.config.settings import EvaluationConfig as EvaluationConfig
+from fsdit.config.settings import FeaturesConfig as FeaturesConfig
+from fsdit.config.settings import FlowConfig as FlowConfig
+from fsdit.config.settings import MeshConfig as MeshConfig
+from fsdit.config.settings import ModelConfig as ModelConfig
+from fsdit.config.settings import OptimizerConfig as OptimizerConfig
+from fsdit.config.settings import ProfileConfig as ProfileConfig
+from fsdit.config.settings import SamplingConfig as SamplingConfig
+from fsdit.config.settings import TrainConfig as TrainConfig
+from fsdit.config.settings import WatchdogConfig as WatchdogConfig
+from fsdit.config.settings import dit as dit

@@ -1,0 +1,70 @@
+"""Experiment files: Python with a get_config(), or a configuration that a run has saved."""
+
+import importlib.util
+import json
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from fsdit.config.saved import from_dict
+from fsdit.config.settings import Config
+from fsdit.errors import ConfigError, FsditError, first_line
+
+_LARGEST_JSON = 2**24  # bytes
+
+
+def load_experiment(path: str | Path) -> Config:
+    """The configuration of an experiment file, or of the config.json of a run.
+
+    Raises ConfigError, with file and line where code is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        kind = "no file" if file.exists() else "no such file"
+        raise ConfigError(f"--config={path}: {kind}; see experiments/")
+    try:
+        return _from_json(file) if file.suffix == ".json" else _from_python(file)
+    except OSError as error:
+        raise ConfigError(f"--config={path}: cannot be read: {error.strerror or error}") from None
+
+
+def _from_json(file: Path) -> Config:
+    try:
+        if file.stat().st_size > _LARGEST_JSON:
+            raise ConfigError("too large for a configuration")
+        return from_dict(json.loads(file.read_bytes()))
+    except (ValueError, RecursionError, ConfigError) as error:
+        raise ConfigError(f"--config={file}: {first_line(error)}") from None
+
+
+def _from_python(file: Path) -> Config:
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = _called(module, file)
+    except (Exception, SystemExit) as error:
+        where = f"{file}{_line(error, file)}"
+        kind = "" if isinstance(error, FsditError) else f"{type(error).__name__}: "
+        raise ConfigError(f"--config={where}: {kind}{first_line(error)}") from error
+    if not isinstance(config, Config):
+        raise ConfigError(f"--config={file}: get_config() must return a fsdit.config.Config")
+    return config
+
+
+def _called(module: ModuleType, file: Path) -> object:
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError("defines no get_config()")
+    return get_config()
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """ ":12", the line of the file that an error came from; "" where none is known."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}" if error.lineno and error.filename == str(file) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    return f":{lines[-1]}" if lines else ""

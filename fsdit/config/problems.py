@@ -1,0 +1,108 @@
+"""Wrong settings as ConfigErrors of one line: dotted name, bound, what was given."""
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from fsdit.config.bounds import SMALLEST
+from fsdit.errors import ConfigError
+
+T = TypeVar("T")
+
+_STRICT = pydantic.ConfigDict(extra="forbid")
+_SHOWN = 80  # characters of a value
+
+
+def settings(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose constructor checks types and bounds. It raises ConfigError."""
+    made = dataclass(frozen=True, config=_STRICT)(cls)
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
+        try:
+            construct(self, *args, **values)
+        except pydantic.ValidationError as error:
+            raise as_config_error(error, made) from None
+
+    made.__init__ = __init__
+    return made
+
+
+def as_config_error(error: pydantic.ValidationError, cls: type) -> ConfigError:
+    """What is wrong with values for `cls`, one text a field."""
+    prefix = _places().get(cls, cls.__name__)
+    known = [f"{prefix}.{name}" for name in leaves(cls)]
+    return ConfigError("; ".join(_problem(e, prefix, known) for e in error.errors()))
+
+
+def _problem(error: Mapping[str, Any], prefix: str, known: Iterable[str]) -> str:
+    path = ".".join((prefix, *map(str, error["loc"])))
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: no such field{did_you_mean(path, known)}"
+    if error["type"] == "missing":
+        whole = f" (got {shown(error['input'])})" if isinstance(error["loc"][-1], int) else ""
+        return f"{path} is missing{whole}"
+    if error["type"] == "value_error":  # of a validator of ours
+        return f"{path}: {error['ctx']['error']}"
+    given = shown(error["input"])
+    describe = _BOUNDS.get(error["type"])
+    if describe is None:
+        return f"{path}: {error['msg']} (got {given})"
+    return f"{path} must {describe(error.get('ctx', {}))}, got {given}"
+
+
+def _at_least(context: Mapping[str, Any]) -> str:
+    bound = context["ge"]
+    return {0: "not be negative", SMALLEST: "be positive"}.get(bound, f"be at least {bound:.10g}")
+
+
+# pydantic's types of errors -> what a number must.
+_BOUNDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than_equal": _at_least,
+    "greater_than": lambda context: f"be above {context['gt']:.10g}",
+    "less_than_equal": lambda context: f"be at most {context['le']:.10g}",
+    "less_than": lambda context: f"be below {context['lt']:.10g}",
+    "finite_number": lambda context: "be a finite number",
+}
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long or deep."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something deeply nested"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def did_you_mean(path: str, known: Iterable[str], flag: str = "") -> str:
+    """A hint at the nearest of the known names, "" where none is near."""
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
+    return f"; did you mean {flag}{near[0]}?" if near else ""
+
+
+def leaves(cls: type) -> list[str]:
+    """Dotted names of all fields of nested settings."""
+    return [name for name, kind in _walk(cls) if not is_dataclass(kind)]
+
+
+def _walk(cls: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for field in fields(cls):
+        yield prefix + field.name, field.type
+        if is_dataclass(field.type):
+            yield from _walk(field.type, f"{prefix}{field.name}.")
+
+
+@functools.cache
+def _places() -> dict[type, str]:
+    """Where the settings of a class stand in a configuration: TrainConfig at "config.train"."""
+    from fsdit.config.settings import Config  # which is made with this module
+
+    nested = {kind: f"config.{name}" for name, kind in _walk(Config) if is_dataclass(kind)}
+    return {Config: "config", **nested}

@@ -1,0 +1,127 @@
+"""Configurations as JSON, and those of older versions."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from fsdit.config.problems import as_config_error, shown
+from fsdit.config.settings import Config
+from fsdit.errors import ConfigError
+
+T = TypeVar("T")
+
+# Fields that bear another name now: dotted old name -> dotted new name. A saved
+# configuration that has the old one is read as if it had the new one.
+RENAMED: dict[str, str] = {}
+
+# What may differ between a checkpoint and the run that continues it: these change
+# how fast, how long or how closely watched a run is, not what its steps compute.
+# (num_steps moves the end of the cosine; a learning rate is lowered where a run diverged.)
+_RESUMABLE = (
+    "name",
+    "data.dataset_dir",
+    "data.workers",
+    "data.read_threads",
+    "data.prefetch",
+    "features.location",
+    "features.device_gb",
+    "features.cache_mb",
+    "model.encoder.location",  # of the same weights: their sum is in the checkpoint
+    "model.codec.location",
+    "model.codec.subfolder",
+    "model.codec.max_batch",
+    "model.scan_layers",
+    "model.remat",
+    "sampling",
+    "evaluation",
+    "optimizer.peak_learning_rate",
+    "optimizer.final_learning_rate",
+    "train.num_steps",
+    "train.max_nonfinite",
+    "train.log_interval",
+    "train.eval_interval",
+    "train.eval_batches",
+    "train.grid_episodes",
+    "train.fsd_interval",
+    "train.fsd_drawings",
+    "train.compilation_cache",
+    "checkpoint",
+    "mesh",
+    "profile",
+    "watchdog",
+)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionary, ready for JSON."""
+    return pydantic.RootModel[type(config)](config).model_dump(mode="json")
+
+
+def from_dict(values: Any, cls: type[T] = Config, renamed: Mapping[str, str] = RENAMED) -> T:
+    """Inverse of `to_dict`: settings of the class `cls`. values: as JSON gave them.
+
+    Fields that are missing have their defaults, so that what an older version saved goes on;
+    `renamed` gives the new names of old fields. Raises ConfigError naming each bad field.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a configuration is a JSON object, not {shown(values)}")
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(_with_new_names(values, renamed))
+    except pydantic.ValidationError as error:
+        raise as_config_error(error, cls) from None
+    except RecursionError:
+        raise ConfigError("the configuration is nested too deeply") from None
+
+
+def _with_new_names(values: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:
+    """A name that is in use already wins over an old name for it."""
+    if not renamed:
+        return values
+    values = copy.deepcopy(dict(values))
+    for old, new in renamed.items():
+        *parents, leaf = old.split(".")
+        holder = _group(values, parents)
+        if holder is not None and leaf in holder:
+            value = holder.pop(leaf)
+            *parents, leaf = new.split(".")
+            _group(values, parents, make=True).setdefault(leaf, value)
+    return values
+
+
+def _group(values: dict[str, Any], path: list[str], make: bool = False) -> dict[str, Any] | None:
+    """The dictionary at a path; None where there is none and none is to be made."""
+    for name in path:
+        if make:
+            values.setdefault(name, {})
+        values = values.get(name)
+        if not isinstance(values, dict):
+            return None
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
+    """What stops `config` from continuing a run saved with `saved`, one text a field.
+
+    Settings that are younger than `saved` have had their defaults there. Raises ConfigError
+    where this version cannot read `saved`.
+    """
+    old, new = flatten(to_dict(from_dict(saved))), flatten(to_dict(config))
+    return [
+        f"config.{path} is {new[path]!r}, the checkpoint has {old[path]!r}"
+        for path in sorted(new)
+        if old[path] != new[path]
+        and not any(path == r or path.startswith(r + ".") for r in _RESUMABLE)
+    ]

@@ -1,0 +1,63 @@
+"""Small files of a checkpoint, whoever made them: plain ones only, JSON, typed fields."""
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from fsdit.config.problems import shown
+from fsdit.errors import DataError, first_line
+
+T = TypeVar("T")
+
+_LARGEST_JSON = 2**26  # bytes
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
+
+    Errors:
+        DataError: no such file, or no JSON object in it.
+    """
+    if not path.exists():
+        raise DataError(f"{path} is missing; fetch {path.name} of the checkpoint too")
+    check_plain(path, _LARGEST_JSON)
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {first_line(error)}; fetch it again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no JSON object; fetch it again")
+    return value
+
+
+def check_plain(path: Path, largest: int | None = None) -> None:
+    """Refuses what never ends or waits for a writer: pipes, devices, and links to them."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no plain file; put the checkpoint's own there")
+    if largest is not None and found.st_size > largest:
+        raise DataError(f"{path} has {found.st_size / 1e6:.0f} MB, too much for what it should be")
+
+
+def parse_fields(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """The dataclass `cls` from the entries of `values` that it names, types checked.
+
+    Errors:
+        DataError: a field is missing or of another type; named after `where`.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] == "missing" else f", given {shown(first['input'])}"
+        raise DataError(f"{where}: {field}: {first['msg']}{given}") from None

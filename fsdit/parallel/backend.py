@@ -1,0 +1,99 @@
+"""JAX's own settings and backend, as every program that touches devices needs them.
+
+JAX reads its settings from the environment (JAX_ENABLE_X64=1), where a login script or a
+cluster may have put them for other programs. What would change the numbers of a run in
+silence, or break it in the middle, is set here to what the project was written and
+tested for.
+"""
+
+import sys
+from typing import Any
+
+import jax
+
+from fsdit.errors import ConfigError, first_line
+
+# JAX's defaults. A run that is resumed elsewhere, or sampled from, computes the same.
+PINNED: dict[str, Any] = {
+    # Types: other states, checkpoints and programs.
+    "jax_enable_x64": False,
+    "jax_explicit_x64_dtypes": "warn",
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_default_matmul_precision": None,
+    "jax_allow_f16_reductions": True,
+    "jax_softmax_custom_jvp": False,
+    # Random numbers: rule 2 of the design derives all from the seed.
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_enable_custom_prng": False,
+    "jax_legacy_prng_key": "allow",
+    "jax_high_dynamic_range_gumbel": False,
+    # Checks and debugging aids that end or multiply the work of a program as a whole: the
+    # non-finite guard keeps both updates and computes on, donated state cannot be run twice.
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
+    "jax_debug_key_reuse": False,
+    "jax_check_tracer_leaks": False,
+    "jax_disable_jit": False,
+    "jax_no_tracing": False,
+    "jax_no_execution": False,
+    "jax_default_device": None,
+    # The loop sets its own guard; one around the start refuses what a start has to move.
+    "jax_transfer_guard": None,
+    "jax_transfer_guard_host_to_device": None,
+    "jax_transfer_guard_device_to_device": None,
+    "jax_transfer_guard_device_to_host": None,
+    "jax_array_garbage_collection_guard": None,
+    "jax_thread_guard": False,
+    # How a job hears of a preemption, and ends when one of its processes is lost.
+    "jax_enable_preemption_service": True,
+    "jax_enable_recoverability": False,
+}
+
+
+def pin_settings() -> None:
+    """Gives JAX's settings the values of PINNED, with a warning for each that had another."""
+    for name, value in PINNED.items():
+        if name not in jax.config.values:  # of another version of JAX
+            continue
+        found = _plain(jax.config.values[name])
+        if found != value:
+            jax.config.update(name, value)
+            kept = "its default" if value is None else value
+            text = f"warning: {name.upper()}={found} is not used: fsdit keeps {kept}"
+            print(text, file=sys.stderr, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written: of an enumeration its name."""
+    return value.name.lower() if hasattr(value, "name") else value
+
+
+def open_devices() -> None:
+    """Pins JAX's settings and starts its backend. Raises ConfigError where there is none.
+
+    For every program that touches devices, before its first array.
+    """
+    pin_settings()
+    wanted = jax.config.jax_platforms
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        text = first_line(error)
+        if not wanted or not (isinstance(error, AssertionError) or "nable to init" in text):
+            raise
+        raise ConfigError(
+            f"JAX_PLATFORMS={wanted}: no such backend here ({_reason(error, text)}); "
+            "unset JAX_PLATFORMS to take what this machine has"
+        ) from None
+
+
+def _reason(error: Exception, text: str) -> str:
+    if isinstance(error, AssertionError):
+        return "its plugin for JAX is not installed, or finds no device"
+    return text.partition(" (set JAX_PLATFORMS")[0]

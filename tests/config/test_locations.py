@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from fsdit import config as configs
+from fsdit.config import (
+    Config,
+    DataConfig,
+)
+from fsdit.errors import ConfigError
+
+VALID = Config(data=DataConfig(dataset_dir="somewhere"))
+
+
+PATH_SETTINGS = (
+    "data.dataset_dir",
+    "model.encoder.location",
+    "model.codec.location",
+    "evaluation.judge",
+    "evaluation.lpips",
+    "evaluation.inception",
+    "train.compilation_cache",
+)
+
+
+@pytest.mark.parametrize("path", PATH_SETTINGS)
+def test_a_path_among_the_settings_is_found_from_every_folder(path, tmp_path, monkeypatch):
+    (tmp_path / "here" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    for text in ("x", "~/x", "../here/x", str(tmp_path / "here" / "x")):
+        config = configs.with_absolute_paths(configs.apply_overrides(VALID, {path: text}))
+        found = Path(configs.flatten(configs.to_dict(config))[path])
+        assert found.is_absolute() and found.samefile(tmp_path / "here" / "x")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("model.encoder.location", "google/siglip2-base-patch16-224"),
+        ("evaluation.judge", "facebook/dinov2-base"),
+        ("evaluation.judge", ""),
+        ("train.compilation_cache", ""),
+        ("train.compilation_cache", "off"),
+        ("train.compilation_cache", "gs://bucket/cache"),
+    ],
+)
+def test_what_is_no_path_of_this_machine_stays_as_it_is(path, text):
+    config = configs.with_absolute_paths(configs.apply_overrides(VALID, {path: text}))
+    assert configs.flatten(configs.to_dict(config))[path] == text
+
+
+def test_a_home_that_is_not_known_is_named():
+    with pytest.raises(ConfigError, match=r"config\.data\.dataset_dir: no home directory is known"):
+        DataConfig(dataset_dir="~nobody_of_this_name/x")

@@ -1,0 +1,162 @@
+import dataclasses
+import math
+import typing
+
+import numpy as np
+import pytest
+
+from fsdit import config as configs
+from fsdit.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+from fsdit.errors import ConfigError, multiples_near
+from fsdit.validation import validate
+
+VALID = Config(data=DataConfig(dataset_dir="somewhere"))
+
+
+@pytest.mark.parametrize("config", [VALID, VALID.data, VALID.model.encoder])
+def test_settings_are_frozen(config):
+    field = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, getattr(config, field))
+
+
+def test_the_defaults_with_a_dataset_are_valid():
+    validate(VALID)
+
+
+def numbers(cls, prefix="") -> dict[str, tuple[type, list]]:
+    """Dotted name of each number among nested settings -> (its type, its bounds)."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            found |= numbers(hint, f"{prefix}{name}.")
+        parts = typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,)
+        for i, part in enumerate(parts):
+            bare, *extra = typing.get_args(part) if hasattr(part, "__metadata__") else (part,)
+            if bare in (int, float):
+                bounds = [limit for each in extra for limit in each.metadata]
+                found[f"{prefix}{name}[{i}]"] = (bare, bounds)
+    return found
+
+
+NUMBERS = numbers(Config)
+
+
+def test_the_walk_over_the_settings_finds_numbers_of_every_form():
+    wanted = ("seed[0]", "model.encoder.depth[0]", "sampling.guidance_interval[1]")
+    assert {*wanted, "evaluation.guidance_scales[0]"} <= NUMBERS.keys()
+    assert len(NUMBERS) > 60
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_bounds(name):
+    kind, bounds = NUMBERS[name]
+    keys = ("ge", "gt", "le", "lt", "allow_inf_nan")
+    limits = {key: getattr(b, key) for b in bounds for key in keys if hasattr(b, key)}
+    lower, upper = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    assert lower is not None and upper is not None, f"config.{name} has no bounds in its type"
+    if kind is int:
+        assert -(2**31) <= lower <= upper < 2**32
+    else:
+        assert np.isfinite(np.float32([lower, upper])).all()
+        assert limits["allow_inf_nan"] is False, "NaN passes every comparison"
+
+
+def leaf_paths(values) -> list[str]:
+    return [path for path, v in configs.flatten(values).items() if type(v) in (int, float)]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400", "1e39", "-1e39", "9" * 5000])
+@pytest.mark.parametrize("path", leaf_paths(configs.to_dict(VALID)))
+def test_no_number_is_beyond_what_a_device_holds(path, text):
+    with pytest.raises(ConfigError, match=rf"config\.{path}\b") as error:
+        configs.apply_overrides(VALID, {path: text})
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("seed", "-1", "must not be negative, got '-1'"),
+        ("seed", str(2**32), "must be at most 4294967295"),
+        ("data.shots", "-1", "must not be negative"),
+        ("data.batch_size", "0", "must be at least 1, got '0'"),
+        ("train.condition_dropout", "1", "must be at most 0.99999994, got '1'"),
+        ("train.ema_decay", "0.999999999", "must be at most 0.99999994"),
+        ("optimizer.b2", "1", "must be at most"),
+        ("optimizer.eps", "1e-50", "must be positive"),
+        ("optimizer.peak_learning_rate", "0", "must be positive, got '0'"),
+        ("optimizer.peak_learning_rate", "1e39", "must be at most 3.4028234e.38"),
+        ("sampling.shift", "0", "must be positive"),
+        ("sampling.noise_level", "nan", "must be a finite number, got 'nan'"),
+        ("sampling.guidance_scale", "inf", "must be a finite number"),
+        ("sampling.guidance_interval", "0,1e39", "must be at most"),
+        ("watchdog.factor", "nan", "must be a finite number"),
+        ("evaluation.ways", "1", "must be at least 2"),
+        ("evaluation.seeds", "0,-1", "must not be negative, got -1"),
+        ("model.mlp_ratio", "1e9", "must be at most 256"),
+        ("model.hidden_size", "1000000000000", "must be at most 65536"),
+        ("mesh.data", "-2", "must be at least -1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_answered_with_its_bound(path, text, message):
+    with pytest.raises(ConfigError, match=rf"^config\.{path}[.\d]* {message}"):
+        configs.apply_overrides(VALID, {path: text})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(num_steps=0), r"config\.train\.num_steps must be at least 1, got 0"),
+        (lambda: TrainConfig(num_stepss=3), r"config\.train\.num_stepss: no such field; did you"),
+        (lambda: EncoderConfig(depth="x"), r"config\.model\.encoder\.depth: .*integer.*got 'x'"),
+        (lambda: SamplingConfig(shift=math.inf), r"config\.sampling\.shift must be a finite"),
+        (lambda: Config(seed=-1), r"config\.seed must not be negative, got -1"),
+        (lambda: dataclasses.replace(VALID, sede=1), r"config\.sede: no such field; .*seed"),
+    ],
+)  # fmt: skip
+def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.dataset_dir": ""}, "config.data.dataset_dir is empty"),
+        ({"model.num_heads": "5"}, "config.model.num_heads=5 .*hidden_size=768.*: 4 or 6 would"),
+        ({"model.num_heads": "768"}, "config.model.num_heads=768 .*: 384 would"),
+        ({"model.hidden_size": "6", "model.num_heads": "3"}, "hidden_size=6 .*: 4 or 8 would"),
+        ({"model.encoder.num_heads": "5"}, "encoder.num_heads=5: 380 or 400 would"),
+        ({"train.accumulate_steps": "3"}, "batch_size=128 .*accumulate_steps=3: 126 or 129 would"),
+        ({"model.mlp_ratio": "0.001"}, "config.model.mlp_ratio=0.001 leaves nothing"),
+        ({"sampling.guidance_interval": "0.8,0.2"}, "guidance_interval=.* is empty"),
+        ({"watchdog.factor": "0.5"}, "config.watchdog.factor=0.5 must be above 1, or 0"),
+        ({"evaluation.seeds": ""}, "config.evaluation.seeds is empty"),
+        ({"evaluation.shots": "1,1"}, "config.evaluation.shots=.* repeats a value"),
+        ({"mesh.fsdp": "0"}, "config.mesh: an axis is a positive size"),
+    ],
+)  # fmt: skip
+def test_validate_names_the_field_and_what_would_do(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(configs.apply_overrides(VALID, overrides))
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "answer"),
+    [(30, 8, "24 or 32 would"), (6, 4, "4 or 8 would"), (3, 8, "8 would")],
+)  # fmt: skip
+def test_the_nearest_sizes_that_divide(value, divisor, answer):
+    assert multiples_near(value, divisor) == answer
+
+
+def test_dit_sizes_are_the_published_ones():
+    assert configs.DIT_SIZES["B"] == (768, 12, 12)
+    big = configs.dit("B", patch_size=4)
+    assert (big.hidden_size, big.depth, big.num_heads, big.patch_size) == (768, 12, 12, 4)

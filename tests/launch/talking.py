@@ -1,0 +1,16 @@
+"""A launcher of a pod that says much. Writes how it ended to the file that it is given."""
+
+import sys
+from pathlib import Path
+
+from experiments.launch.decision import Patience
+from experiments.launch.pod import Pod
+from experiments.launch.supervise import listening, supervise
+from fsdit.terminal import guard_output
+
+if __name__ == "__main__":
+    guard_output()
+    command = [sys.executable, "-c", "for i in range(20000): print('line', i)"]
+    with listening() as notice:
+        status = supervise(lambda: Pod(command, 2), lambda: 0, notice, Patience(restarts=0))
+    Path(sys.argv[1]).write_text(str(status))

@@ -1,0 +1,30 @@
+"""A program that joins the processes of its job and says what it found."""
+
+from absl import flags
+
+from fsdit import program
+from fsdit.parallel import runtime
+
+_ADDRESS = flags.DEFINE_string("coordinator_address", None, "")
+_COUNT = flags.DEFINE_integer("num_processes", None, "")
+_MINE = flags.DEFINE_integer("process_id", None, "")
+
+
+def main(argv):
+    del argv
+    import jax
+    from jax._src import xla_bridge
+
+    runtime.start(_ADDRESS.value, _COUNT.value, _MINE.value)
+    agreed = runtime.agree(True)
+    print(
+        f"{jax.process_count()} processes, agreed {agreed}, "
+        f"distributed {jax.distributed.is_initialized()}, "
+        f"devices {xla_bridge.CUDA_VISIBLE_DEVICES.value}",
+        flush=True,
+    )
+    runtime.stop()
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from fsdit.errors import ConfigError
+from fsdit.training.workdir import check_workdir
+
+REFUSED = {
+    "lr[1]": "pattern",
+    "lr[!1]/run": "pattern",
+    "[": "pattern",
+    "a*": "pattern",
+    "**": "pattern",
+    "a?b/c": "pattern",
+    "a\\b": "pattern",
+    "gs://bucket/run": "gs: names no local folder",
+    "s3://bucket": "s3: names no local folder",
+    "foo+bar://x/y": "names no local folder",
+    "file:///tmp/x": "file: names no local folder",
+    "a\nb": "cannot be printed",
+    "a\0b": "cannot be printed",
+    "a\x1b[31mb": "pattern",
+    "a\x07b": "cannot be printed",
+    "a\u2028b": "cannot be printed",
+    "a\udcffb": "cannot be printed",
+    "x" * 300: "too long",
+    "file": "is a file",
+    "file/below/it": "is a file",
+}
+TAKEN = [
+    "run",
+    "a b",
+    "ünï",
+    "名前\u3000二",
+    "lr=1e-4",
+    "{a}",
+    "a]b",
+    "~x",
+    "a:b",
+    "50%",
+    "#1",
+    "'q'",
+]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_folder_that_a_library_would_misread_is_refused_in_one_line(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=REFUSED[name]) as found:
+        check_workdir(tmp_path / name)
+    assert str(found.value).isprintable()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_other_names_are_taken(tmp_path, name):
+    check_workdir(tmp_path / name)
+    (tmp_path / name).mkdir()
+    check_workdir(tmp_path / name)
+
+
+def test_what_lies_above_counts_too(tmp_path, monkeypatch):
+    (tmp_path / "lr[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "lr[1]")
+    with pytest.raises(ConfigError, match="pattern"):
+        check_workdir(Path("run"))
