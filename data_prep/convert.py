@@ -196,7 +196,7 @@ def _planned(
     dealt = splits.assign(
         found.entries, _splitter(dropped), _SHOTS.value, _DROP_SMALL.value, dropped
     )
-    notes.print_assignment(dealt)
+    notes.print_assignment(dealt, by_classes=_SPLIT.value == "fewshot")
     dealt = dataclasses.replace(dealt, left_out=(*dealt.left_out, *found.rows))
     return plan.make(folder, dealt, settings, options, int(_SHARD_MB.value * 1e6))
 

@@ -14,7 +14,6 @@ from absl import flags
 
 from fsdit import program
 from fsdit.data import layout, pictures, readers, records
-from fsdit.data.filenames import printable
 from fsdit.errors import ConfigError
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to show.", required=True)
@@ -40,7 +39,7 @@ def table(directory: Path, info: layout.DatasetInfo) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     size = f"{info.image_size} x {info.image_size} x {info.channels}"
-    return "\n".join([size, *lines, *map(printable, _precomputed(info))])
+    return "\n".join([size, *lines, *_precomputed(info)])
 
 
 def _precomputed(info: layout.DatasetInfo) -> Iterator[str]:

@@ -8,12 +8,16 @@ from data_prep.splits import Assignment
 from fsdit.data.layout import DatasetInfo, SplitInfo
 
 
-def print_assignment(dealt: Assignment) -> None:
-    """What of the input is in no split, and classes that a test would see again."""
+def print_assignment(dealt: Assignment, by_classes: bool) -> None:
+    """What of the input is in no split, and classes that a test would see again.
+
+    by_classes: whether --num_classes decided it.
+    """
     if dealt.unused_images:
+        advice = "; `rest` among --num_classes takes all classes" if by_classes else ""
         print(
             f"unused: {dealt.unused_images} images, {dealt.unused_classes} whole classes, are in "
-            "no split, listed in skipped.csv; `rest` among --num_classes takes all classes"
+            f"no split, listed in skipped.csv{advice}"
         )
     if overlapping := dealt.overlapping_classes:
         print(

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from data_prep import checks, pool
 from data_prep.checks import Checked, Damage, Shard
 from fsdit import program
-from fsdit.data.filenames import printable
 from fsdit.data.layout import DatasetInfo, read_dataset_json
 from fsdit.errors import DataError
 
@@ -229,7 +228,7 @@ def main(argv: list[str]) -> int:
     report = verify(directory, _FAST.value, _WORKERS.value)
     print(table(report))
     for line in damage_lines(report.damages, _MAX_LINES.value):
-        print(printable(line))
+        print(line)
     status = conclude(directory, report)
     if report.fast:
         print("sampled records only; images that are in two splits were not looked for")

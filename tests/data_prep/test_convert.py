@@ -520,7 +520,7 @@ def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_
     os.mkfifo(source / "class02" / "pipe.jpg")
     (source / "=HYPERLINK(1)").mkdir()
     for i in range(7):
-        (source / "=HYPERLINK(1)" / f"{i:03d}.jpg").write_bytes(encoded(photo(5000 + i)))
+        (source / "=HYPERLINK(1)" / f"{i:03d}.jpg").write_bytes(encoded(photo(7_000_000 + i)))
     (source / "=HYPERLINK(1)" / "bad.jpg").write_bytes(b"no image")
     flags = ("--num_classes=rest,1,1", "--sets_per_class=1", "--max_bad_fraction=0.1")
     output = succeed(source, tmp_path / "d [2]", *flags)

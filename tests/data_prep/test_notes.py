@@ -25,7 +25,10 @@ def test_more_episodes_than_different_sets_are_told(sizes, shots, sets, told):
 def test_unused_classes_and_shared_ones_are_told(capsys):
     some = [Entry(f"{c}/{i}", f"c{c}", None, 1, None) for c in range(4) for i in range(5)]
     used = {"train": {"c0": some[:5], "c1": some[5:10]}, "test": {"c1": some[10:13]}}
-    notes.print_assignment(splits.assign(some, lambda e: used, shots=2, drop=False))
+    dealt = splits.assign(some, lambda e: used, shots=2, drop=False)
+    notes.print_assignment(dealt, by_classes=True)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("unused: 7 images, 2 whole classes")
+    assert first.startswith("unused: 7 images, 2 whole classes") and "`rest`" in first
     assert "1 classes are in several splits, such as 'c1'" in second
+    notes.print_assignment(dealt, by_classes=False)
+    assert "--num_classes" not in capsys.readouterr().out
