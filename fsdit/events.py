@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,8 @@ _FILTER = _WithoutTracebacks()
 def hush_tracebacks() -> None:
     """Leaves one line of an error in the background: the one that it ends the program with."""
     absl_logging.get_absl_handler().addFilter(_FILTER)
+    # Of what a thread of theirs leaves behind when it fails.
+    sys.unraisablehook = lambda found: absl_logging.info("%s: %r", found.object, found.exc_value)
 
 
 def open_writer(directory: Path, start: int | None = None):

@@ -28,7 +28,7 @@ from tests.processes import (
     start_pod,
     wait_for_step,
 )
-from tests.programs import run_module
+from tests.programs import run_module, start_program
 
 pytestmark = pytest.mark.medium
 
@@ -219,9 +219,11 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     tmp_path, experiment, small_disk, undisturbed
 ):
     workdir = small_disk / "run"
-    process = start(experiment, workdir, "--config.checkpoint.keep_last=100")
-    status, output = finish(process)
+    # A real start: only what this process starts sees the disk that it has mounted.
+    flags = (f"--config={experiment}", f"--workdir={workdir}", "--config.checkpoint.keep_last=100")
+    status, output = finish(start_program("fsdit.main", *flags, real=True))
     assert status == 1, output
+    assert "Traceback" not in output and "  File " not in output
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and str(workdir) in errors[0], output
     saved = _saved(workdir)

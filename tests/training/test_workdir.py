@@ -1,9 +1,13 @@
+"""Which folders a run takes, and that it is alone in its own."""
+
 from pathlib import Path
 
 import pytest
 
 from fsdit.errors import ConfigError
 from fsdit.training.workdir import check_workdir
+from tests.conftest import experiment_file
+from tests.processes import finish, rows, start, wait_for_step
 
 REFUSED = {
     "lr[1]": "pattern",
@@ -64,3 +68,23 @@ def test_what_lies_above_counts_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "lr[1]")
     with pytest.raises(ConfigError, match="pattern"):
         check_workdir(Path("run"))
+
+
+@pytest.mark.large
+def test_a_second_run_in_a_workdir_is_one_line_and_costs_the_first_nothing(tmp_path, small_config):
+    experiment, workdir = (
+        experiment_file(tmp_path / "experiment.py", small_config),
+        tmp_path / "run",
+    )
+    flags = ("--config.train.num_steps=150", "--config.train.eval_interval=1000")
+    first = start(experiment, workdir, *flags)
+    wait_for_step(first, workdir, 3)
+    status, output = finish(start(experiment, workdir, *flags))
+    assert first.poll() is None, "the first run was too short"
+    assert status == 1 and f"run is in use by process {first.pid} on " in output.splitlines()[-1]
+    status, output = finish(first)
+    assert status == 0, output
+    assert [row["step"] for row in rows(workdir)] == list(range(1, 151))
+    assert not (workdir / "lock").exists()
+    status, output = finish(start(experiment, workdir, *flags))
+    assert status == 0 and "is finished" in output
