@@ -17,6 +17,8 @@ from fsdit.training import metas
 KINDS = {
     "kill": "SIGKILL to one process",
     "preempt": "SIGTERM to one process",
+    "interrupt": "SIGINT to one process, as of Ctrl-C",
+    "hangup": "SIGHUP to one process, as of a closed terminal",
     "pause": "SIGSTOP to one process, SIGCONT after a moment",
     "stop": "SIGSTOP to one process for good",
     "flipped bytes": "SIGKILL to one process; bytes of the newest checkpoint flipped",
@@ -24,22 +26,34 @@ KINDS = {
     "empty folder": "SIGKILL to one process; the newest checkpoint emptied",
     "full disk": "the file system filled until a write fails, then freed",
 }
-_SIGNALS = {"preempt": signal.SIGTERM, "pause": signal.SIGSTOP, "stop": signal.SIGSTOP}
+NOTICES = ("preempt", "interrupt", "hangup")  # a process hears them, and all save
+# Of a pod's life: until it has restored, until its first step, later; and the moments of a
+# step that is saved, and of one that is evaluated.
+PHASES = ("start", "compile", "step", "save", "evaluation")
+_IN_EACH_PHASE = ("preempt", "kill", "interrupt", "hangup", "stop")
+_SIGNALS = {
+    "preempt": signal.SIGTERM,
+    "interrupt": signal.SIGINT,
+    "hangup": signal.SIGHUP,
+    "pause": signal.SIGSTOP,
+    "stop": signal.SIGSTOP,
+}
 _DAMAGES = ("flipped bytes", "lost file", "empty folder")
-_EARLY = 0.2  # share of kills, preemptions and stops that come before the first step
 
 
 @dataclasses.dataclass(frozen=True)
 class Disturbance:
-    """When: `steps` after the first one of a pod or, where None, `seconds` after its start.
+    """When: in a phase, one of PHASES. In "step", `steps` after the first one of a pod.
 
-    victim: in [0, 1), which process. seconds: also how long a pause lasts.
+    victim: in [0, 1), which process. seconds: after the start of the pod, in that phase;
+    also how long a pause lasts.
     """
 
     kind: str
     victim: float
     seconds: float
-    steps: int | None
+    phase: str
+    steps: int
 
 
 @dataclasses.dataclass
@@ -68,28 +82,35 @@ class Record:
 
 
 def plan(kinds: Sequence[str], count: int, interval: int, rng: random.Random) -> list[Disturbance]:
-    """`count` disturbances in random order, the kinds as often as each other."""
-    chosen = [kinds[i % len(kinds)] for i in range(count)]
-    rng.shuffle(chosen)
-    return [
-        Disturbance(
-            kind,
-            victim=rng.random(),
-            seconds=rng.uniform(0.5, 4.0),
-            steps=None
-            if kind in ("kill", "preempt", "stop") and rng.random() < _EARLY
-            else rng.randrange(1, interval + interval // 2),
-        )
-        for kind in chosen
-    ]
+    """`count` disturbances in random order, kinds and their phases as often as each other.
+
+    Preemptions come first that find no step done yet, so that one more start is a first one.
+    """
+    made = []
+    for i in range(count):
+        kind, phase = kinds[i % len(kinds)], "step"
+        if kind in _IN_EACH_PHASE:
+            phase = PHASES[(_IN_EACH_PHASE.index(kind) + i // len(kinds)) % len(PHASES)]
+        steps = rng.randrange(1, interval + interval // 2)
+        made.append(Disturbance(kind, rng.random(), rng.uniform(0.1, 4.0), phase, steps))
+    rng.shuffle(made)
+    first = [("preempt", "start"), ("preempt", "compile")]
+    return sorted(made, key=lambda d: (d.kind, d.phase) not in first)
 
 
 class Disturber:
     """Carries a plan out, one disturbance after another, from the launcher's own thread."""
 
     def __init__(
-        self, workdir: Path, planned: Sequence[Disturbance], rng: random.Random, filler: Path
+        self,
+        workdir: Path,
+        planned: Sequence[Disturbance],
+        rng: random.Random,
+        filler: Path,
+        saved_every: int,
+        evaluated_every: int,
     ):
+        self._saved_every, self._evaluated_every = saved_every, evaluated_every
         self.records: list[Record] = []
         self.processes = 0
         self._workdir, self._planned, self._rng = workdir, list(planned), rng
@@ -98,8 +119,10 @@ class Disturber:
         self._current: Disturbance | None = None  # was done to the pod that runs
         self._victim, self._paused = 0, False
         self._damaged: set[int] = set()  # a pod that dies early leaves them in their place
-        # Of the pod that runs: when it started, its first and newest step, where it resumed.
+        # Of the pod that runs: when it started, its first and newest step, where it resumed,
+        # and whether it has restored.
         self._started, self._first, self._newest, self._resumed = 0.0, 0, 0, 0
+        self._restored = False
 
     def before_start(self, processes: int) -> None:
         """The pod is down: notes what it had reached, and damages what is due."""
@@ -116,7 +139,7 @@ class Disturber:
                 record.restarted = True
         self._current, self._paused, self.processes = None, False, processes
         self._started = time.monotonic()
-        self._first, self._newest, self._resumed = 0, 0, 0
+        self._first, self._newest, self._resumed, self._restored = 0, 0, 0, False
 
     def _sound(self) -> list[int]:
         """Checkpoints that nothing was done to, newest first."""
@@ -131,6 +154,8 @@ class Disturber:
         """A line of the pod's output."""
         if number == 0 and line.startswith("resuming "):
             self._resumed = int(line.rpartition(" ")[2])
+        elif number == 0 and line.startswith("TensorBoard: "):
+            self._restored = True
         elif number == 0 and line.startswith("step "):
             self._newest = int(line.split()[1].partition("/")[0])
             self._first = self._first or self._newest
@@ -154,11 +179,17 @@ class Disturber:
             self._begin(self._planned.pop(0), pod)
 
     def _due(self, disturbance: Disturbance) -> bool:
-        if disturbance.steps is None and not self._first:
-            return time.monotonic() > self._started + disturbance.seconds
+        phase, first, newest = disturbance.phase, self._first, self._newest
+        if not first:
+            late = time.monotonic() > self._started + disturbance.seconds
+            return (phase == "start" and late) or (phase == "compile" and self._restored)
         if disturbance.kind in _DAMAGES and not self._sound():
             return False  # nothing to damage yet
-        return bool(self._first) and self._newest >= self._first + (disturbance.steps or 1)
+        if phase == "save":  # the line of a step that is saved comes just before
+            return newest > first and newest % self._saved_every == 0
+        if phase == "evaluation":  # that of an evaluated one comes after it
+            return newest > first and (newest + 1) % self._evaluated_every == 0
+        return newest >= first + (disturbance.steps if phase == "step" else 1)
 
     def _begin(self, disturbance: Disturbance, pod: Pod) -> None:
         early = not self._first

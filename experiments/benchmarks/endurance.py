@@ -4,8 +4,9 @@
       --output_dir=runs/endurance --disturbances=50 --seed=0
 
 A small model trains on the glyphs in a pod of two or four processes, kept running by the
-local launcher. Disturbances come at random moments, all from the seed, and the number of
-processes is drawn anew at each start. The run passes if its losses are those
+local launcher. Disturbances come in every phase of a start, a first one or a resumed one,
+and at random moments later, all from the seed; the number of processes is drawn anew at
+each start. The run passes if its losses are those
 of an undisturbed one to the bit, at every step, and no disturbance cost more than the steps
 since the newest sound checkpoint. The pod has four devices in either case, so that the same
 sums are made in the same order. (Three processes would share them unequally, which Orbax refuses.)
@@ -37,6 +38,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of all that is random.")
 
 DEVICES = 4
 INTERVAL = 10  # steps between checkpoints
+EVALUATION = 15  # steps between evaluations
 HEARTBEAT = 20  # seconds after which a stopped process is lost
 STEPS_A_DISTURBANCE = 20
 DISK = "200m"
@@ -59,7 +61,7 @@ def command(workdir: Path, num_steps: int) -> list[str]:
         "sampling.num_steps": 2,
         "train.num_steps": num_steps,
         "train.log_interval": 1,
-        "train.eval_interval": 10**6,
+        "train.eval_interval": EVALUATION,
         "train.eval_batches": 1,
         "checkpoint.interval": INTERVAL,
         "checkpoint.keep_last": 4,
@@ -119,7 +121,8 @@ def disturbed(
     rng = random.Random(_SEED.value)
     workdir = room / "run"
     kinds = [kind for kind in KINDS if mounted or kind != "full disk"]
-    disturber = Disturber(workdir, plan(kinds, _COUNT.value, INTERVAL, rng), rng, room / "filler")
+    planned = plan(kinds, _COUNT.value, INTERVAL, rng)
+    disturber = Disturber(workdir, planned, rng, room / "filler", INTERVAL, EVALUATION)
     with (output / "log" / "disturbed.txt").open("w", buffering=1) as log:
 
         def start() -> Pod:

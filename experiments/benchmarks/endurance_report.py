@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.benchmarks.disturbances import KINDS, Record
+from experiments.benchmarks.disturbances import KINDS, NOTICES, Record
 from fsdit.errors import EXIT_ERROR
 
 Losses = Sequence[tuple[int, float]]
@@ -62,7 +62,7 @@ def _excess(record: Record, interval: int) -> list[str]:
     # A save is written while the next steps run, and may be lost with them.
     if record.kind in ("kill", "stop") and record.lost >= 2 * interval:
         found.append(f"{record.lost} steps were lost, with a save every {interval}")
-    if record.kind == "preempt" and record.lost:
+    if record.kind in NOTICES and record.lost:
         found.append(f"{record.lost} steps were lost, though it was told to save")
     return found
 

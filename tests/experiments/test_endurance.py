@@ -1,8 +1,19 @@
+import collections
 import json
+import random
+import signal
+import types
 
 import pytest
 
-from experiments.benchmarks.disturbances import KINDS, Record
+from experiments.benchmarks.disturbances import (
+    KINDS,
+    PHASES,
+    Disturbance,
+    Disturber,
+    Record,
+    plan,
+)
 from experiments.benchmarks.endurance_report import failures
 from tests.conftest import small_disk_at
 from tests.programs import run_module
@@ -46,6 +57,7 @@ VERDICTS = {
     "never came back": ([ended(seconds=0.0)], STEPS, True, "0 of 1 disturbances"),
     "a sound checkpoint passed over": ([ended(resumed=10)], STEPS, True, "20 was sound"),
     "too old a checkpoint": ([ended(sound=0, resumed=0)], STEPS, True, "27 steps were lost"),
+    "a hangup that lost": ([ended("hangup")], STEPS, True, "told to save"),
     "a preemption that lost": ([ended("preempt")], STEPS, True, "told to save"),
     "one that saved": ([ended("preempt", sound=27, resumed=27)], STEPS, True, None),
     "damage costs a save": ([ended("lost file", sound=0, resumed=0)], STEPS, True, None),
@@ -59,3 +71,48 @@ def test_the_verdict_names_what_was_lost(records, steps, finished, word):
         assert found == []
     else:
         assert any(word in failure for failure in found), found
+
+
+def test_a_plan_has_every_kind_and_notices_in_every_phase_of_a_start():
+    planned = plan(list(KINDS), 50, 10, random.Random(0))
+    counts = collections.Counter(d.kind for d in planned)
+    assert set(counts) == set(KINDS) and set(counts.values()) == {5}
+    for kind in ("kill", "preempt", "interrupt", "hangup", "stop"):
+        assert {d.phase for d in planned if d.kind == kind} == set(PHASES)
+    # Of a start with nothing saved, and of a resumed one.
+    assert {d.phase for d in planned[:2]} == {"start", "compile"}
+
+
+class Process:
+    def __init__(self):
+        self.sent = []
+
+    def send_signal(self, number):
+        self.sent.append(number)
+
+
+# Lines of a pod, of which the last one is the moment of a disturbance in that phase.
+RESUMING = ["resuming W after step 20", "TensorBoard: W"]
+LINES = {
+    "start": [],
+    "compile": RESUMING,
+    "step": [*RESUMING, *(f"step {i}/100" for i in range(21, 25))],
+    "save": [*RESUMING, *(f"step {i}/100" for i in range(21, 31))],
+    "evaluation": [*RESUMING, *(f"step {i}/100" for i in range(21, 30))],
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_notice_comes_in_its_phase(tmp_path, phase):
+    wanted = Disturbance("hangup", victim=0.6, seconds=0.0, phase=phase, steps=3)
+    disturber = Disturber(tmp_path, [wanted], random.Random(0), tmp_path / "filler", 10, 15)
+    pod = types.SimpleNamespace(processes=[Process(), Process()])
+    disturber.before_start(2)
+    for line in LINES[phase]:
+        disturber.tick(pod)
+        assert not pod.processes[1].sent, line
+        disturber.hear(0, line)
+    disturber.tick(pod)
+    assert [process.sent for process in pod.processes] == [[], [signal.SIGHUP]]
+    (record,) = disturber.records
+    assert record.early == (phase in ("start", "compile"))
