@@ -82,6 +82,7 @@ def test_base_is_of_the_published_sizes(tmp_path):
     check_autoencoder(tmp_path / "vae", photos(1, 64))
 
 
+@pytest.mark.medium
 def test_features_and_latents_tell_images_apart(checkpoints):
     """Each image's own part of the outputs is no rounding error."""
     images = photos(8, 32)

@@ -48,6 +48,7 @@ def test_the_order_of_the_supports_does_not_matter():
     np.testing.assert_allclose(straight.context, turned.context, atol=1e-5)
 
 
+@pytest.mark.medium
 def test_every_support_matters_to_vector_and_context():
     dit, images = model(), supports()
     before = dit.condition(images)
@@ -78,6 +79,7 @@ def test_without_latents_the_context_is_every_token_of_every_support(shots):
     assert (null.context == null.context[:1, :1]).all()
 
 
+@pytest.mark.medium
 def test_an_example_does_not_see_the_supports_of_another():
     dit, images = model(), supports()
     changed = images.at[1].set(supports(seed=1)[1])

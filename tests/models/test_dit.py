@@ -59,6 +59,7 @@ def test_the_velocity_is_exactly_zero_at_the_start(cross_attention, dtype):
     assert jnp.any(velocity(nets, perturbed(params), *inputs())[0])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("cross_attention", CROSS)
 def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cross_attention):
     nets = networks(cross_attention=cross_attention)

@@ -125,6 +125,7 @@ def leaves(values, path=()):
 OTHERS = [None, -8, "../..", DELETED]
 
 
+@pytest.mark.medium
 def test_a_digest_finds_each_change_of_each_value(tmp_path):
     files = json.loads(json.dumps(metadata.seal(STEP, *saved())))
     tried = accepted = 0

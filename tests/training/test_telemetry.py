@@ -70,6 +70,7 @@ NO_LINES = [
 NO_LINES += [line(step) for step in (None, "2", 2.0, True, float("nan"), -1)]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("end", [b"\n", b"", b'\n{"step": 4, "tra', b"\n\xc3"], ids=repr)
 def test_a_damaged_line_of_a_log_costs_no_other(tmp_path, small_config, capsys, end):
     path = tmp_path / "metrics.jsonl"
