@@ -52,10 +52,11 @@ def error_of(done):
     [
         (["--topology=v5e:3x5"], ["--topology=v5e:3x5", "v5e:2x2, 2x4, 4x4", "v6e", "local"]),
         (["--topology=local", "--mesh=3x1"], ["--topology=local", "3", "8 devices"]),
+        (["--topology=local", "--mesh=-1x0"], ["config.mesh: an axis is a positive size"]),
         (["--topology=local", "--config.data.batch_size=12"], ["batch_size=12", "divisible by 8"]),
         (["--topology=local", "--steps=encode"], ["--steps=encode", "no frozen network"]),
     ],
-    ids=["topology", "mesh", "batch", "nothing to encode"],
+    ids=["topology", "mesh", "empty mesh", "batch", "nothing to encode"],
 )
 def test_a_mistake_is_one_line(experiment, flags, words):
     line = error_of(run_plan(experiment, *flags))
