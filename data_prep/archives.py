@@ -16,10 +16,11 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.entries import MAX_FILE_BYTES, Row, printable, skipped
+from data_prep.entries import Row, printable, skipped
 from data_prep.listing import File, plain
 from data_prep.spool import RangeReader, Spool
 from fsdit.data.filenames import is_image_name
+from fsdit.data.image_files import MAX_FILE_BYTES
 from fsdit.errors import DataError, FsditError
 
 _MAX_LINK_BYTES = 4096
@@ -226,7 +227,7 @@ def _add_tar_member(
     elif not member.isfile():
         found.leave_out(name, "no regular file")
     elif place := place_of(member):
-        found.add(File(name, member.size, place))
+        found.add(File(name, place[1], place))
     elif is_image_name(name):
         found.leave_out(name, f"a file of {member.size} bytes")
     else:

@@ -10,7 +10,6 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val",
     "validation": "val", "test": "test", "testing": "test",
 }  # fmt: skip
-MAX_FILE_BYTES = 2**28  # no photograph is larger, and it would have to fit in memory
 
 # A line of skipped.csv and duplicates.csv: split, class, file, and what is to be said of it.
 Row = tuple[str, str, str, str]

@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
-from data_prep.entries import MAX_FILE_BYTES, Row, printable, skipped
+from data_prep.entries import Row, printable, skipped
 from data_prep.listing import File, is_hidden, plain
+from fsdit.data.image_files import read_file
 from fsdit.errors import DataError
 
 _KINDS = {
@@ -25,25 +26,8 @@ class FolderReader:
     root: str
 
     def read(self, place: str) -> bytes:
-        """Raises OSError, also for what is no regular file or has no end."""
-        return read_regular(Path(self.root, place))
-
-
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError for others, and for more than an image has."""
-    with open(path, "rb", opener=_without_waiting) as file:
-        kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
-        if kind != stat.S_IFREG:
-            raise OSError(f"{_KINDS.get(kind, 'a folder')}, not a regular file")
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(f"more than {MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opening a FIFO would wait for its writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+        """Raises OSError, and UnusableImageError for what is no regular file."""
+        return read_file(Path(self.root, place))
 
 
 def list_folder(root: Path) -> tuple[list[File], list[Row]]:

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from data_prep.columns import Columns, find_columns, has_images, image_bytes, label_text
-from data_prep.entries import MAX_FILE_BYTES, SPLIT_NAMES, Entry, Row, printable, skipped
+from data_prep.entries import SPLIT_NAMES, Entry, Row, printable, skipped
 from data_prep.spool import Spool
+from fsdit.data.image_files import MAX_FILE_BYTES
 from fsdit.errors import DataError, first_line
 
 _ROWS = 64  # held in memory at a time

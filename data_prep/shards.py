@@ -11,12 +11,12 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.entries import MAX_FILE_BYTES, Entry, printable
+from data_prep.entries import Entry, printable
 from data_prep.images import ImageOptions, NormalisedImage, normalise
 from data_prep.plan import Shard, WorkingFolder, read_task
 from data_prep.sources import Reader
 from fsdit.data import layout, records
-from fsdit.data.photos import UnusableImageError
+from fsdit.data.image_files import MAX_FILE_BYTES, UnusableImageError
 from fsdit.errors import DataError
 
 _RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}

@@ -8,9 +8,11 @@ from typing import BinaryIO
 
 from etils import epath
 
+from fsdit.data.image_files import begins_as_image
 from fsdit.errors import OutputError
 
 _COPY_BYTES = 2**20
+_HEAD_BYTES = 256
 _MAX_RESERVE = 2**30
 
 
@@ -32,19 +34,33 @@ class RangeReader:
 
 
 class Spool:
-    """Appends to a file. Raises OutputError before the disk is full."""
+    """Appends images to a file. Raises OutputError before the disk is full.
+
+    Of what does not begin as an image its beginning is enough to say so later: a small
+    archive can hold gigabytes of zeros.
+    """
 
     def __init__(self, path: epath.Path, file: BinaryIO):
         self.path = path
         self._file = file
 
     def write(self, data: bytes) -> tuple[int, int]:
-        """The place of what was written, (offset, size)."""
+        """The place of an image, (offset, size)."""
+        if not begins_as_image(data[:_HEAD_BYTES]):
+            data = data[:_HEAD_BYTES]
         return self._append(len(data), lambda: self._file.write(data))
 
     def copy(self, source: BinaryIO, size: int) -> tuple[int, int]:
-        """The place of `size` bytes that are read from `source`."""
-        return self._append(size, lambda: shutil.copyfileobj(source, self._file, _COPY_BYTES))
+        """The place of an image of `size` bytes that is read from `source`."""
+        head = source.read(_HEAD_BYTES)
+        if not begins_as_image(head):
+            return self.write(head)
+
+        def copy() -> None:
+            self._file.write(head)
+            shutil.copyfileobj(source, self._file, _COPY_BYTES)
+
+        return self._append(size, copy)
 
     def _append(self, size: int, write: Callable[[], object]) -> tuple[int, int]:
         self._check_room(size)

@@ -47,6 +47,12 @@ def read_file(path: Path) -> bytes:
         return file.read(MAX_FILE_BYTES)
 
 
+def begins_as_image(head: bytes) -> bool:
+    """Whether the first bytes of a file can be those of an image that `opened` takes."""
+    Image.init()
+    return any(Image.OPEN[name][1](head) for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
     """An encoded image, not yet decoded. What its use raises is an UnusableImageError."""

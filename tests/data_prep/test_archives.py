@@ -14,6 +14,7 @@ from etils import epath
 
 from data_prep import archives, sources, spool
 from fsdit.errors import DataError, OutputError
+from tests.data_prep.photos import encoded, photo
 
 MODES = ("w", "w:gz")
 
@@ -165,12 +166,28 @@ def test_of_a_compressed_tar_only_what_can_be_an_image_is_copied(tmp_path, monke
     assert (tmp_path / "spool").stat().st_size == len(b"onetwo")
 
 
+def test_of_what_does_not_begin_as_an_image_only_the_beginning_is_copied(tmp_path):
+    whole = encoded(photo(1))
+    members = [
+        member("in/ant/1.jpg", whole),
+        member("in/ant/zeros.jpg", bytes(2**20)),
+        member("in/bee/2.jpg", whole[:700]),
+        member("in/bee/3.jpg", b""),
+    ]
+    contents, rows = found(make_tar(tmp_path / "in.tgz", members, "w:gz"))
+    assert contents["in/ant/1.jpg"] == whole and contents["in/bee/2.jpg"] == whole[:700]
+    assert 0 < len(contents["in/ant/zeros.jpg"]) < 1000 and contents["in/bee/3.jpg"] == b""
+    assert rows == {} and (tmp_path / "spool").stat().st_size < len(whole) + 2000
+
+
 Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_copy_stops_before_the_disk_is_full(tmp_path, monkeypatch):
-    path = make_tar(tmp_path / "in.tgz", [*PLAIN, member("in/ant/2.jpg", bytes(5000))], "w:gz")
-    monkeypatch.setattr(spool.shutil, "disk_usage", lambda folder: Usage(10_000, 5_200, 4_800))
+    path = make_tar(
+        tmp_path / "in.tgz", [*PLAIN, member("in/ant/2.jpg", encoded(photo(1, 400, 400)))], "w:gz"
+    )
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda folder: Usage(10_000, 9_400, 600))
     with pytest.raises(OutputError, match=f"{tmp_path}: no space left for a copy of --input"):
         opened(path)
     assert (tmp_path / "spool").stat().st_size <= len(b"onetwo")
