@@ -8,6 +8,7 @@ what must not go through a proxy.
 
 import contextlib
 from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
 
 # How many processes were started together, by who started them. Slurm's number of tasks
 # counts inside srun only: a batch script sees it too.
@@ -38,6 +39,11 @@ def count_of_processes(environment: Mapping[str, str]) -> tuple[str, int]:
         if index.isdecimal() and int(index) > 0:
             return "JOB_COMPLETION_INDEX", int(index) + 1
     return "", 0
+
+
+def on_tpu(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine has TPUs, and so may be a worker of a slice that a server names."""
+    return any(True for name in ("accel*", "vfio/[0-9]*") for _ in devices.glob(name))
 
 
 def set_port(environment: MutableMapping[str, str]) -> None:

@@ -99,11 +99,13 @@ def _join_announced(heartbeat: int) -> None:
         if jax.distributed.is_initialized():
             raise  # the job is known; its processes did not find each other
         nothing = isinstance(error, ValueError) and "should be defined" in str(error)
-        if count > 1:
+        if count > 1 or (clusters.on_tpu() and not nothing):
+            who = f"{variable} says that this is one process of {count}"
+            who = who if count > 1 else "this TPU machine may be one of several"
             reason = "JAX does not know who started it" if nothing else _told(error)
             raise ConfigError(
-                f"{variable} says that this is one process of {count}, and it cannot join the "
-                f"others ({reason}): give each {_FLAGS}, or --num_processes=1 to train alone"
+                f"{who}, and it cannot join the others ({reason}): give each {_FLAGS}, or "
+                "--num_processes=1 to train alone"
             ) from None
         if not nothing:
             _warn(f"this machine's cluster cannot be made out ({_told(error)}): training alone")

@@ -106,3 +106,14 @@ def test_an_empty_proxy_is_none():
 )
 def test_loopback_is_known(host, loopback):
     assert clusters.is_loopback(host) == loopback
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [([], False), (["vfio/vfio"], False), (["accel0"], True), (["vfio/3"], True)],
+)
+def test_a_tpu_machine_is_known_by_its_devices(tmp_path, files, found):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert clusters.on_tpu(tmp_path) == found

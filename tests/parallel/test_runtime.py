@@ -130,3 +130,13 @@ def test_a_pod_finds_itself_whatever_proxy_is_set(host):
         assert "2 processes, agreed True, distributed True" in output
         told = "warning: https_proxy and HTTP_PROXY set: " in output
         assert told == (host != "127.0.0.1")
+
+
+def test_a_tpu_worker_that_cannot_ask_for_the_others_does_not_train_alone(monkeypatch):
+    def refuse(*arguments, **choices):
+        raise ConnectionError("metadata.google.internal")
+
+    monkeypatch.setattr(runtime.jax.distributed, "initialize", refuse)
+    monkeypatch.setattr(runtime.clusters, "on_tpu", lambda: True)
+    with pytest.raises(ConfigError, match=r"may be one of several.*--num_processes=1"):
+        runtime.start()
