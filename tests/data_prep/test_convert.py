@@ -479,19 +479,8 @@ def test_a_disk_without_room_is_one_line_that_names_the_output(folder, small_dis
 
 
 def test_without_beam_its_runner_says_how_to_get_it(folder, tmp_path):
-    code = (
-        "import runpy, sys; sys.modules['apache_beam'] = None; "
-        "runpy.run_module('data_prep.convert', run_name='__main__')"
-    )
     flags = [f"--input={folder}", f"--output_dir={tmp_path}/d", *SMALL, "--runner=beam"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_module("tests.data_prep.convert_without_beam", *flags)
     assert done.returncode == 1
     assert done.stderr == "error: --runner=beam: install it with pip install 'fsdit[beam]'\n"
 

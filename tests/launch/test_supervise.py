@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,29 +17,20 @@ from tests.programs import ROOT, environment
 
 pytestmark = pytest.mark.medium
 
-# What each process of a pod runs; `flags` are those of JAX, `first` is true in the first pod.
-PROLOGUE = """
-import os, pathlib, signal, sys, time
-flags = dict(f[2:].split("=") for f in sys.argv[2:])
-mine = int(flags.get("process_id", 0))
-log = pathlib.Path(sys.argv[1])
-first = not (log / f"started-{mine}").exists()
-(log / f"started-{mine}").touch()
-(log / "starts").open("a").write(f"{mine} of {flags.get('num_processes', 1)}\\n")
-def stay():
-    print("ready", flush=True)
-    while True:
-        signal.pause()
-"""
 PATIENCE = Patience(restarts=2, first_pause=0.01, longest_pause=0.02)
+
+
+def member(folder, behaviour):
+    """Command of a process that behaves as tests/launch/member.py says."""
+    return [sys.executable, str(Path(__file__).with_name("member.py")), str(folder), behaviour]
 
 
 @pytest.fixture
 def pods(tmp_path):
-    """Runs pods of a program; returns the launcher's status and the starts that there were."""
+    """Runs pods of members; returns the launcher's status and the starts that there were."""
 
-    def run(program, *counts, progress=lambda: 0, tick=None, patience=PATIENCE, grace=60.0):
-        command = [sys.executable, "-c", PROLOGUE + program, str(tmp_path)]
+    def run(behaviour, *counts, progress=lambda: 0, tick=None, patience=PATIENCE, grace=60.0):
+        command = member(tmp_path, behaviour)
         order = iter(counts)
         with listening() as notice:
             status = supervise(
@@ -56,13 +48,13 @@ def pods(tmp_path):
 
 
 def test_a_pod_that_finishes_is_not_started_again(pods, capfd):
-    assert pods("print('hello', flush=True)", 2) == (0, ["0 of 2", "1 of 2"])
+    assert pods("say_hello", 2) == (0, ["0 of 2", "1 of 2"])
     output = capfd.readouterr().out
     assert "[0] hello\n" in output and "[1] hello\n" in output
 
 
 def test_a_preempted_pod_starts_again_and_may_change_its_size(pods):
-    status, starts = pods("sys.exit(75 if first else 0)", 2, 3, 1)
+    status, starts = pods("be_preempted_once", 2, 3, 1)
     # Process 2 of the second pod is new, so it takes a third pod to finish.
     assert status == 0
     assert starts == ["0 of 1", "0 of 2", "0 of 3", "1 of 2", "1 of 3", "2 of 3"]
@@ -76,7 +68,7 @@ def test_a_killed_process_takes_the_pod_with_it_and_all_start_again(pods, capfd)
             killed.extend(p.pid for p in pod.processes)
             pod.processes[1].kill()
 
-    status, starts = pods("stay() if first else None", 2, tick=kill)
+    status, starts = pods("stay_once", 2, tick=kill)
     assert status == 0 and starts == ["0 of 2"] * 2 + ["1 of 2"] * 2
     assert not any(psutil.pid_exists(pid) for pid in killed)
     output = capfd.readouterr().out
@@ -84,17 +76,11 @@ def test_a_killed_process_takes_the_pod_with_it_and_all_start_again(pods, capfd)
 
 
 def test_an_abort_starts_again(pods):
-    assert pods("os.abort() if first else None", 2)[0] == 0
+    assert pods("abort_once", 2)[0] == 0
 
 
 def test_a_users_error_ends_the_others_and_never_starts_again(pods, capfd):
-    program = """
-if mine == 0:
-    stay()
-print("error: config.seed is wrong", file=sys.stderr)
-sys.exit(1)
-"""
-    status, starts = pods(program, 2)
+    status, starts = pods("find_a_users_error", 2)
     assert status == 1 and "1 of 2" in starts and len(starts) <= 2
     output = capfd.readouterr()
     assert "[1] error: config.seed is wrong" in output.out
@@ -102,29 +88,18 @@ sys.exit(1)
 
 
 def test_restarts_without_progress_are_bounded(pods, capfd):
-    status, starts = pods("sys.exit(75)", 1)
+    status, starts = pods("be_preempted", 1)
     assert status == 75 and len(starts) == 3
     assert "giving up, 3 starts without a newer checkpoint" in capfd.readouterr().out
 
 
 def test_progress_renews_the_patience(pods, tmp_path):
-    program = """
-steps = len(list(log.glob("step-*")))
-if steps < 4:
-    (log / f"step-{steps}").touch()
-sys.exit(75)
-"""
-    status, starts = pods(program, 1, progress=lambda: len(list(tmp_path.glob("step-*"))))
+    status, starts = pods("make_four_steps", 1, progress=lambda: len(list(tmp_path.glob("step-*"))))
     assert status == 75 and len(starts) == 4 + 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
-    program = """
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-(log / f"listening-{mine}").touch()
-stay()
-"""
     sent = []
 
     def tell(pod, folder):
@@ -132,14 +107,13 @@ stay()
             sent.append(True)
             os.kill(os.getpid(), number)
 
-    assert pods(program, 2, tick=tell) == (75, ["0 of 2", "1 of 2"])
+    assert pods("save_on_sigterm", 2, tick=tell) == (75, ["0 of 2", "1 of 2"])
     output = capfd.readouterr().out
     assert f"passing {number.name} on" in output
     assert "leaving as told: process 0, 1: exit status 75" in output
 
 
 def test_who_does_not_leave_in_time_is_ended(pods):
-    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); (log / 'deaf').touch(); stay()"
     pids = []
 
     def tell(pod, folder):
@@ -147,7 +121,7 @@ def test_who_does_not_leave_in_time_is_ended(pods):
             pids.append(pod.processes[0].pid)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert pods(program, 1, tick=tell, grace=0.2)[0] == 75
+    assert pods("be_deaf", 1, tick=tell, grace=0.2)[0] == 75
     assert not psutil.pid_exists(pids[0])
 
 
@@ -156,14 +130,7 @@ def test_who_does_not_leave_in_time_is_ended(pods):
     ("second", "at_once"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
 )
 def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
-    program = """
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-(log / "deaf").touch()
-while not (log / "told").exists():
-    time.sleep(0.01)
-time.sleep(SECONDS)
-sys.exit(75)
-""".replace("SECONDS", "600" if at_once else "1")
+    behaviour = "save_in_ten_minutes" if at_once else "save_in_a_second"
     sent = []
 
     def tell(pod, folder):
@@ -177,7 +144,7 @@ sys.exit(75)
             (folder / "told").touch()
 
     began = time.monotonic()
-    assert pods(program, 1, tick=tell, grace=500.0)[0] == 75
+    assert pods(behaviour, 1, tick=tell, grace=500.0)[0] == 75
     assert time.monotonic() - began < 60
 
 
@@ -193,13 +160,8 @@ def test_a_launcher_whose_reader_has_left_goes_on(tmp_path):
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
-    code = (
-        "from experiments.launch.pod import Pod; import sys\n"
-        "pod = Pod([sys.executable, '-c', 'import signal; print(1); signal.pause()'], 2)\n"
-        "print(*(p.pid for p in pod.processes), flush=True)\n"
-        "pod.listen(600)\n"
-    )
-    with psutil.Popen([sys.executable, "-c", code], stdout=-1, text=True) as launcher:
+    command = [sys.executable, "-m", "tests.launch.launching", str(tmp_path)]
+    with psutil.Popen(command, cwd=ROOT, stdout=-1, text=True) as launcher:
         pids = [int(word) for word in launcher.stdout.readline().split()]
         children = [psutil.Process(pid) for pid in pids]
         assert len(children) == 2
@@ -209,14 +171,14 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path):
 
 
 def test_a_stopped_process_is_ended_too(tmp_path):
-    with Pod([sys.executable, "-c", "import signal; signal.pause()"], 2) as pod:
+    with Pod(member(tmp_path, "stay"), 2) as pod:
         pod.processes[0].send_signal(signal.SIGSTOP)
         pids = [p.pid for p in pod.processes]
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_output_without_an_end_of_line_is_passed_on(capfd):
-    with Pod([sys.executable, "-c", "print('error: cut', end='')"], 1) as pod:
+def test_output_without_an_end_of_line_is_passed_on(tmp_path, capfd):
+    with Pod(member(tmp_path, "say_without_an_end"), 1) as pod:
         deadline = time.monotonic() + 60
         while not pod.ended() and time.monotonic() < deadline:
             pod.listen(1.0)

@@ -1,0 +1,13 @@
+"""A launcher of two processes that stay. Prints their numbers and listens to them."""
+
+import sys
+from pathlib import Path
+
+from experiments.launch.pod import Pod
+
+if __name__ == "__main__":
+    member = str(Path(__file__).with_name("member.py"))
+    pod = Pod([sys.executable, member, sys.argv[1], "stay"], 2)
+    print(*(process.pid for process in pod.processes), flush=True)
+    pod.listen(600)
+    pod.listen(600)
