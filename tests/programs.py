@@ -195,3 +195,12 @@ def _fork(arguments: list[str], env: dict[str, str], joined: bool, cwd: Path) ->
     if not answer:
         raise RuntimeError("the server that forks programs has ended: see its errors above")
     return Fork(struct.unpack("!i", answer)[0], status, stdout, stderr)
+
+
+def one_line_error(result, *words):
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]

@@ -168,3 +168,10 @@ def test_tensorflow_is_reached_in_one_place_only():
         )
     }
     assert reaching == {"fsdit/events.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=str)
+def test_no_test_module_is_imported(path):
+    """What several of them use is a module of its own."""
+    found = imports(path.read_text(), module_name(path))
+    assert not [name for name in found if ".test_" in name and name.startswith("tests.")]

@@ -12,7 +12,7 @@ from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
 from tests.conftest import small_disk_at, small_run
 from tests.evaluation.page_reader import read_page
 from tests.programs import run_module, start_program
-from tests.training.test_checkpoint import saved_run
+from tests.training.saved_runs import saved_run
 
 pytestmark = pytest.mark.medium
 

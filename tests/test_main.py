@@ -28,7 +28,7 @@ from tests.processes import (
     start_pod,
     wait_for_step,
 )
-from tests.programs import run_module, start_program
+from tests.programs import one_line_error, run_module, start_program
 
 pytestmark = pytest.mark.medium
 
@@ -235,15 +235,6 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     assert status == 0, output
     assert f"after step {max(saved)}" in output
     assert losses(roomy) == losses(undisturbed(experiment))
-
-
-def one_line_error(result, *words):
-    assert result.returncode == 1, (result.returncode, result.stderr)
-    lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 WRONG = {

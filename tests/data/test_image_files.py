@@ -1,7 +1,6 @@
 """Which files are opened as images, by conversion, readers and supports alike."""
 
 import ast
-import io
 import os
 import zlib
 
@@ -14,27 +13,16 @@ from fsdit.data.image_files import UnusableImageError, opened, read_file
 from fsdit.data.photos import read_photo
 from fsdit.errors import DataError
 from tests.conftest import ROOT
+from tests.data.image_bytes import encoded, jpeg_of
 
 PNG = records.encode_pixels(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 moveto\n"
-
-
-def encoded(kind: str, mode: str = "RGB", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (16, 16)).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def png_of(width: int, height: int) -> bytes:
     """One that says so in its header."""
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + PNG[24:29]
     return PNG[:12] + header + zlib.crc32(header).to_bytes(4, "big") + PNG[33:]
-
-
-def jpeg_of(width: int, height: int, mode: str, **options) -> bytes:
-    data = encoded("JPEG", mode, **options)
-    start = data.index(b"\xff\xc2" if options else b"\xff\xc0") + 5
-    return data[:start] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[start + 4 :]
 
 
 def webp_of(width: int, height: int) -> bytes:

@@ -9,8 +9,8 @@ from PIL import Image, ImageCms
 from data_prep.images import ImageOptions, normalise
 from fsdit.data.photos import Preparation, read_photo
 from tests.data_prep import profiles
+from tests.data_prep.comparison import close
 from tests.data_prep.photos import encoded, photo
-from tests.data_prep.test_images import close
 
 P3 = profiles.rgb_profile(profiles.DISPLAY_P3)
 ADOBE = profiles.rgb_profile(profiles.ADOBE_RGB, gamma=563 / 256)

@@ -22,42 +22,13 @@ from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
 from tests.conftest import small_disk_at
+from tests.data_prep.conversions import check_sound, fail, succeed
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo, stored
 from tests.programs import ROOT, environment, run_module
 
 pytestmark = pytest.mark.medium
 
 SMALL = ("--num_classes=3,1,2", "--sets_per_class=4", "--shard_mb=0.01", "--workers=1")
-
-
-def convert(source: Path, output: Path, *flags: str):
-    return run_module("data_prep.convert", f"--input={source}", f"--output_dir={output}", *flags)
-
-
-def succeed(source: Path, output: Path, *flags: str) -> str:
-    done = convert(source, output, *flags)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert not output.with_name(output.name + ".partial").exists()
-    return done.stdout
-
-
-def check_sound(dataset: Path) -> None:
-    """What data_prep.verify says of it."""
-    done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def fail(source: Path, output: Path, *flags: str) -> str:
-    """The one line of the error; nothing is left, and nothing that was there is changed."""
-    before = {path: files(path) for path in (source, output) if path.is_dir()}
-    done = convert(source, output, *flags)
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert before == {path: files(path) for path in before}
-    assert (output in before) == output.exists()
-    return line
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
+from tests.data_prep.conversions import convert, fail, succeed
 from tests.data_prep.photos import class_folders, encoded, files, keys_by_class, photo
-from tests.data_prep.test_convert import convert, fail, succeed
 from tests.programs import start_program
 
 pytestmark = pytest.mark.medium

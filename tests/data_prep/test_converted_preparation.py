@@ -11,9 +11,9 @@ from fsdit.data.layout import read_dataset_info
 from fsdit.data.photos import Preparation
 from fsdit.data.records import decode_pixels
 from tests.conftest import run_module
-from tests.data.test_image_files import jpeg_of
+from tests.data.image_bytes import jpeg_of
+from tests.data_prep import profiles
 from tests.data_prep.photos import class_folders, encoded, photo, stored
-from tests.data_prep.test_colours import CMYK, SWAPPED
 
 FLAGS = ("--resize=pad", "--background=#204060", "--image_size=16", "--format=png")
 DEALT = ("--num_classes=2,1,1", "--sets_per_class=1", "--workers=1", "--max_bad_fraction=0.1")
@@ -23,8 +23,9 @@ DEALT = ("--num_classes=2,1,1", "--sets_per_class=1", "--workers=1", "--max_bad_
 def folder(tmp_path_factory):
     folder = class_folders(tmp_path_factory.mktemp("prepared") / "in", classes=4, images=7)
     odd = folder / "class01"
-    (odd / "000.jpg").write_bytes(encoded(photo(50, 60, 30), icc_profile=SWAPPED))
-    (odd / "001.jpg").write_bytes(encoded(photo(51).convert("CMYK"), icc_profile=CMYK))
+    swapped, cmyk = profiles.rgb_profile(profiles.SWAPPED), profiles.cmyk_profile()
+    (odd / "000.jpg").write_bytes(encoded(photo(50, 60, 30), icc_profile=swapped))
+    (odd / "001.jpg").write_bytes(encoded(photo(51).convert("CMYK"), icc_profile=cmyk))
     photo(52, 30, 50).convert("RGBA").rotate(30).save(odd / "002.png")
     (odd / "002.jpg").unlink()
     (folder / "class00" / "huge.jpg").write_bytes(jpeg_of(8192, 8000, "RGB", progressive=True))

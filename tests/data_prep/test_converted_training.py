@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import experiment_file
+from tests.data_prep.conversions import succeed
 from tests.data_prep.photos import class_folders
-from tests.data_prep.test_convert import succeed
 from tests.programs import run_module
 
 pytestmark = pytest.mark.medium

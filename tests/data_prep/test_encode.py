@@ -23,7 +23,7 @@ from fsdit.models.pretrained.encoder import load_encoder
 from tests.data_prep import datasets
 from tests.data_prep.photos import encoded, files, photo
 from tests.models.pretrained import originals
-from tests.models.pretrained.test_autoencoder_kl import SD, original
+from tests.models.pretrained.autoencoder_originals import SD, original
 from tests.programs import run_module, start_program
 
 pytestmark = pytest.mark.medium

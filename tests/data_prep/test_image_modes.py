@@ -10,9 +10,9 @@ from PIL import Image
 from data_prep.images import ImageOptions, normalise
 from fsdit.data import photos
 from fsdit.data.image_files import UnusableImageError
+from tests.data_prep.comparison import close
 from tests.data_prep.photos import encoded, photo
 from tests.data_prep.raw_files import png, tiff
-from tests.data_prep.test_images import close
 
 RNG = np.random.default_rng(0)
 GREY16 = RNG.integers(0, 2**16, (30, 40)).astype(np.uint16)

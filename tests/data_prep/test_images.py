@@ -8,6 +8,7 @@ from PIL import Image
 
 from data_prep.images import ImageOptions, normalise
 from fsdit.data.image_files import UnusableImageError
+from tests.data_prep.comparison import close
 from tests.data_prep.photos import encoded, photo
 
 AS_PNG = ImageOptions(format="png")
@@ -25,11 +26,6 @@ def pixels(data: bytes, options: ImageOptions = AS_PNG) -> np.ndarray:
     result = decoded(image.data)
     assert result.shape[:2] == (image.height, image.width)
     return result
-
-
-def close(actual, expected, levels):
-    assert actual.shape == expected.shape
-    assert np.abs(actual.astype(int) - expected.astype(int)).max() <= levels
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])

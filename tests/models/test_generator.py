@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -14,42 +13,14 @@ from PIL import Image
 import fsdit
 from fsdit.config import MeshConfig, apply_overrides, to_dict
 from fsdit.data import input as episode_input
-from fsdit.data.layout import read_dataset_info
 from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.models import exported
 from fsdit.models.drawing import make_draw
-from fsdit.models.frozen import open_networks
-from fsdit.parallel import mesh as meshes
-from fsdit.training import checkpoint, optimizer
-from fsdit.training import state as train_state
 from fsdit.training.run import load_generator, load_run
 from tests.conftest import small_disk_at
+from tests.training.saved_runs import save_run
 
 pytestmark = pytest.mark.medium
-
-
-def save_run(workdir, config):
-    """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""
-    info = read_dataset_info(config.data.dataset_dir)
-    networks, frozen = open_networks(config, info)
-    mesh = meshes.make_mesh(config)
-    tx = optimizer.transformation(config.optimizer)
-    state = train_state.init(networks, tx, 0, train_state.abstract(networks, tx, mesh))
-    random = np.random.default_rng(1)
-    leaves, tree = jax.tree.flatten(state.ema)
-    moved = [
-        jax.device_put(
-            leaf + 0.1 * random.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding
-        )
-        for leaf in leaves
-    ]
-    step = jax.device_put(np.int32(5), state.step.sharding)
-    state = state.replace(ema=tree.unflatten(moved), step=step)
-    identity = {"dataset": "any", **frozen.weights}
-    writer = checkpoint.Checkpoints(workdir, config, identity, mesh, 0)
-    writer.save(state, 5, 80, {})
-    writer.finish()
-    return jax.device_get(state)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from fsdit.data.photos import Preparation, read_photo
 from fsdit.errors import DataError
 from fsdit.models import exported
 from fsdit.training.run import load_generator
-from tests.models.test_generator import save_run
+from tests.training.saved_runs import save_run
 
 PADDED = Preparation(background="#204060", resize="pad")
 

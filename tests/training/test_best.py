@@ -21,9 +21,8 @@ from fsdit.training.best import best_of, better, judged, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
 from tests.conftest import experiment_file
 from tests.processes import UNHURRIED, finish, rows, start, start_pod, wait_for_step
-from tests.programs import run_module
-from tests.test_main import one_line_error
-from tests.training.test_checkpoint import (
+from tests.programs import one_line_error, run_module
+from tests.training.saved_runs import (
     DAMAGES,
     IDENTITY,
     assert_equal,

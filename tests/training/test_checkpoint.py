@@ -1,6 +1,5 @@
 import dataclasses
 import errno
-import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -14,15 +13,23 @@ from fsdit.config import MeshConfig
 from fsdit.errors import CheckpointError
 from fsdit.models.networks import Networks
 from fsdit.parallel import mesh as meshes
-from fsdit.training import checkpoint, metas, optimizer
+from fsdit.training import checkpoint, metas
 from fsdit.training import state as train_state
 from fsdit.training.metadata import UnreadableCheckpointError
 from fsdit.training.running import Running
+from tests.training.saved_runs import (
+    DAMAGES,
+    IDENTITY,
+    RUNNING,
+    _empty,
+    _flip_largest,
+    assert_equal,
+    at_step,
+    saved_run,
+    template_of,
+)
 
 pytestmark = pytest.mark.medium
-
-IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
-RUNNING = dataclasses.asdict(Running.fresh())
 
 
 @pytest.fixture
@@ -30,40 +37,6 @@ def config(small_config):
     # Wide enough that fsdp shards some kernels.
     wide = dataclasses.replace(small_config.model, hidden_size=64)
     return dataclasses.replace(small_config, model=wide, mesh=MeshConfig(data=8, fsdp=1))
-
-
-def template_of(config):
-    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
-
-
-def at_step(state, step):
-    """The state with another count of steps, laid out as before."""
-    return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
-
-
-def saved_run(workdir, config, steps=(5, 10), values=None):
-    """A workdir with a checkpoint at each of `steps`, all of different content.
-
-    values: what was judged, by step.
-    """
-    networks, tx, template = template_of(config)
-    state = train_state.init(networks, tx, 0, template)
-    writer = checkpoint.Checkpoints(workdir, config, IDENTITY, meshes.make_mesh(config), 0)
-    states = {}
-    for step in steps:
-        state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
-        state = at_step(state, step)
-        states[step] = jax.device_get(state)
-        if step in (values or {}):
-            writer.judge(step, values[step])
-        writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
-    writer.finish()
-    return states
-
-
-def assert_equal(restored, expected):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), expected)
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
@@ -81,41 +54,6 @@ def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
 
 def _same_sharding(leaf, template):
     assert leaf.sharding == template.sharding
-
-
-def _flip_largest(folder: Path):
-    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(file.read_bytes())
-    for i in range(len(data) // 4, len(data), len(data) // 7):
-        data[i] ^= 0x10
-    file.write_bytes(data)
-
-
-def _truncate_largest(folder: Path):
-    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def _empty(folder: Path):
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def _swap_state(folder: Path):
-    """A state that loads well but is another step's."""
-    shutil.rmtree(folder / "state")
-    shutil.copytree(folder.parent / "5" / "state", folder / "state")
-
-
-DAMAGES = {
-    "flipped bits": _flip_largest,
-    "truncated file": _truncate_largest,
-    "empty directory": _empty,
-    "no state": lambda folder: shutil.rmtree(folder / "state"),
-    "no meta": lambda folder: shutil.rmtree(folder / "meta"),
-    "cut meta": lambda folder: (folder / "meta" / "metadata").write_text('{"config": {'),
-    "state of another step": _swap_state,
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())

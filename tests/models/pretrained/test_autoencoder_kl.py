@@ -21,10 +21,10 @@ from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
 from fsdit.parallel import mesh as meshes
 from fsdit.training.step import example_losses
+from tests.models.pretrained.autoencoder_originals import SD, original
 
 pytestmark = pytest.mark.medium
 
-SD = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 2}
 VARIANTS = {
     "sd": SD,
     "flux": SD
@@ -48,28 +48,6 @@ FLUX_TRUE = SD_TRUE | {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-
-
-def original(**config) -> diffusers.AutoencoderKL:
-    """diffusers' module with random parameters, scales and biases too."""
-    blocks = len(config["block_out_channels"])
-    torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(
-        **{
-            "norm_num_groups": 4,
-            "down_block_types": ("DownEncoderBlock2D",) * blocks,
-            "up_block_types": ("UpDecoderBlock2D",) * blocks,
-        }
-        | config
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
-            else:
-                parameter.copy_(0.3 * noise + (1.0 if name.endswith("weight") else 0.0))
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

@@ -1,0 +1,8 @@
+"""Images that are equal up to a level."""
+
+import numpy as np
+
+
+def close(actual, expected, levels):
+    assert actual.shape == expected.shape
+    assert np.abs(actual.astype(int) - expected.astype(int)).max() <= levels
