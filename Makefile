@@ -40,10 +40,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# One worker a core. Tests of one file share what it makes, so a file is one worker's; pods of
-# four processes are one group, so that no two of them meet on two cores.
+# One worker a core. Tests of one file share what it makes, so a file is one worker's.
 PYTEST := $(BIN)/python -m pytest --jaxtyping-packages=fsdit,beartype.beartype --durations=15 \
-  --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+  --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: lint
 	$(PYTEST) -m 'not medium and not large'

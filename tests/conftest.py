@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,23 +44,18 @@ from fsdit.config import (
 from tests import programs
 
 programs.preloading_environment()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, for programs under test too
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("quick")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, so that none is left for last; each file, or named group, to one worker."""
-    sizes = {
-        item.path: item.get_closest_marker("large") or item.get_closest_marker("medium")
-        for item in sorted(items, key=_size)
-    }
-    ranks = {path: ["large", "medium"].index(m.name) if m else 2 for path, m in sizes.items()}
-    items.sort(key=lambda item: ranks[item.path])
+    """Files with large tests first, then medium ones: none of them may be left for last."""
+    largest = collections.defaultdict(int)
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+        largest[item.path] = max(largest[item.path], _size(item))
+    items.sort(key=lambda item: -largest[item.path])
 
 
 def _size(item: pytest.Item) -> int:
@@ -112,6 +108,14 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(made)
             made.rename(folder)
     return folder
+
+
+@pytest.fixture
+def all_cores(tmp_path_factory) -> Iterator[None]:
+    """Held by one test at a time: pods of four processes would slow each other to a stop."""
+    base = tmp_path_factory.getbasetemp()
+    with FileLock((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cores.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 
 from tests.programs import start_program
 
 # A save at each step: a run too slow to end before it hears of its preemption, which
 # JAX looks for once a second.
 UNHURRIED = "--config.checkpoint.interval=1"
-
-
-# For tests with four processes: no two of them run together on two cores.
-POD_OF_FOUR = (pytest.mark.large, pytest.mark.xdist_group("pods"))
 
 
 def start(experiment, workdir, *flags, devices=1, module="fsdit.main"):

@@ -17,7 +17,6 @@ from tensorboard.util.tensor_util import make_ndarray
 from fsdit.config import from_dict, to_dict
 from tests.conftest import experiment_file, small_disk_at
 from tests.processes import (
-    POD_OF_FOUR,
     UNHURRIED,
     final_state,
     finish,
@@ -121,7 +120,8 @@ def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp
     assert max(_saved(workdir)) == max(losses(workdir)) >= kept
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=POD_OF_FOUR)])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.large)])
+@pytest.mark.usefixtures("all_cores")
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, undisturbed, count):
     actual, expected = pod_losses(count, experiment, tmp_path / "run", 24), undisturbed(experiment)
     expected = {step: loss for step, loss in losses(expected).items() if step <= 24}
@@ -131,7 +131,7 @@ def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, u
 
 
 @pytest.mark.large
-@pytest.mark.xdist_group("pods")
+@pytest.mark.usefixtures("all_cores")
 def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
     pod = start_pod(2, experiment, workdir, UNHURRIED)

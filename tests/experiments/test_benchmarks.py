@@ -11,7 +11,7 @@ from experiments.benchmarks import all as all_benchmarks
 from experiments.benchmarks import feeding, pytorch_dit, train_step, turns
 from tests.programs import run_module
 
-pytestmark = pytest.mark.medium
+pytestmark = pytest.mark.large
 
 
 def test_the_model_of_pytorch_has_as_many_parameters():

@@ -20,6 +20,7 @@ from tests.programs import run_module
 
 
 @pytest.mark.large
+@pytest.mark.usefixtures("all_cores")
 def test_one_disturbance_of_each_kind_loses_nothing(tmp_path, glyphs):
     output = tmp_path / "endurance"
     with small_disk_at(tmp_path / "disk", "1m"):

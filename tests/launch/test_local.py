@@ -42,6 +42,7 @@ def launch(experiment, workdir, *flags, count=2):
     )
 
 
+@pytest.mark.large
 def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment, undisturbed):
     workdir = tmp_path / "run"
     launcher = launch(experiment, workdir, UNHURRIED)
