@@ -111,7 +111,7 @@ def test_what_is_damaged_or_in_the_way_is_named(evaluated, tmp_path):
     workdir, whole = evaluated
     (tmp_path / "file").touch()
     result = evaluate(workdir, tmp_path / "file")
-    assert f"error: --output={tmp_path}/file is a file" in result.stderr.splitlines()[-1]
+    assert f"{tmp_path}/file is no folder" in result.stderr.splitlines()[-1]
 
     shutil.copytree(whole, tmp_path / "copy")
     file = shards(tmp_path / "copy")[0]

@@ -138,10 +138,11 @@ def _state(directory: Path, old: dict[str, str], new: dict[str, str]) -> str:
     except DataError as error:
         assert f"python -m data_prep.episodes --dataset_dir={directory}" in str(error)
         return "named"
-    extra = files(directory).keys() - old.keys()
+    found = {name: digest for name, digest in files(directory).items() if name != "lock"}
+    extra = found.keys() - old.keys()
     assert len(damages) == len(extra)
     for damage in damages:
         assert "delete it" in damage.text and str(damage.path.relative_to(directory)) in extra
-    kept = {name: digest for name, digest in files(directory).items() if name not in extra}
+    kept = {name: digest for name, digest in found.items() if name not in extra}
     assert kept in (old, new)
     return "old" if kept == old else "new"

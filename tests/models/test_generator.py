@@ -16,6 +16,7 @@ from fsdit.data import input as episode_input
 from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.models import exported
 from fsdit.models.drawing import make_draw
+from fsdit.training import metadata
 from fsdit.training.run import load_generator, load_run
 from tests.conftest import small_disk_at
 from tests.training.saved_runs import save_run
@@ -165,8 +166,13 @@ def test_drawing_asks_nothing_of_the_training_mesh(tmp_path, small, small_config
     train = dataclasses.replace(small_config.train, accumulate_steps=3)
     config = dataclasses.replace(small_config, data=data, train=train, mesh=MeshConfig(1, 4))
     workdir = shutil.copytree(small[0] / "run", tmp_path / "run")
-    meta = workdir / "checkpoints" / "5" / "meta" / "metadata"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "config": to_dict(config)}))
+    meta, data = (workdir / "checkpoints" / "5" / name / "metadata" for name in ("meta", "data"))
+    saved = json.loads(meta.read_text()) | {"config": to_dict(config)}
+    del saved["digest"]
+    for file, content in zip(
+        (meta, data), metadata.seal(5, saved, {"next_index": 5 * 12}), strict=True
+    ):
+        file.write_text(json.dumps(content))
     generator, supports = load_generator(workdir, {}), supports_for(small[2])
     np.testing.assert_array_equal(generator.draw(supports), small[2].draw(supports))
 
