@@ -41,12 +41,13 @@ def experiment(tmp_path, frozen_config, encoded):
     return experiment_file(tmp_path / "experiment.py", config)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("flags", "reference"),
     [
         (ONLINE, UNCACHED),
-        pytest.param(PRECOMPUTED, PRECOMPUTED, marks=pytest.mark.large),
-        pytest.param(DEVICE, PRECOMPUTED, marks=pytest.mark.large),
+        (PRECOMPUTED, PRECOMPUTED),
+        (DEVICE, PRECOMPUTED),
     ],
     ids=["online", "precomputed", "device"],
 )
@@ -135,6 +136,7 @@ def test_what_does_not_fit_the_devices_is_refused_with_the_figure(tmp_path, expe
     assert "GB on each of 1 devices" in line and "config.features.device_gb=0.0001" in line
 
 
+@pytest.mark.large
 def test_another_encoder_of_the_same_place_does_not_continue_a_run(
     tmp_path, experiment, undisturbed, weights
 ):

@@ -8,6 +8,8 @@ from fsdit.data.input import evaluation_examples, host_batches, training_example
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import EpisodeReader
 
+pytestmark = pytest.mark.medium
+
 BATCH = 8
 STEPS = 3
 
@@ -72,7 +74,6 @@ def test_a_host_may_hold_scattered_rows(config):
         np.testing.assert_array_equal(mine["target"], whole["target"][rows])
 
 
-@pytest.mark.medium
 def test_worker_processes_change_nothing(config):
     with_workers = DataConfig(**{**vars(config), "workers": 2})
     assert_same(batches(with_workers), batches(config))

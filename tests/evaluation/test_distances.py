@@ -17,6 +17,8 @@ from fsdit.evaluation.distances import (
 from fsdit.parallel.mesh import AXES
 from tests.programs import start_program
 
+pytestmark = pytest.mark.medium
+
 
 def distances(a, b):
     with jax.enable_x64(True):
@@ -95,7 +97,6 @@ def test_k_nearest_is_the_same_on_any_mesh(mesh):
     np.testing.assert_array_equal(found.squared_distance, alone.squared_distance)
 
 
-@pytest.mark.medium
 def test_processes_share_the_work_and_all_have_the_result():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -22,6 +22,8 @@ from fsdit.parallel.mesh import AXES
 from tests.evaluation.originals import fidelity
 from tests.evaluation.synthetic import blurred, features, flattened, pictures
 
+pytestmark = pytest.mark.medium
+
 
 def normal(*shape, seed=0, mean=0.0):
     return (mean + np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
@@ -118,7 +120,6 @@ def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_say
     assert gaussian_distance(real, drawn).value == pytest.approx(biased - added, rel=1e-6)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("distance", [kernel_distance, gaussian_distance])
 def test_kernel_distances_are_unbiased_and_their_standard_errors_right(distance):
     """Over many samples of the same distribution: mean zero, and nine in ten within 2 errors."""
@@ -218,7 +219,6 @@ def ceiling():
     return figures(pictures(8, 25, seed=0), pictures(8, 25, seed=1))
 
 
-@pytest.mark.medium
 def test_blur_moves_every_figure_the_wrong_way(ceiling):
     real, drawn = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
     steps = [ceiling, *(figures(real, blurred(drawn, sigma)) for sigma in (0.5, 1.0, 2.0))]

@@ -16,6 +16,8 @@ from tests.conftest import small_disk_at
 from tests.evaluation import results_example as example
 from tests.evaluation.page_reader import read_page
 
+pytestmark = pytest.mark.medium
+
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -57,7 +59,6 @@ def changed_score(results, metric, row, score):
     return dataclasses.replace(results, tables=(first, *results.tables[1:]))
 
 
-@pytest.mark.medium
 def test_the_page_holds_every_score_of_the_results(full):
     directory, _, page = full
     results = json.loads((directory / "results.json").read_text())
@@ -95,7 +96,6 @@ def test_what_is_shown_is_the_number_rounded(full):
         )
 
 
-@pytest.mark.medium
 def test_each_metric_says_what_is_good(full):
     _, results, page = full
     arrows = {"higher": "↑", "lower": "↓", "real": "≈"}
@@ -293,7 +293,6 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-@pytest.mark.medium
 def test_a_full_disk_keeps_the_report_that_was_there(tmp_path):
     with small_disk_at(tmp_path / "disk", size="700k") as disk:
         written(disk / "result", ["ant"])

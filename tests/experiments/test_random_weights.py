@@ -17,6 +17,8 @@ from tests.data_prep.photos import files, photo
 from tests.models.pretrained import originals
 from tests.programs import run_module
 
+pytestmark = pytest.mark.medium
+
 MODULE = "experiments.random_weights"
 
 
@@ -60,12 +62,10 @@ def check_autoencoder(directory: Path, images: np.ndarray) -> None:
         assert originals.relative_error(value, expected.permute(0, 2, 3, 1).numpy()) < 1e-4
 
 
-@pytest.mark.medium
 def test_the_encoder_is_transformers_too(checkpoints):
     check_encoder(checkpoints / "siglip", photos(3, 40))
 
 
-@pytest.mark.medium
 def test_the_autoencoder_is_diffusers_too(checkpoints):
     check_autoencoder(checkpoints / "vae", photos(2, 32))
 
@@ -82,7 +82,6 @@ def test_base_is_of_the_published_sizes(tmp_path):
     check_autoencoder(tmp_path / "vae", photos(1, 64))
 
 
-@pytest.mark.medium
 def test_features_and_latents_tell_images_apart(checkpoints):
     """Each image's own part of the outputs is no rounding error."""
     images = photos(8, 32)
@@ -105,7 +104,6 @@ def test_the_same_seed_writes_the_same_bytes(checkpoints, tmp_path):
     assert changed == {"siglip/model.safetensors", "vae/diffusion_pytorch_model.safetensors"}
 
 
-@pytest.mark.medium
 def test_a_folder_that_holds_something_is_refused(checkpoints):
     before = files(checkpoints)
     done = run_module(MODULE, f"--output_dir={checkpoints}", "--seed=1")
@@ -116,7 +114,6 @@ def test_a_folder_that_holds_something_is_refused(checkpoints):
     assert list(checkpoints.parent.iterdir()) == [checkpoints]
 
 
-@pytest.mark.medium
 def test_neither_pytorch_nor_its_libraries_are_needed(tmp_path):
     done = run_module("tests.experiments.without_pytorch", tmp_path, real=True)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,8 @@ from tests.flow.closed_form import (
     mixture_samples,
 )
 
+pytestmark = pytest.mark.medium
+
 NOISE = jnp.linspace(-2, 2, 9).reshape(3, 3)
 SOLVERS = ["euler", "heun", "ab2", "sde"]
 DETERMINISTIC = SOLVERS[:3]
@@ -139,7 +141,6 @@ def test_the_two_sample_test_tells_wrong_drawings():
         assert energy_p_value(wrong, data) < 0.01
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 2.0])
 def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
     noise = normal(100_000, 1)
@@ -148,7 +149,6 @@ def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
     assert drawn.std() == pytest.approx(STD, rel=0.02)
 
 
-@pytest.mark.medium
 def test_the_sde_is_of_weak_order_one():
     noise = normal(400_000, 1)
     errors = [run(gaussian_field, noise, "sde", n).var() - STD**2 for n in (20, 40)]
@@ -174,7 +174,6 @@ def spread_from(start, level):
     return mean, np.sqrt(variance)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("level", [0.3, 1.0])
 @pytest.mark.parametrize("start", [-2.0, 1.0])
 def test_from_one_start_the_sde_spreads_as_its_equation_says(start, level):

@@ -12,6 +12,8 @@ from fsdit.models.drawing import make_draw
 from fsdit.models.networks import Networks
 from fsdit.parallel.mesh import AXES
 
+pytestmark = pytest.mark.medium
+
 BATCH, SHOTS, SIZE = 4, 3, 12
 MASK = jnp.array([True, False, True, False])
 
@@ -40,7 +42,6 @@ def assert_same(a: Condition, b: Condition, rows=slice(None)):
     assert (a.vector.dtype, a.context.dtype) == (b.vector.dtype, b.context.dtype)
 
 
-@pytest.mark.medium
 def test_the_order_of_the_supports_does_not_matter():
     dit, images = model(), supports()
     straight, turned = dit.condition(images), dit.condition(images[:, jnp.array([2, 0, 1])])
@@ -48,7 +49,6 @@ def test_the_order_of_the_supports_does_not_matter():
     np.testing.assert_allclose(straight.context, turned.context, atol=1e-5)
 
 
-@pytest.mark.medium
 def test_every_support_matters_to_vector_and_context():
     dit, images = model(), supports()
     before = dit.condition(images)
@@ -58,7 +58,6 @@ def test_every_support_matters_to_vector_and_context():
         assert jnp.abs(after.context - before.context).max(axis=(1, 2)).min() > 1e-3
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("shots", [1, 2, 7])
 def test_any_number_of_supports_gives_a_condition_of_the_same_shape(shots):
     condition = model().condition(supports(shots))
@@ -66,7 +65,6 @@ def test_any_number_of_supports_gives_a_condition_of_the_same_shape(shots):
     assert condition.context.shape == (BATCH, 3, 16)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("shots", [1, 2, 7])
 def test_without_latents_the_context_is_every_token_of_every_support(shots):
     dit = model(num_latents=0)
@@ -79,7 +77,6 @@ def test_without_latents_the_context_is_every_token_of_every_support(shots):
     assert (null.context == null.context[:1, :1]).all()
 
 
-@pytest.mark.medium
 def test_an_example_does_not_see_the_supports_of_another():
     dit, images = model(), supports()
     changed = images.at[1].set(supports(seed=1)[1])
@@ -109,7 +106,6 @@ def test_the_null_replaces_vector_and_context_together():
     assert vector_changed.tolist() == context_changed.tolist() == MASK.tolist()
 
 
-@pytest.mark.medium
 def test_the_null_is_the_same_for_all_supports_and_is_learned():
     nets = networks()
     params = nets.init(0)

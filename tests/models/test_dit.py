@@ -9,6 +9,8 @@ from fsdit.config import EncoderConfig, ModelConfig, dit
 from fsdit.errors import ConfigError
 from fsdit.models.networks import Networks
 
+pytestmark = pytest.mark.medium
+
 BATCH, SHOTS, DEPTH, HEADS = 3, 2, 2, 2
 LATENT = (12, 12, 1)
 CROSS = ["patches", "cls", "none"]
@@ -46,7 +48,6 @@ def velocity(nets, params, x, t, supports, diagnose=False):
     return model.velocity(x, t, model.condition(supports), diagnose)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(
     ("cross_attention", "dtype"), [*((c, "float32") for c in CROSS), ("patches", "bfloat16")]
 )
@@ -59,7 +60,6 @@ def test_the_velocity_is_exactly_zero_at_the_start(cross_attention, dtype):
     assert jnp.any(velocity(nets, perturbed(params), *inputs())[0])
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("cross_attention", CROSS)
 def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cross_attention):
     nets = networks(cross_attention=cross_attention)
@@ -73,7 +73,6 @@ def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cros
         np.testing.assert_allclose(after[1:], before[1:], atol=1e-5)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("cross_attention", ["patches", "cls"])
 def test_the_context_reaches_every_patch(cross_attention):
     nets = networks(cross_attention=cross_attention)
@@ -107,7 +106,6 @@ def test_bfloat16_compute_gives_a_float32_velocity_near_that_of_float32():
     assert 0 < difference < 0.1 * scale
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(
     ("cross_attention", "scan_layers"), [*((c, True) for c in CROSS), ("patches", False)]
 )
@@ -134,7 +132,6 @@ def test_attention_entropies_lie_below_that_of_even_attention():
     assert (stats["cross_attention_entropy"] <= np.log(3) + 1e-5).all()
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("settings", [{"scan_layers": False}, {"remat": "full"}])
 def test_how_the_layers_run_does_not_change_the_parameters_nor_the_velocity(settings):
     params = perturbed(init(networks()))

@@ -20,6 +20,8 @@ from fsdit.models.pretrained.encoder import load_encoder
 from fsdit.models.resident import ResidentFeatures
 from fsdit.parallel import mesh as meshes
 
+pytestmark = pytest.mark.medium
+
 
 def changed(config, **overrides):
     return apply_overrides(config, {k.replace("__", "."): str(v) for k, v in overrides.items()})
@@ -45,7 +47,6 @@ def online(config):
     return OnlineFeatures(encoder, params, config)
 
 
-@pytest.mark.medium
 def test_a_batch_has_features_and_moments_of_its_images(frozen_config):
     made, feed = batches(frozen_config)
     read = episode_input.training_examples(frozen_config)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from fsdit.models import layers
 
+pytestmark = pytest.mark.medium
+
 
 def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
@@ -17,7 +19,6 @@ FLOAT32 = jnp.dtype("float32")
 SIDES = st.integers(1, 3)
 
 
-@pytest.mark.medium
 @given(size=SIDES, rows=SIDES, columns=SIDES, channels=SIDES)
 def test_unpatchify_undoes_patchify(size, rows, columns, channels):
     images = normal(2, size * rows, size * columns, channels)
@@ -158,7 +159,6 @@ def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
     np.testing.assert_allclose(attention.entropy(x, context), entropy, atol=1e-5)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("queries", [1, 2, 4, 5])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_cross_attention_by_few_queries_is_the_same_function(queries, rows):

@@ -75,6 +75,7 @@ def test_absent_libtpu_is_one_line_that_says_how_to_get_it(experiment, tmp_path)
     assert all(word in line for word in ("--topology=v5e:2x2", "libtpu", "fsdit[tpu]"))
 
 
+@pytest.mark.large
 def test_this_machine_is_planned_for_and_json_says_what_the_table_does(experiment, tmp_path):
     saved = tmp_path / "plan.json"
     flags = ("--topology=local", "--mesh=8x1,1x8", "--config.model.depth=1", f"--json={saved}")

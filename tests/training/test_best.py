@@ -356,6 +356,7 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
     assert early == {step: pytest.approx(found[step], rel=1e-3) for step in early} and early
 
 
+@pytest.mark.large
 def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
         small_config.train, num_steps=5, eval_interval=4, fsd_interval=2, fsd_drawings=32

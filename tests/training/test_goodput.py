@@ -195,7 +195,7 @@ def test_each_moment_belongs_to_the_innermost_part():
         clock.close()
 
 
-@pytest.mark.medium
+@pytest.mark.large
 def test_a_killed_run_counts_its_lost_steps(tmp_path, small_config):
     experiment = experiment_file(tmp_path / "experiment.py", small_config)
     workdir = tmp_path / "run"

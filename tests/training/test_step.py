@@ -48,7 +48,7 @@ def run_steps(config, steps, first=0):
     return states, metrics
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(4, 2), (1, 8)])
+@pytest.mark.parametrize(("data", "fsdp"), [(4, 2), pytest.param(1, 8, marks=pytest.mark.large)])
 def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
     wide = dataclasses.replace(small_config.model, hidden_size=64)  # some kernels get sharded
     config = dataclasses.replace(small_config, model=wide)
@@ -59,6 +59,7 @@ def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
+@pytest.mark.large
 def test_accumulated_micro_batches_equal_one_batch(small_config):
     whole, metrics = run_steps(small_config, 2)
     train = dataclasses.replace(small_config.train, accumulate_steps=2)

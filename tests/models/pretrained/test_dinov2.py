@@ -7,6 +7,8 @@ from fsdit.models.pretrained import resampling
 from fsdit.models.pretrained.encoder import load_encoder
 from tests.models.pretrained import originals
 
+pytestmark = pytest.mark.medium
+
 BOUND = {"float32": 1e-4, "bfloat16": 2e-2}
 
 MODELS = {"plain": originals.dinov2, "registers": originals.dinov2_with_registers}

@@ -14,6 +14,8 @@ from fsdit.errors import DataError
 from fsdit.models.pretrained.encoder import load_encoder
 from tests.models.pretrained import originals
 
+pytestmark = pytest.mark.medium
+
 FAMILIES = {
     "siglip": (originals.siglip_vision, originals.siglip_processor()),
     "siglip with text": (originals.siglip_full, originals.siglip_processor()),

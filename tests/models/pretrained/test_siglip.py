@@ -6,6 +6,8 @@ import transformers
 from fsdit.models.pretrained import encoder as encoders
 from tests.models.pretrained import originals
 
+pytestmark = pytest.mark.medium
+
 BOUND = {"float32": 1e-4, "bfloat16": 2e-2}
 
 VARIANTS = {
