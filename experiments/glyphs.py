@@ -4,7 +4,7 @@
     python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
     python -m fsdit.evaluate --workdir=runs/glyphs --output=runs/glyphs/test
 
-Hardware: two CPU cores, some minutes. What it reaches is in BUILD.md. Every patch
+Hardware: two CPU cores, some minutes. What it reaches is in docs/results/glyphs.md. Every patch
 attends to all tokens of the supports, without the Perceiver between: a short run
 learns to use them at once, where it would first have to learn what the latents hold.
 """
