@@ -1,9 +1,7 @@
 """Workdirs with checkpoints, made without training, and ways to damage one."""
 
 import dataclasses
-import functools
 import shutil
-import tempfile
 from pathlib import Path
 
 import jax
@@ -18,10 +16,11 @@ from fsdit.training import state as train_state
 from fsdit.training.running import Running
 
 IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
+
+
 RUNNING = dataclasses.asdict(Running.fresh())
 
 
-@functools.cache  # tracing takes longer than most tests that need it
 def template_of(config):
     networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
     return networks, tx, train_state.abstract(networks, tx, meshes.make_mesh(config))
@@ -32,38 +31,24 @@ def at_step(state, step):
     return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
 
 
-@functools.cache
-def _initial_state(config):
-    networks, tx, template = template_of(config)
-    return train_state.init(networks, tx, 0, template)
-
-
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
-    values: what was judged, by step. Equal arguments get copies of what the first made.
+    values: what was judged, by step.
     """
-    made, states = _saved_once(config, tuple(steps), tuple((values or {}).items()))
-    shutil.copytree(Path(made.name), workdir, dirs_exist_ok=True)
-    return dict(states)
-
-
-@functools.cache
-def _saved_once(config, steps, values):
-    workdir, values = tempfile.TemporaryDirectory(), dict(values)
-    state = _initial_state(config)
-    mesh = meshes.make_mesh(config)
-    writer = checkpoint.Checkpoints(Path(workdir.name), config, IDENTITY, mesh, 0)
+    networks, tx, template = template_of(config)
+    state = train_state.init(networks, tx, 0, template)
+    writer = checkpoint.Checkpoints(workdir, config, IDENTITY, meshes.make_mesh(config), 0)
     states = {}
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
         state = at_step(state, step)
         states[step] = jax.device_get(state)
-        if step in values:
+        if step in (values or {}):
             writer.judge(step, values[step])
         writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
     writer.finish()
-    return workdir, states
+    return states
 
 
 def assert_equal(restored, expected):
