@@ -21,14 +21,15 @@ from etils import epath
 from PIL import ImageColor
 from tqdm import tqdm
 
-from data_prep import finish, inputs, notes, plan, runners, shards, splits
-from data_prep.counts import parse_class_counts, parse_image_counts
-from data_prep.entries import Entry
-from data_prep.images import ImageOptions
+from data_prep.conversion import finish, jobs, notes, runners, shards, splits
+from data_prep.conversion.counts import parse_class_counts, parse_image_counts
+from data_prep.conversion.images import ImageOptions
+from data_prep.conversion.inputs import reading
+from data_prep.conversion.inputs.entries import Entry
 from fsdit import program
 from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError
-from fsdit.ownership import owned
+from fsdit.program.ownership import owned
 
 _INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
 _OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
@@ -110,7 +111,7 @@ _DECIDING = (
 def main(argv: list[str]) -> None:
     del argv
     output = epath.Path(_OUTPUT_DIR.value)
-    folder = plan.WorkingFolder(output.with_name(output.name + ".partial"))
+    folder = jobs.WorkingFolder(output.with_name(output.name + ".partial"))
     options = _image_options()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
@@ -120,7 +121,7 @@ def main(argv: list[str]) -> None:
         _publish(folder, output)
 
 
-def _make(folder: plan.WorkingFolder, options: ImageOptions) -> None:
+def _make(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
     if (folder.root / "dataset.json").exists():
         return
     if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
@@ -150,11 +151,11 @@ def _image_options() -> ImageOptions:
     )
 
 
-def _convert(folder: plan.WorkingFolder, options: ImageOptions) -> None:
+def _convert(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
     settings = {name: flags.FLAGS[name].value for name in _DECIDING}
     settings["pillow"] = PIL.__version__  # another version may encode otherwise
     if folder.plan.exists():
-        plan.check_same(folder, settings)
+        jobs.check_same(folder, settings)
         print(f"going on with {folder.root}", flush=True)
     try:
         folder.work.mkdir(parents=True, exist_ok=True)
@@ -171,37 +172,37 @@ def _convert(folder: plan.WorkingFolder, options: ImageOptions) -> None:
     task = shards.ConvertShard(str(folder.root), found.reader, options, limit)
     _run(folder, planned, task)
     while replaced := _too_small(folder, planned):
-        plan.drop_classes(folder, replaced)
+        jobs.drop_classes(folder, replaced)
         print(f"{len(replaced)} classes have too few usable images: others take their place")
         planned = _planned(folder, found, settings, options)
         _run(folder, planned, task)
     _finish(folder, planned)
 
 
-def _input(folder: plan.WorkingFolder) -> inputs.Input:
+def _input(folder: jobs.WorkingFolder) -> reading.Input:
     path, columns = Path(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
-    found = inputs.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
+    found = reading.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
     for note in found.notes:
         print(note)
     return found
 
 
 def _planned(
-    folder: plan.WorkingFolder,
-    found: inputs.Input,
+    folder: jobs.WorkingFolder,
+    found: reading.Input,
     settings: Mapping[str, Any],
     options: ImageOptions,
-) -> plan.Plan:
-    dropped = plan.dropped_classes(folder)
+) -> jobs.Plan:
+    dropped = jobs.dropped_classes(folder)
     dealt = splits.assign(
         found.entries, _splitter(dropped), _SHOTS.value, _DROP_SMALL.value, dropped
     )
     notes.print_assignment(dealt, by_classes=_SPLIT.value == "fewshot")
     dealt = dataclasses.replace(dealt, left_out=(*dealt.left_out, *found.rows))
-    return plan.make(folder, dealt, settings, options, int(_SHARD_MB.value * 1e6))
+    return jobs.make(folder, dealt, settings, options, int(_SHARD_MB.value * 1e6))
 
 
-def _too_small(folder: plan.WorkingFolder, planned: plan.Plan) -> dict[str, str]:
+def _too_small(folder: jobs.WorkingFolder, planned: jobs.Plan) -> dict[str, str]:
     """Classes whose place others can take, and why."""
     if not (_DROP_SMALL.value and _SPLIT.value == "fewshot" and planned.unused_classes):
         return {}
@@ -228,7 +229,7 @@ def _splitter(dropped: Collection[str]) -> Callable[[Sequence[Entry]], splits.Sp
     return splits.given
 
 
-def _run(folder: plan.WorkingFolder, planned: plan.Plan, task: shards.ConvertShard) -> None:
+def _run(folder: jobs.WorkingFolder, planned: jobs.Plan, task: shards.ConvertShard) -> None:
     if _RUNNER.value == "beam":
         done = runners.run_beam(task, planned.shards, _BEAM_ARGS.value)
     else:
@@ -262,7 +263,7 @@ def _finish_options() -> finish.FinishOptions:
     )
 
 
-def _finish(folder: plan.WorkingFolder, planned: plan.Plan) -> None:
+def _finish(folder: jobs.WorkingFolder, planned: jobs.Plan) -> None:
     finished = finish.finish(folder, planned, _finish_options())
     info = layout.DatasetInfo(
         image_size=finished.image_size,
@@ -282,7 +283,7 @@ def _command() -> str:
     return shlex.join(["python", "-m", "data_prep.convert", *(f.serialize() for f in changed)])
 
 
-def _publish(folder: plan.WorkingFolder, output: epath.Path) -> None:
+def _publish(folder: jobs.WorkingFolder, output: epath.Path) -> None:
     made = layout.read_description(folder.root / "dataset.json").command
     if made != _command():
         raise ConfigError(f"{folder.root} is a whole dataset, made by `{made}`: move it away first")

@@ -21,14 +21,14 @@ import jax
 from absl import flags
 from tqdm import tqdm
 
-from data_prep import encoding
-from data_prep.outputs import Output, features, latents
+from data_prep.encoding import tasks
+from data_prep.encoding.outputs import Output, features, latents
 from fsdit import program
 from fsdit.data import layout
-from fsdit.data.filenames import is_plain_name
+from fsdit.data.images.filenames import is_plain_name
 from fsdit.errors import ConfigError
-from fsdit.ownership import owned
-from fsdit.parallel import runtime
+from fsdit.parallel import processes
+from fsdit.program.ownership import owned
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to.", required=True)
 _ENCODER = program.define_path("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
@@ -57,27 +57,27 @@ def main(argv: list[str]) -> None:
     directory = Path(_DATASET_DIR.value)
     info = layout.read_dataset_info(directory)
     outputs = _outputs(info, *names)
-    folder = encoding.WorkingFolder(directory)
-    tasks = encoding.tasks(directory, info)
-    is_left = not encoding.is_told(folder, info, outputs)
+    folder = tasks.WorkingFolder(directory)
+    jobs = tasks.tasks(directory, info)
+    is_left = not tasks.is_told(folder, info, outputs)
     if is_left:
         _check_names(info, outputs)
-    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
     # Its processes are one owner; the others wait until it is.
-    with owned(directory) if runtime.is_main_process() else contextlib.nullcontext():
-        runtime.wait_for_all("owned")
+    with owned(directory) if processes.is_main_process() else contextlib.nullcontext():
+        processes.wait_for_all("owned")
         if is_left:
             folder.begin(info, outputs, _COMPUTE_DTYPE.value)
-            _encode(folder, info, outputs, tasks)
-            runtime.wait_for_all("encoded")
-        if runtime.is_main_process():
+            _encode(folder, info, outputs, jobs)
+            processes.wait_for_all("encoded")
+        if processes.is_main_process():
             if is_left:
-                encoding.finish(folder, outputs, tasks)
+                tasks.finish(folder, outputs, jobs)
             else:
-                encoding.remove(folder)
+                tasks.remove(folder)
             print(f"dataset: {directory}")
-    runtime.stop()
+    processes.stop()
 
 
 def _name(flag: str, location_flag: str) -> str:
@@ -119,7 +119,7 @@ def _outputs(info: layout.DatasetInfo, name: str, vae_name: str) -> list[Output]
 def _check_names(info: layout.DatasetInfo, outputs: Sequence[Output]) -> None:
     """Raises ConfigError for a name that the dataset has already."""
     for output in outputs:
-        if old := encoding.described(info, output.kind):
+        if old := tasks.described(info, output.kind):
             flag = "name" if output.kind.startswith("features-") else "vae_name"
             what = "already there" if old == output.info else f"there, but otherwise made: {old}"
             raise ConfigError(
@@ -129,16 +129,16 @@ def _check_names(info: layout.DatasetInfo, outputs: Sequence[Output]) -> None:
 
 
 def _encode(
-    folder: encoding.WorkingFolder,
+    folder: tasks.WorkingFolder,
     info: layout.DatasetInfo,
     outputs: Sequence[Output],
-    tasks: Sequence[encoding.Task],
+    jobs: Sequence[tasks.Task],
 ) -> None:
     """This process's part: the files whose number is its own, in turn."""
-    mine = tasks[jax.process_index() :: jax.process_count()]
+    mine = jobs[jax.process_index() :: jax.process_count()]
     devices = jax.local_device_count()
     batch_size = -(-_BATCH_SIZE.value // devices) * devices
-    silent = None if runtime.is_main_process() else True  # None: where there is no terminal
+    silent = None if processes.is_main_process() else True  # None: where there is no terminal
     for output in outputs:
         left = [task for task in mine if not folder.is_done(task, output.kind)]
         images = sum(len(task.images) for task in left)
@@ -147,8 +147,8 @@ def _encode(
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
             tqdm(total=images, desc=output.kind, unit="image", disable=silent) as bar,
         ):
-            encoding.Encoding(folder, info, batch_size, threads, bar.update).run(output, left)
-        if runtime.is_main_process() and left:
+            tasks.Encoding(folder, info, batch_size, threads, bar.update).run(output, left)
+        if processes.is_main_process() and left:
             rate = images / (time.monotonic() - started)
             print(f"{output.kind}: {images} images by process 0, {rate:.1f} images/s", flush=True)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep.notes import repeated_sets
+from data_prep.conversion.notes import repeated_sets
 from data_prep.rebuild import rebuild
 from fsdit import program
-from fsdit.ownership import owned
+from fsdit.program.ownership import owned
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to change.", required=True)
 _SHOTS = flags.DEFINE_integer(

@@ -21,7 +21,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from fsdit import program
 from fsdit.data import episodes, layout, records
-from fsdit.data.photos import Preparation
+from fsdit.data.images.photos import Preparation
 from fsdit.errors import ConfigError
 
 _OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)

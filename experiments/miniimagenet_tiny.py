@@ -1,6 +1,6 @@
 """Every part of miniimagenet_b2.py at its smallest, with random frozen networks: a smoke run.
 
-    python -m experiments.random_weights --output_dir=weights
+    python -m experiments.benchmarks.random_weights --output_dir=weights
     python -m data_prep.convert --input=FOLDER --output_dir=datasets/tiny \\
       --num_classes=4,2,2 --image_size=32 --sets_per_class=4
     python -m fsdit.main --config=experiments/miniimagenet_tiny.py --workdir=runs/tiny

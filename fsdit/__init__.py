@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 
 
 def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Any:
-    """An exported model, a `fsdit.models.generator.Generator`; see `fsdit.models.exported.load`."""
-    from fsdit.models import exported
+    """Loads an exported model as a `fsdit.sampling.generator.Generator`.
+
+    See `fsdit.sampling.exported.load` for the parameters and errors.
+    """
+    from fsdit.sampling import exported
 
     return exported.load(directory, overrides)

@@ -24,11 +24,11 @@ if __name__ == "__main__":  # before the imports that take long; whole files are
 from absl import flags
 
 from fsdit import program
+from fsdit.checks import validate
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
 from fsdit.data.source import read_run_dataset
-from fsdit.ownership import owned
-from fsdit.validation import validate
+from fsdit.program.ownership import owned
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "Classes to draw.")
@@ -41,13 +41,14 @@ _STEP = program.define_step()
 
 def main(argv: list[str]) -> None:
     del argv
-    from fsdit.evaluation import evaluator, report
-    from fsdit.evaluation.drawings import Drawer, Shards
+    from fsdit.evaluation import evaluate
     from fsdit.evaluation.protocol import make_plans
+    from fsdit.evaluation.report import write
     from fsdit.evaluation.results import summary
+    from fsdit.evaluation.samples import Drawer, Shards
     from fsdit.parallel import backend
     from fsdit.training import run as runs
-    from fsdit.training.verification import fingerprint
+    from fsdit.training.checkpoints.verification import fingerprint
 
     output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
     # Mistakes first: none should wait for the weights.
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     info = read_run_dataset(config)
     plans = make_plans(config, info, _SPLIT.value)
     backend.open_devices()
-    opened = evaluator.open_evaluation(config, info, plans)
+    opened = evaluate.open_evaluation(config, info, plans)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())
     drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
@@ -71,11 +72,11 @@ def main(argv: list[str]) -> None:
     shards = Shards(output, drawn_of, (info.image_size, info.image_size, info.channels))
     shards.check_room(plans)
     with owned(output):
-        results, pictures = evaluator.evaluate(
+        results, pictures = evaluate.evaluate(
             run.config, info, opened, drawer, shards, run.ema, run.step
         )
-        report.write(output, results, pictures)
-        report.write_tensorboard(output, results, pictures)
+        write.write(output, results, pictures)
+        write.write_tensorboard(output, results, pictures)
     print(summary(results))
     for label, name in (("picture", "drawings.png"), ("report", "report.html")):
         print(f"{label}: {output / name}")

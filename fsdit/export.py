@@ -17,8 +17,8 @@ _STEP = program.define_step()
 
 def main(argv: list[str]) -> None:
     del argv
-    from fsdit.models import exported
     from fsdit.parallel import backend
+    from fsdit.sampling import exported
     from fsdit.training.run import load_generator
 
     exported.check_free(_OUTPUT.value)

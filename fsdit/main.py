@@ -42,14 +42,14 @@ def main(argv: list[str]) -> int:
     del argv
     config = _CONFIG()
     # Imported here: input workers import this module too, and need none of it.
-    from fsdit.parallel import runtime
+    from fsdit.parallel import processes
     from fsdit.training import loop
 
     workdir = Path(_WORKDIR.value)
     inputs = loop.open_inputs(config, workdir, start_over=_START_OVER.value)
-    runtime.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
+    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     status = loop.train(config, workdir, inputs, start_over=_START_OVER.value)
-    runtime.stop()
+    processes.stop()
     return status
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from absl import flags
 
 from fsdit import program
+from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig
 from fsdit.data.layout import DatasetInfo, read_dataset_info, write_json
 from fsdit.errors import ConfigError
-from fsdit.validation import validate
 
 _CONFIG = program.define_config()
 _TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")

@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     _check_flags(output)
     from fsdit.data import pictures, supports
-    from fsdit.models import exported
     from fsdit.parallel import backend
+    from fsdit.sampling import exported
     from fsdit.training import run
 
     # Settings and pictures first: a mistake there should not wait for the weights.

@@ -131,7 +131,7 @@ def glyphs(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """`siglip` and `vae` in the hub's layout: tiny, random."""
-    from experiments import random_weights
+    from experiments.benchmarks import random_weights
 
     return made_once(tmp_path_factory, "weights", random_weights.write)
 
@@ -139,7 +139,7 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """Drawn photos of eight classes, 32 x 32, as the tiny miniImageNet recipe takes them."""
-    from tests.data_prep.photos import class_folders
+    from tests.data_prep.conversion.photos import class_folders
 
     def make(folder: Path) -> None:
         images = class_folders(tmp_path_factory.mktemp("photos") / "images", classes=8, images=8)
@@ -237,7 +237,7 @@ def experiment_file(path: Path, config: Config) -> Path:
 @contextlib.contextmanager
 def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
     """A new file system of `size` ("200k") for a test; where none can be mounted, it is skipped."""
-    from experiments.benchmarks.small_disk import small_disk
+    from experiments.benchmarks.lifecycle.small_disk import small_disk
 
     with small_disk(folder, size) as mounted:
         if not mounted:

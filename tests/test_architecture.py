@@ -10,28 +10,30 @@ from tests.programs import ROOT, run_module
 ROOMS = (
     "errors",
     "config",
-    "validation",
+    "checks",
     "randomness",
-    "terminal",
     "program",
     "events",
-    "ownership",
     "parallel",
     "data",
     "flow",
     "models",
+    "features",
+    "sampling",
     "evaluation",
     "training",
     "planning",
+    "launch",
 )
+# What networks may use: whoever reads them needs to know no other room.
+FOR_MODELS = ("fsdit.models", "fsdit.config", "fsdit.errors", "fsdit.randomness")
 # What the bare package imports inside its functions, so that importing it needs no JAX.
-OFFERED = {"fsdit": {"fsdit.models.exported"}}
+OFFERED = {"fsdit": {"fsdit.sampling.exported"}}
 FOR_DATA_PREP = (
     "fsdit.data",
     "fsdit.models.pretrained",
     "fsdit.parallel",
     "fsdit.errors",
-    "fsdit.ownership",
     "fsdit.program",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
@@ -101,8 +103,8 @@ def test_no_import_points_back(path):
     ("module", "source"),
     [
         ("fsdit.flow.path", "from fsdit.training import step"),
-        ("fsdit.data.input", "def f():\n    from fsdit.models.dit import FewShotDiT"),
-        ("fsdit.parallel.mesh", "from ..data import records"),
+        ("fsdit.data.pipeline", "def f():\n    from fsdit.models.dit import FewShotDiT"),
+        ("fsdit.parallel.sharding", "from ..data import records"),
         ("fsdit.config", "import fsdit.program"),
         ("fsdit.training.loop", "from fsdit import main"),
         ("fsdit.models.dit", "import data_prep.glyphs"),
@@ -120,6 +122,18 @@ def test_data_prep_uses_of_fsdit_only_what_it_may(path):
     assert {n for n in ours if not any(under(n, allowed) for allowed in FOR_DATA_PREP)} == set()
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("fsdit/models/**/*.py")), ids=str)
+def test_models_use_of_fsdit_only_what_they_may(path):
+    ours = {name for name in imports_of(path) if under(name, "fsdit") and name != "fsdit"}
+    assert {n for n in ours if not any(under(n, allowed) for allowed in FOR_MODELS)} == set()
+
+
+def test_nothing_imports_a_launcher():
+    others = [path for path in SOURCES if not under(module_name(path), "fsdit.launch")]
+    importing = {p for p in others if any(under(name, "fsdit.launch") for name in imports_of(p))}
+    assert importing == set()
+
+
 def test_every_folder_of_fsdit_is_a_known_room():
     folders = {p.name for p in (ROOT / "fsdit").iterdir() if p.is_dir() and p.name[0] != "_"}
     assert folders <= set(ROOMS)
@@ -131,7 +145,7 @@ def test_input_workers_need_no_jax():
     done = run_module("tests.data.without_jax", real=True)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
-    assert {"grain", "fsdit.data.input"} <= loaded
+    assert {"grain", "fsdit.data.pipeline"} <= loaded
     assert not {"flax", "optax", "tensorflow", "torch"} & loaded
 
 
@@ -154,7 +168,7 @@ def test_torch_is_reached_in_one_place_only_and_when_it_is_needed():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in ("torch", "torch_fidelity")
     }
-    assert named == {"fsdit/evaluation/inception.py"}
+    assert named == {"fsdit/evaluation/critics/inception.py"}
 
 
 def test_tensorflow_is_reached_in_one_place_only():

@@ -23,7 +23,7 @@ OTHERS = ROOT / "docs/decisions/style.md"
 # Modules of commands that are not ours: their flags are not checked.
 FOREIGN = {"pytest"}
 # Programs that hand what follows "--" on to another one.
-PASSING_ON = {"experiments.launch.local": "fsdit.main"}
+PASSING_ON = {"fsdit.launch.local": "fsdit.main"}
 MAX_LINES = {"README.md": 100, "BUILD.md": 150}
 MAX_CELL = 150
 SETTINGS = flatten(to_dict(Config()))
@@ -95,9 +95,9 @@ def defined(tree: ast.AST) -> set[str]:
 
 @functools.cache
 def shared_definers() -> dict[str, set[str]]:
-    """Functions of fsdit/program.py that define flags -> the flags."""
+    """Functions of fsdit/program/flags.py that define flags -> the flags."""
     found = {"define_overrides": {"config."}}
-    for node in ast.parse(source("fsdit.program").read_text()).body:
+    for node in ast.parse(source("fsdit.program.flags").read_text()).body:
         if isinstance(node, ast.FunctionDef) and node.name in ("define_config", "define_step"):
             own = {c.args[0].value for name, c in calls(node) if name.startswith(_DEFINERS)}
             overrides = any(name == "define_overrides" for name, _ in calls(node))
@@ -199,7 +199,7 @@ def test_pages_that_are_read_first_are_short(page, most):
             "data_prep.glyphs has no setting config.seed",
         ),
         ("python -m fsdit.main --config=experiments/no.py", "no experiment experiments/no.py"),
-        ("python -m experiments.launch.local -- --workdri=x", "fsdit.main has no flag --workdri"),
+        ("python -m fsdit.launch.local -- --workdri=x", "fsdit.main has no flag --workdri"),
         (
             "python -m data_prep.encode --nodataset_dir",
             "data_prep.encode has no flag --nodataset_dir",

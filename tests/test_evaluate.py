@@ -10,9 +10,9 @@ from PIL import Image
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
 from tests.conftest import small_disk_at, small_run
-from tests.evaluation.page_reader import read_page
+from tests.evaluation.report.page_reader import read_page
 from tests.programs import run_module, start_program
-from tests.training.saved_runs import saved_run
+from tests.training.checkpoints.saved_runs import saved_run
 
 pytestmark = pytest.mark.medium
 

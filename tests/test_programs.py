@@ -21,7 +21,7 @@ WRONG = {
     "data_prep.glyphs": (["--output_dir={new}", "--image_size=25"], "image_size"),
     "data_prep.inspect": (["--dataset_dir={empty}", "--output={new}.png"], "dataset.json"),
     "data_prep.verify": (["--dataset_dir={empty}"], "dataset.json"),
-    "experiments.launch.local": (["--", "--config=none.py"], "--workdir"),
+    "fsdit.launch.local": (["--", "--config=none.py"], "--workdir"),
 }
 
 

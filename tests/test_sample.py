@@ -13,7 +13,7 @@ from fsdit.data.supports import from_episodes
 from fsdit.training.run import saved_config
 from tests.conftest import small_disk_at
 from tests.programs import run_module
-from tests.training.saved_runs import save_run
+from tests.training.checkpoints.saved_runs import save_run
 
 pytestmark = pytest.mark.medium
 

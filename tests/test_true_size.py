@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from experiments import random_weights
-from tests.data_prep.photos import class_folders
+from experiments.benchmarks import random_weights
+from tests.data_prep.conversion.photos import class_folders
 from tests.processes import rows
 from tests.programs import ROOT, run_module
 

@@ -26,34 +26,34 @@ Row = tuple[str, str]
 
 
 def _train_step(dataset: str) -> dict[str, Any]:
-    from experiments.benchmarks import train_step
+    from experiments.benchmarks.compute import train_step
 
     del dataset
     return train_step.measure(train_step.Settings(turns=3, steps=2))
 
 
 def _feeding(dataset: str) -> dict[str, Any]:
-    from experiments.benchmarks import feeding
+    from experiments.benchmarks.input import feeding
 
     del dataset
     return feeding.measure(feeding.Settings())
 
 
 def _sampler(dataset: str) -> dict[str, Any]:
-    from experiments.benchmarks import sampler
+    from experiments.benchmarks.compute import sampler
 
     del dataset
     return sampler.measure(sampler.Settings(turns=3))
 
 
 def _checkpoint(dataset: str) -> dict[str, Any]:
-    from experiments.benchmarks import checkpoint_stall
+    from experiments.benchmarks.lifecycle import checkpoint_stall
 
     return checkpoint_stall.measure(dataset, num_steps=50, devices=1)
 
 
 def _starts(dataset: str) -> dict[str, Any]:
-    from experiments.benchmarks import starts
+    from experiments.benchmarks.lifecycle import starts
 
     return starts.measure(dataset)
 

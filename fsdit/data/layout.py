@@ -21,9 +21,9 @@ import pydantic
 from etils import epath
 
 from fsdit.data import manifests
-from fsdit.data.filenames import is_plain_name, printable
+from fsdit.data.images.filenames import is_plain_name, printable
+from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.manifests import read_json, read_manifest, write_json
-from fsdit.data.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.records import (
     FORMAT_VERSION,
     Episode,

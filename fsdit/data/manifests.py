@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from fsdit.data.filenames import is_plain_name
+from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.records import attempt_name, shard_kind
 from fsdit.errors import DataError
 

@@ -23,7 +23,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from fsdit.data.image_files import UnusableImageError, opened
+from fsdit.data.images.image_files import UnusableImageError, opened
 from fsdit.errors import DataError, OutputError
 
 FORMAT_VERSION = 1

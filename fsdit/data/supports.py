@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fsdit.config import Config, FeaturesConfig
-from fsdit.data.filenames import is_image_name
-from fsdit.data.input import evaluation_examples
-from fsdit.data.photos import DEFAULT_PREPARATION, Preparation, read_photo
+from fsdit.data.images.filenames import is_image_name
+from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation, read_photo
+from fsdit.data.pipeline import evaluation_examples
 from fsdit.errors import ConfigError, DataError
 
 _NAMED = 5  # in the line that says what was left out

@@ -13,7 +13,7 @@ import jax
 from jax._src import compilation_cache  # of jax 0.10: there is no public way into the cache
 from jax._src.compilation_cache_interface import CacheInterface
 
-from fsdit.parallel import runtime
+from fsdit.parallel import processes
 
 
 def use_cache(setting: str, workdir: Path) -> None:
@@ -88,7 +88,7 @@ class CheckedCache(CacheInterface):
         value = entry[: -len(_digest(key, b""))]
         if value + _digest(key, value) == entry:
             return value
-        if runtime.is_main_process():  # the one that writes it anew: JAX never writes over one
+        if processes.is_main_process():  # the one that writes it anew: JAX never writes over one
             file = Path(self._path) / f"{key}-cache"
             print(
                 f"warning: {file} has no digest or another one: cut off, changed, or of another "

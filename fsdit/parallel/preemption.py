@@ -10,7 +10,7 @@ the file that Python's C handler writes each signal's number to.
 
 In a job of several processes JAX carries the notice to the others, so that all leave at
 the same step. It listens to SIGTERM alone, with a handler of its own: other signals are
-sent on to it as that. `fsdit.parallel.runtime` decides which way is taken.
+sent on to it as that. `fsdit.parallel.processes` decides which way is taken.
 
 This module imports neither JAX nor anything else that takes long: a signal may come while
 the rest is imported.

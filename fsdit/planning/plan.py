@@ -11,7 +11,7 @@ from fsdit.config import Config, MeshConfig
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError
 from fsdit.parallel.chips import Chip, find_chip
-from fsdit.parallel.mesh import axis_sizes
+from fsdit.parallel.sharding import axis_sizes
 from fsdit.planning import costs, programs
 from fsdit.planning.costs import Costs
 from fsdit.planning.target import Target

@@ -12,14 +12,14 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError
-from fsdit.models.drawing import make_draw
-from fsdit.models.feed import compile_moments
-from fsdit.models.frozen import Frozen
-from fsdit.models.networks import Networks
-from fsdit.models.online import compile_encoder, encoded_rows
-from fsdit.parallel import mesh as meshes
+from fsdit.features.batches import compile_moments
+from fsdit.features.frozen import Frozen
+from fsdit.features.online import compile_encoder, encoded_rows
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.planning.target import Target
+from fsdit.sampling.drawing import make_draw
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import compile_train_step
@@ -49,7 +49,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
     Raises ConfigError or DataError.
     """
     networks, frozen = abstract_networks(config, info)
-    mesh = meshes.make_mesh(config, target.devices)
+    mesh = sharding.make_mesh(config, target.devices)
     if step == "train":
         lowered = _train(networks, frozen, config, info, mesh)
         yield Program("train", config.data.batch_size, mesh, lowered)
@@ -58,7 +58,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
         lowered = _sample(networks, frozen, config, info, mesh, rows)
         yield Program("sample", rows, mesh, lowered)
     else:
-        yield from _encode(networks, frozen, config, mesh, meshes.local_mesh(target.one_process))
+        yield from _encode(networks, frozen, config, mesh, sharding.local_mesh(target.one_process))
 
 
 def _train(
@@ -66,7 +66,7 @@ def _train(
 ) -> Lowered:
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
-    batch = _placed(abstract_batch(networks, frozen, config, info), meshes.batch_sharding(mesh))
+    batch = _placed(abstract_batch(networks, frozen, config, info), sharding.batch_sharding(mesh))
     return compile_train_step(networks, config, tx, mesh, template).lower(template, batch)
 
 
@@ -74,11 +74,11 @@ def _sample(
     networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh, rows: int
 ) -> Lowered:
     params = networks.abstract_params()
-    params = jax.tree.map(_with_sharding, params, meshes.state_shardings(mesh, params))
-    by_row = meshes.batch_sharding(mesh)
+    params = jax.tree.map(_with_sharding, params, sharding.state_shardings(mesh, params))
+    by_row = sharding.batch_sharding(mesh)
     arguments = (
         params,
-        _placed(frozen.codec, meshes.replicated(mesh)),
+        _placed(frozen.codec, sharding.replicated(mesh)),
         _placed(_supports(networks, frozen, config, info, rows), by_row),
         jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=by_row),
         jax.ShapeDtypeStruct((), jnp.uint32),
@@ -97,13 +97,13 @@ def _encode(
         )
     if frozen.encoder is not None:
         rows = encoded_rows(config, local)
-        params = _placed(frozen.encoder_params, meshes.replicated(local))
+        params = _placed(frozen.encoder_params, sharding.replicated(local))
         images = _images((rows, 1, *image), local)
         lowered = compile_encoder(frozen.encoder, local).lower(params, images)
         yield Program("encode supports", rows, local, lowered)
     if jax.tree.leaves(frozen.codec):
         rows = config.data.batch_size
-        codec = _placed(frozen.codec, meshes.replicated(mesh))
+        codec = _placed(frozen.codec, sharding.replicated(mesh))
         lowered = compile_moments(mesh).lower(codec, _images((rows, *image), mesh))
         yield Program("encode targets", rows, mesh, lowered)
 
@@ -147,12 +147,12 @@ def _stored(described: Mapping[str, Any]) -> jnp.dtype:
 
 
 def _images(shape: tuple[int, ...], mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=meshes.batch_sharding(mesh))
+    return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding.batch_sharding(mesh))
 
 
-def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    return jax.tree.map(lambda leaf: _with_sharding(leaf, sharding), tree)
+def _placed(tree: PyTree, placement: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda leaf: _with_sharding(leaf, placement), tree)
 
 
-def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _with_sharding(leaf: jax.ShapeDtypeStruct, placement: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement)

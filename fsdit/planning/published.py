@@ -10,10 +10,9 @@ import jax
 from fsdit.config import CodecConfig, Config, EncoderConfig
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError
+from fsdit.features.frozen import Frozen
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.encoder import FeatureShape
-from fsdit.models.frozen import Frozen
-from fsdit.models.networks import Networks
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
 from fsdit.models.pretrained.dinov2 import Dinov2Config
@@ -25,7 +24,8 @@ from fsdit.models.pretrained.encoder import (
 )
 from fsdit.models.pretrained.preprocessing import Preprocessing, Rectangle, ShortestEdge
 from fsdit.models.pretrained.siglip import SiglipConfig
-from fsdit.models.pretrained.weights import Checkpoint
+from fsdit.models.pretrained.stored.weights import Checkpoint
+from fsdit.models.spec import Networks
 
 _SIGLIP = Preprocessing(Rectangle(224, 224), None, "bilinear", 1 / 255, (0.5,) * 3, (0.5,) * 3)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -15,16 +15,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from fsdit.config import Config
-from fsdit.data import input as episode_input
+from fsdit.data import pipeline
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.events import writing
-from fsdit.models.drawing import make_draw
-from fsdit.models.feed import Feed
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
-from fsdit.parallel import runtime
+from fsdit.features.batches import Feed
+from fsdit.models.spec import Networks
+from fsdit.parallel import processes, sharding
+from fsdit.sampling.drawing import make_draw
 from fsdit.training.step import Batch, example_losses, noised, time_bins
-from fsdit.training.telemetry import Telemetry, bin_means
+from fsdit.training.telemetry.telemetry import Telemetry, bin_means
 
 SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 
@@ -83,12 +82,12 @@ class Diagnostics:
         mesh: Mesh,
         feed: Feed,
         workdir: Path,
-        examples: Mapping[str, episode_input.FixedExamples],
+        examples: Mapping[str, pipeline.FixedExamples],
     ):
         self._config, self._mesh, self._feed, self._workdir = config, mesh, feed, workdir
         self._examples = examples
         self._judged = UNSEEN if UNSEEN in examples else SEEN
-        out = meshes.replicated(mesh)
+        out = sharding.replicated(mesh)
         self._losses = jax.jit(_make_losses(networks, config), out_shardings=out)
         self._statistics = jax.jit(_make_statistics(networks, config), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
@@ -139,14 +138,16 @@ class Diagnostics:
         for split, (read, _) in self._examples.items():
             batch = next(self._feed.batches(read, size, 1))
             drawn = [
-                meshes.to_host(draw(ema, self._feed.codec, batch["supports"], batch["index"], seed))
+                sharding.to_host(
+                    draw(ema, self._feed.codec, batch["supports"], batch["index"], seed)
+                )
                 for draw in self._draw
             ]
             supports, targets = map(np.stack, zip(*map(read.pictures, range(size)), strict=True))
             blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *drawn)])
         tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
         telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
-        if runtime.is_main_process():
+        if processes.is_main_process():
             path = self._workdir / "samples" / f"{step}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)

@@ -10,30 +10,30 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fsdit.config import Config, to_dict
-from fsdit.data import input as episode_input
-from fsdit.data import precomputed
+from fsdit.data import pipeline, precomputed
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
-from fsdit.evaluation.watch import BEST_BY, Opened, Watch, open_watch
+from fsdit.evaluation.in_training import BEST_BY, Opened, Watch, open_watch
 from fsdit.events import hush_tracebacks
-from fsdit.models.feed import Feed
-from fsdit.models.frozen import Frozen, open_networks
-from fsdit.models.networks import Networks
-from fsdit.models.resident import ResidentFeatures
-from fsdit.ownership import owned
-from fsdit.parallel import mesh as meshes
-from fsdit.parallel import preemption, runtime
+from fsdit.features.batches import Feed
+from fsdit.features.frozen import Frozen, open_networks
+from fsdit.features.resident import ResidentFeatures
+from fsdit.models.spec import Networks
+from fsdit.parallel import preemption, processes, sharding
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
-from fsdit.training import checkpoint, flops, metas, optimizer
+from fsdit.program.ownership import owned
+from fsdit.training import optimizer
 from fsdit.training import state as train_state
-from fsdit.training.checkpoint import Checkpoints, Restored
-from fsdit.training.clock import Clock
+from fsdit.training.checkpoints import listing, store
+from fsdit.training.checkpoints.store import Checkpoints, Restored
+from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
-from fsdit.training.telemetry import Telemetry
-from fsdit.training.workdir import check_workdir
+from fsdit.training.telemetry import flops
+from fsdit.training.telemetry.clock import Clock
+from fsdit.training.telemetry.telemetry import Telemetry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Inputs:
 
     networks: Networks
     frozen: Frozen
-    training: episode_input.ReadExample
-    evaluation: dict[str, episode_input.FixedExamples]
+    training: pipeline.ReadExample
+    evaluation: dict[str, pipeline.FixedExamples]
     judged: Opened | None
     identity: dict[str, str]
     changes: list[str]
@@ -62,15 +62,15 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     """
     check_workdir(workdir)
     info = read_run_dataset(config)
-    training = episode_input.training_examples(config)
+    training = pipeline.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
     judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
-    evaluation = {split: episode_input.evaluation_examples(config, split) for split in watched}
+    evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
     networks, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
-    changes = metas.check_resumable(workdir, config, identity, start_over=start_over)
+    changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
     return Inputs(networks, frozen, training, evaluation, judged, identity, changes)
 
 
@@ -91,8 +91,8 @@ def train(
     """
     hush_tracebacks()
     # A pod is one owner; its other processes wait until it is.
-    with owned(workdir) if runtime.is_main_process() else contextlib.nullcontext():
-        runtime.wait_for_all("owned")
+    with owned(workdir) if processes.is_main_process() else contextlib.nullcontext():
+        processes.wait_for_all("owned")
         return _train(config, workdir, inputs, watch, start_over)
 
 
@@ -104,13 +104,13 @@ def _train(
     start_over: bool,
 ) -> int:
     clock, networks = Clock(), inputs.networks
-    mesh = meshes.make_mesh(config)
+    mesh = sharding.make_mesh(config)
     use_cache(config.train.compilation_cache, workdir)
     feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
     with clock.part("restore"):
-        restored = checkpoint.restore(workdir, template, set_aside=True, start_over=start_over)
+        restored = store.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
         state = train_state.init(networks, tx, config.seed, template)
         restored = Restored(
@@ -121,7 +121,7 @@ def _train(
         return 0
 
     workdir.mkdir(parents=True, exist_ok=True)
-    if runtime.is_main_process():
+    if processes.is_main_process():
         write_json(workdir / "config.json", to_dict(config))
     telemetry = Telemetry(
         workdir,
@@ -132,7 +132,7 @@ def _train(
         lambda batch: flops.of_step(networks, config, template.params, batch),
         feed.counters,
     )
-    runtime.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
+    processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
     judge = watch(config, networks, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)
@@ -160,7 +160,7 @@ def _train(
         checkpoints.finish()
     telemetry.conclude()
     best = checkpoints.best
-    if finished and best and runtime.is_main_process():
+    if finished and best and processes.is_main_process():
         print(f"best by {BEST_BY}: step {best.step}, {best.value:.6g}", flush=True)
     return 0 if finished else EXIT_PREEMPTED
 
@@ -177,7 +177,7 @@ def _run(
 ) -> bool:
     """Returns whether the last step was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
-    if runtime.preemption_reached():
+    if processes.preemption_reached():
         print(f"preempted before step {restored.step + 1}: leaving", flush=True)
         return False
     for step in range(restored.step + 1, last + 1):
@@ -202,7 +202,7 @@ def _run(
         best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])
 
         checkpoints.check()
-        preempted = runtime.preemption_reached()
+        preempted = processes.preemption_reached()
         if step % config.checkpoint.interval == 0 or step == last or preempted or best:
             with telemetry.saving():
                 checkpoints.save(state, step, next_index, telemetry.running)
@@ -215,7 +215,7 @@ def _run(
 def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
     if config.features.location == "host":
         return None
-    if runtime.is_main_process():
+    if processes.is_main_process():
         print("loading what is precomputed onto the devices", flush=True)
     return ResidentFeatures(config, mesh)
 
@@ -223,7 +223,7 @@ def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
 def _announce(
     config: Config, workdir: Path, mesh: Mesh, restored: Restored, inputs: Inputs
 ) -> None:
-    if not runtime.is_main_process():
+    if not processes.is_main_process():
         return
     print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
     kind = jax.devices()[0].device_kind

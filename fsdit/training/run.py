@@ -7,18 +7,19 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields
 from fsdit.data.source import read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
-from fsdit.models.feed import Feed
-from fsdit.models.frozen import open_networks
-from fsdit.models.generator import Generator, online_networks
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
-from fsdit.training import checkpoint, metas, optimizer
+from fsdit.features.batches import Feed
+from fsdit.features.frozen import open_networks
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
+from fsdit.sampling.generator import Generator, online_networks
+from fsdit.training import optimizer
 from fsdit.training import state as train_state
-from fsdit.training.metas import Choice
-from fsdit.validation import validate
+from fsdit.training.checkpoints import listing, store
+from fsdit.training.checkpoints.listing import Choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
     validate(config)
     info = read_run_dataset(config)
     networks, frozen = open_networks(config, info)
-    metas.check_identity(workdir, found, meta, frozen.weights)
-    mesh = meshes.make_mesh(config)
+    listing.check_identity(workdir, found, meta, frozen.weights)
+    mesh = sharding.make_mesh(config)
     ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
     return Run(config, networks, Feed(config, mesh, frozen), mesh, ema, found)
 
@@ -72,8 +73,8 @@ def load_generator(
     validate(config)
     info = read_run_dataset(config)
     networks, frozen = online_networks(config, info.image_size, info.channels)
-    metas.check_identity(workdir, found, meta, frozen.weights)
-    mesh = meshes.local_mesh()
+    listing.check_identity(workdir, found, meta, frozen.weights)
+    mesh = sharding.local_mesh()
     ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
     return Generator(config, networks, frozen, ema, found, info.preparation)
 
@@ -82,11 +83,11 @@ def _saved(
     workdir: str | Path, overrides: Mapping[str, str], choice: Choice
 ) -> tuple[int, dict[str, Any], Config]:
     """(step, meta, configuration) of the chosen checkpoint, of the newest with a readable meta."""
-    found = metas.saved_meta(workdir, choice)
+    found = listing.saved_meta(workdir, choice)
     if found is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
     step, meta = found
-    config = apply_overrides(metas.saved_settings(workdir, step, meta), dict(overrides))
+    config = apply_overrides(listing.saved_settings(workdir, step, meta), dict(overrides))
     if changes := changed_fields(meta["config"], config):
         raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
     return step, meta, config
@@ -98,9 +99,9 @@ def _restored(
     """(EMA weights, step) of the step; None: of the newest sound checkpoint."""
     template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
     if step is None:
-        restored = checkpoint.restore(workdir, template, set_aside=False)
+        restored = store.restore(workdir, template, set_aside=False)
     else:
-        restored = checkpoint.restore_step(workdir, step, template)
+        restored = store.restore_step(workdir, step, template)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
     return restored.state.ema, restored.step

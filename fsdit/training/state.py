@@ -9,8 +9,8 @@ from flax.struct import dataclass
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
 
 
 @dataclass
@@ -47,9 +47,9 @@ def abstract(
     """Shapes, types and shardings of the state; nothing is allocated."""
     shapes = jax.eval_shape(lambda: fresh(networks, tx, 0))
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         shapes,
-        meshes.state_shardings(mesh, shapes),
+        sharding.state_shardings(mesh, shapes),
     )
 
 

@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
 from fsdit.flow import path
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
-from fsdit.training.running import TIME_BINS
 from fsdit.training.state import TrainState
+from fsdit.training.telemetry.running import TIME_BINS
 
 # index (B,), class_id (B,), target: moments of the codec, supports: as the model takes them.
 Batch = dict[str, PyTree[Array]]
@@ -81,7 +81,7 @@ def make_train_step(
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         return _accumulated(differentiate, config.train.accumulate_steps, params, batch, step)
 
-    gradients = meshes.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
+    gradients = sharding.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         (loss, bins), grads = gradients(state.params, batch, state.step)
@@ -142,8 +142,8 @@ def compile_train_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(
         make_train_step(networks, config, tx, mesh),
-        in_shardings=(shardings, meshes.batch_sharding(mesh)),
-        out_shardings=(shardings, meshes.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 

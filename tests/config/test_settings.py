@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fsdit import config as configs
+from fsdit.checks import validate
 from fsdit.config import (
     Config,
     DataConfig,
@@ -14,7 +15,6 @@ from fsdit.config import (
     TrainConfig,
 )
 from fsdit.errors import ConfigError, multiples_near
-from fsdit.validation import validate
 
 VALID = Config(data=DataConfig(dataset_dir="somewhere"))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fsdit.data import layout, records
-from fsdit.data.photos import Preparation
+from fsdit.data.images.photos import Preparation
 from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
 from fsdit.data.records import Episode, ImageRecord
 from fsdit.errors import DataError

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import ImageOptions, normalise
+from data_prep.conversion.images import ImageOptions, normalise
 from fsdit.data import supports
-from fsdit.data.input import evaluation_examples
-from fsdit.data.photos import Preparation
+from fsdit.data.images.photos import Preparation
+from fsdit.data.pipeline import evaluation_examples
 from fsdit.data.records import decode_pixels
 from fsdit.errors import ConfigError, DataError
 

@@ -10,7 +10,7 @@ from fsdit.config import Config, DataConfig
 
 
 def main(argv):
-    from fsdit.data.input import host_batches, training_examples
+    from fsdit.data.pipeline import host_batches, training_examples
 
     data = DataConfig(dataset_dir=argv[1], shots=5, source="sampled", workers=2)
     size = int(argv[2])

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from data_prep import encoding, rebuild
+from data_prep import rebuild
+from data_prep.encoding import tasks
 from data_prep.verify import conclude, table, verify
 from fsdit.data import layout
 from fsdit.errors import DataError, FsditError
 from tests.data_prep import datasets
-from tests.data_prep.photos import files
+from tests.data_prep.conversion.photos import files
 
 FILES = ("dataset.json", "train/manifest.json")
 VALUES = [None, -1, 10**30, 1.5, float("nan"), "../victim", "\ud800", "\x1b[31m", [1], {"a": 1}]
@@ -61,8 +62,8 @@ def signed(values: Any) -> bytes:
 def used(directory: Path) -> None:
     """What every program does with a dataset. Raises FsditError."""
     info = layout.read_dataset_info(directory)
-    encoding.WorkingFolder(directory).begin(info, [], "float32")
-    encoding.finish(encoding.WorkingFolder(directory), [], encoding.tasks(directory, info))
+    tasks.WorkingFolder(directory).begin(info, [], "float32")
+    tasks.finish(tasks.WorkingFolder(directory), [], tasks.tasks(directory, info))
 
 
 def checked(directory: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data_prep import encoding, outputs
+from data_prep.encoding import outputs, tasks
 from data_prep.verify import verify
 from fsdit.data import layout, records
 from fsdit.data.episodes import draw_episodes
@@ -21,7 +21,7 @@ from fsdit.data.records import ImageRecord
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
 from tests.data_prep import datasets
-from tests.data_prep.photos import encoded, files, photo
+from tests.data_prep.conversion.photos import encoded, files, photo
 from tests.models.pretrained import originals
 from tests.models.pretrained.autoencoder_originals import SD, original
 from tests.programs import run_module, start_program
@@ -267,9 +267,9 @@ def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
         str(weights / "vae"), "", "vae", layout.read_dataset_info(photos), "float16", "float32"
     )
     all_outputs = [output, vae]
-    all_tasks = encoding.tasks(photos, layout.read_dataset_info(photos))
+    all_tasks = tasks.tasks(photos, layout.read_dataset_info(photos))
     before = Path(shutil.copytree(photos, tmp_path / "before"))
-    folder = encoding.WorkingFolder(before)
+    folder = tasks.WorkingFolder(before)
     folder.begin(layout.read_dataset_info(before), all_outputs, "float32")
     for task in all_tasks:
         manifest = layout.read_manifest(undisturbed / task.split)
@@ -292,16 +292,16 @@ def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
 
             return changed
 
-        folder = encoding.WorkingFolder(directory)
+        folder = tasks.WorkingFolder(directory)
         info = layout.read_dataset_info(directory)
         with monkeypatch.context() as patch:
             for name in ("replace", "rename", "unlink", "rmdir"):
                 patch.setattr(os, name, counted(getattr(os, name)))
             try:
-                if encoding.is_told(folder, info, all_outputs):
-                    encoding.remove(folder)
+                if tasks.is_told(folder, info, all_outputs):
+                    tasks.remove(folder)
                 else:
-                    encoding.finish(folder, all_outputs, all_tasks)
+                    tasks.finish(folder, all_outputs, all_tasks)
             except Killed:
                 return False
         return True
@@ -332,7 +332,7 @@ def test_what_is_there_already_takes_nothing_from_what_was_begun(undisturbed, we
     dataset = Path(shutil.copytree(undisturbed, tmp_path / "d"))
     info = layout.read_dataset_info(dataset)
     other = outputs.features(str(weights / "siglip"), "other", True, "float16", "float32")
-    encoding.WorkingFolder(dataset).begin(info, [other], "float32")
+    tasks.WorkingFolder(dataset).begin(info, [other], "float32")
     before = files(dataset)
     refused(dataset, *both(weights))
     assert files(dataset) == before
@@ -391,7 +391,7 @@ def test_other_weights_at_the_same_place_are_not_gone_on_with(dataset, weights, 
     location = Path(shutil.copytree(weights / "siglip", tmp_path / "siglip"))
     info = layout.read_dataset_info(dataset)
     begun = outputs.features(str(location), "siglip", True, "float16", "float32")
-    encoding.WorkingFolder(dataset).begin(info, [begun], "float32")
+    tasks.WorkingFolder(dataset).begin(info, [begun], "float32")
     tensors = load_file(location / "model.safetensors")
     save_file({n: t * 1.5 for n, t in tensors.items()}, location / "model.safetensors")
     assert f"sha256 {begun.info.sha256}" in refused(dataset, f"--encoder={location}")

@@ -119,7 +119,7 @@ def test_a_folder_without_a_dataset_is_one_line(tmp_path):
 
 def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, tmp_path):
     (tmp_path / "killed").mkdir()
-    module = "tests.data_prep.kill_at_each_write"
+    module = "tests.data_prep.conversion.kill_at_each_write"
     run_module(module, dataset, tmp_path / "killed", *FLAGS, timeout=120).check_returncode()
     *killed, undisturbed = sorted((tmp_path / "killed").iterdir(), key=lambda p: int(p.name))
     old, new = files(dataset), files(undisturbed)

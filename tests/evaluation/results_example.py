@@ -3,7 +3,7 @@
 import numpy as np
 
 from fsdit.config import EvaluationConfig, SamplingConfig
-from fsdit.evaluation.report import ClassPictures
+from fsdit.evaluation.report.write import ClassPictures
 from fsdit.evaluation.results import METRICS, ROWS, Results, Score, Table
 
 BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")

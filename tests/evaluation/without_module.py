@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fsdit.errors import ConfigError
-from fsdit.evaluation import inception
+from fsdit.evaluation.critics import inception
 
 assert not {"torch", "torch_fidelity", "torchvision"} & sys.modules.keys()
 

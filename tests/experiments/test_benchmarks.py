@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from experiments.benchmarks import all as all_benchmarks
-from experiments.benchmarks import feeding, pytorch_dit, train_step, turns
+from experiments.benchmarks import turns
+from experiments.benchmarks.compute import pytorch_dit, train_step
+from experiments.benchmarks.input import feeding
 from tests.programs import run_module
 
 pytestmark = pytest.mark.large

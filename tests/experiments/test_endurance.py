@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from experiments.benchmarks.disturbances import (
+from experiments.benchmarks.lifecycle.disturbances import (
     KINDS,
     PHASES,
     Disturbance,
@@ -14,7 +14,7 @@ from experiments.benchmarks.disturbances import (
     Record,
     plan,
 )
-from experiments.benchmarks.endurance_report import failures
+from experiments.benchmarks.lifecycle.endurance_report import failures
 from tests.conftest import small_disk_at
 from tests.programs import run_module
 
@@ -26,7 +26,7 @@ def test_one_disturbance_of_each_kind_loses_nothing(tmp_path, glyphs):
     with small_disk_at(tmp_path / "disk", "1m"):
         pass  # a full disk is among them: skipped where none can be mounted
     result = run_module(
-        "experiments.benchmarks.endurance",
+        "experiments.benchmarks.lifecycle.endurance",
         *(f"--dataset_dir={glyphs}", f"--output_dir={output}"),
         *(f"--disturbances={len(KINDS)}", "--seed=0"),
         timeout=3600,

@@ -9,17 +9,17 @@ import pytest
 import torch
 import transformers
 
-from experiments import random_weights
+from experiments.benchmarks import random_weights
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
 from fsdit.models.pretrained.encoder import load_encoder
-from tests.data_prep.photos import files, photo
+from tests.data_prep.conversion.photos import files, photo
 from tests.models.pretrained import originals
 from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
 
-MODULE = "experiments.random_weights"
+MODULE = "experiments.benchmarks.random_weights"
 
 
 @pytest.fixture(scope="module")

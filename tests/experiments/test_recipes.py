@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import random_weights
+from experiments.benchmarks import random_weights
 from fsdit import config as configs
+from fsdit.checks import validate
 from fsdit.data.layout import read_dataset_info
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
-from fsdit.validation import validate
-from tests.data_prep.photos import class_folders
+from tests.data_prep.conversion.photos import class_folders
 from tests.programs import ROOT, run_module
 
 FILES = sorted(p for p in ROOT.glob("experiments/*.py") if "def get_config(" in p.read_text())

@@ -5,6 +5,6 @@ from pathlib import Path
 
 for name in ("torch", "transformers", "diffusers"):
     sys.modules[name] = None
-from experiments import random_weights  # noqa: E402
+from experiments.benchmarks import random_weights  # noqa: E402
 
 random_weights.write(Path(sys.argv[1]))

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from experiments.launch.pod import Pod
+from fsdit.launch.pod import Pod
 
 if __name__ == "__main__":
     member = str(Path(__file__).with_name("member.py"))

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from experiments.launch.decision import Patience
-from experiments.launch.pod import Pod
-from experiments.launch.supervise import listening, supervise
-from fsdit.terminal import guard_output
+from fsdit.launch.decision import Patience
+from fsdit.launch.pod import Pod
+from fsdit.launch.supervise import listening, supervise
+from fsdit.program.terminal import guard_output
 
 if __name__ == "__main__":
     guard_output()

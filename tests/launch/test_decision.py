@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from experiments.launch.decision import Exit, Patience, Verdict, judge
+from fsdit.launch.decision import Exit, Patience, Verdict, judge
 
 DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong")
 KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from experiments.launch.supervise import newest_checkpoint
+from fsdit.launch.supervise import newest_checkpoint
 from tests.conftest import experiment_file
 from tests.processes import UNHURRIED, finish, losses, wait_for_step
 from tests.programs import ROOT, environment, run_module
@@ -31,7 +31,7 @@ def experiment(tmp_path, small_config):
 
 
 def launch(experiment, workdir, *flags, count=2):
-    command = [sys.executable, "-m", "experiments.launch.local", f"--num_processes={count}"]
+    command = [sys.executable, "-m", "fsdit.launch.local", f"--num_processes={count}"]
     return subprocess.Popen(
         [*command, "--", f"--config={experiment}", f"--workdir={workdir}", *flags],
         env=environment(),
@@ -69,7 +69,7 @@ def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment,
 
 def test_a_users_error_is_one_line_and_no_restart(tmp_path):
     flags = ("--num_processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/run")
-    result = run_module("experiments.launch.local", *flags)
+    result = run_module("fsdit.launch.local", *flags)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and "none.py" in line and "no restart" in line
@@ -86,7 +86,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("flags", "word"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_flags_of_the_launcher_are_one_line(flags, word):
-    result = run_module("experiments.launch.local", *flags)
+    result = run_module("fsdit.launch.local", *flags)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and word in line

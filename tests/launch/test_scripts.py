@@ -301,7 +301,7 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(slice_of_two, tmp_path):
     done = slice_of_two(worker_python('for a; do echo "$a"; done > $HOME/args'), *flags)
     assert done.returncode == 0, done.stderr
     for worker in "01":
-        expected = ["-m", "experiments.launch.local", "--", *flags]
+        expected = ["-m", "fsdit.launch.local", "--", *flags]
         assert lines(tmp_path / worker / "args") == expected
     calls = lines(tmp_path / "calls")
     changes = [call.split()[3] for call in calls if "queued-resources" in call]

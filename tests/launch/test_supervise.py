@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from experiments.launch.decision import Patience
-from experiments.launch.pod import Pod
-from experiments.launch.supervise import listening, supervise
+from fsdit.launch.decision import Patience
+from fsdit.launch.pod import Pod
+from fsdit.launch.supervise import listening, supervise
 from tests.programs import ROOT, environment
 
 pytestmark = pytest.mark.medium

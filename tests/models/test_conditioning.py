@@ -8,9 +8,9 @@ import pytest
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import sampler
 from fsdit.models.conditioning import Condition
-from fsdit.models.drawing import make_draw
-from fsdit.models.networks import Networks
-from fsdit.parallel.mesh import AXES
+from fsdit.models.spec import Networks
+from fsdit.parallel.sharding import AXES
+from fsdit.sampling.drawing import make_draw
 
 pytestmark = pytest.mark.medium
 

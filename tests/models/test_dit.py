@@ -7,7 +7,7 @@ import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig, dit
 from fsdit.errors import ConfigError
-from fsdit.models.networks import Networks
+from fsdit.models.spec import Networks
 
 pytestmark = pytest.mark.medium
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from fsdit.parallel import compilation, runtime
+from fsdit.parallel import compilation, processes
 
 
 def slow_to_compile(x):
@@ -25,7 +25,7 @@ def slow_to_compile(x):
 def main(setting: str, workdir: str, address: str, count: str, process: str) -> None:
     seen = []
     jax.monitoring.register_event_listener(lambda event, **_: seen.append(event.split("/")[-1]))
-    runtime.start(address, int(count), int(process))
+    processes.start(address, int(count), int(process))
     compilation.use_cache(setting, Path(workdir))
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     sharding = jax.NamedSharding(mesh, PartitionSpec("data"))
@@ -36,7 +36,7 @@ def main(setting: str, workdir: str, address: str, count: str, process: str) -> 
         "asked": "compile_requests_use_cache",
     }
     print(json.dumps({key: seen.count(name) for key, name in names.items()}), flush=True)
-    runtime.stop()
+    processes.stop()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import signal
 from absl import flags
 
 from fsdit import program
-from fsdit.parallel import runtime
+from fsdit.parallel import processes
 
 _ADDRESS = flags.DEFINE_string("coordinator_address", None, "")
 _COUNT = flags.DEFINE_integer("num_processes", None, "")
@@ -14,7 +14,7 @@ _MINE = flags.DEFINE_integer("process_id", None, "")
 
 def main(argv):
     del argv
-    runtime.start(_ADDRESS.value, _COUNT.value, _MINE.value)
+    processes.start(_ADDRESS.value, _COUNT.value, _MINE.value)
     if _MINE.value == 0:
         raise RuntimeError("a defect")
     signal.pause()

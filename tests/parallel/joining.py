@@ -3,7 +3,7 @@
 from absl import flags
 
 from fsdit import program
-from fsdit.parallel import runtime
+from fsdit.parallel import processes
 
 _ADDRESS = flags.DEFINE_string("coordinator_address", None, "")
 _COUNT = flags.DEFINE_integer("num_processes", None, "")
@@ -15,15 +15,15 @@ def main(argv):
     import jax
     from jax._src import xla_bridge
 
-    runtime.start(_ADDRESS.value, _COUNT.value, _MINE.value)
-    agreed = runtime.agree(True)
+    processes.start(_ADDRESS.value, _COUNT.value, _MINE.value)
+    agreed = processes.agree(True)
     print(
         f"{jax.process_count()} processes, agreed {agreed}, "
         f"distributed {jax.distributed.is_initialized()}, "
         f"devices {xla_bridge.CUDA_VISIBLE_DEVICES.value}",
         flush=True,
     )
-    runtime.stop()
+    processes.stop()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from fsdit.config import apply_overrides, load_experiment
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError
-from fsdit.models.frozen import open_networks
+from fsdit.features.frozen import open_networks
 from fsdit.planning import costs, plan, report, target
 from fsdit.planning.published import CODECS, ENCODERS, abstract_networks
 from fsdit.planning.target import Target

@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from fsdit.training import metas
+from fsdit.training.checkpoints import listing
 from tests.conftest import experiment_file
 from tests.processes import finish, losses, rows, start, wait_for_step
 
@@ -37,7 +37,7 @@ def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     steps = "--config.train.num_steps=100"
     process = start(experiment, workdir, *FLAGS, steps)
     step = 5
-    while not metas.steps(workdir):  # saved beside the steps
+    while not listing.steps(workdir):  # saved beside the steps
         wait_for_step(process, workdir, step)
         step += 1
     process.kill()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fsdit.config import MeshConfig
-from fsdit.data import input as episode_input
-from fsdit.models.networks import Networks
-from fsdit.parallel import mesh as meshes
+from fsdit.data import pipeline
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import example_losses, make_train_step, time_bins
@@ -20,25 +20,25 @@ pytestmark = pytest.mark.medium
 def run_steps(config, steps, first=0):
     """States after each step (as NumPy) and the metrics of each."""
     networks = Networks(config.model, 24, 1)
-    mesh = meshes.make_mesh(config)
+    mesh = sharding.make_mesh(config)
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(networks, tx, mesh)
     state = train_state.init(networks, tx, config.seed, template)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     step = jax.jit(
         make_train_step(networks, config, tx, mesh),
-        in_shardings=(shardings, meshes.batch_sharding(mesh)),
-        out_shardings=(shardings, meshes.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
     )
     size = config.data.batch_size
-    batches = episode_input.host_batches(
-        episode_input.training_examples(config),
-        meshes.host_rows(mesh, size),
+    batches = pipeline.host_batches(
+        pipeline.training_examples(config),
+        sharding.host_rows(mesh, size),
         size,
         start=first,
         num_batches=steps,
         config=config.data,
-        place=meshes.global_batch(mesh, size),
+        place=sharding.global_batch(mesh, size),
     )
     states, metrics = [jax.device_get(state)], []
     for batch in batches:
@@ -120,7 +120,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_confi
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):
     networks = Networks(small_config.model, 24, 1)
     params = networks.init(0)
-    read = episode_input.training_examples(small_config)
+    read = pipeline.training_examples(small_config)
     batch = jax.tree.map(lambda *rows: np.stack(rows), *[read(i) for i in range(8)])
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
     shuffled = jax.tree.map(lambda a: a[order], batch)
@@ -194,7 +194,7 @@ def test_state_is_born_with_its_shardings(small_config):
         mesh=MeshConfig(data=2, fsdp=4),
     )
     networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, meshes.make_mesh(config))
+    template = train_state.abstract(networks, tx, sharding.make_mesh(config))
     state = train_state.init(networks, tx, 0, template)
     jax.tree.map(lambda leaf, t: _assert_same_sharding(leaf, t), state, template)
     kernel = state.ema["blocks"]["mlp"]["up"]["kernel"]

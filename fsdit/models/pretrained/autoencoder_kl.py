@@ -30,7 +30,7 @@ from fsdit.config.bounds import Depth, Width, real
 from fsdit.errors import ConfigError, DataError, multiples_near
 from fsdit.models import layers
 from fsdit.models.codec import scale_pixels, unscale_pixels
-from fsdit.models.pretrained import weights
+from fsdit.models.pretrained.stored import weights
 
 _FLOAT32 = jnp.dtype("float32")
 _EPSILON = 1e-6

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from fsdit.errors import DataError
 from fsdit.models.pretrained import dinov2, siglip
 from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
-from fsdit.models.pretrained.weights import Checkpoint, Mapped, load_params, open_checkpoint
+from fsdit.models.pretrained.stored.weights import Checkpoint, Mapped, load_params, open_checkpoint
 
 TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
 

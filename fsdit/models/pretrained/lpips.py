@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from fsdit.models.codec import scale_pixels
-from fsdit.models.pretrained import weights
+from fsdit.models.pretrained.stored import weights
 
 # Widths of the convolutions of each block; a block ends in what is compared.
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

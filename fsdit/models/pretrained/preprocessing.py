@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int32, UInt8
 from fsdit.config.bounds import ImageSize, real
 from fsdit.config.problems import shown
 from fsdit.errors import DataError
-from fsdit.models.pretrained.files import parse_fields, read_json
 from fsdit.models.pretrained.resampling import antialiased
+from fsdit.models.pretrained.stored.files import parse_fields, read_json
 
 _FIXED_POINT_BITS = 22  # Pillow's PRECISION_BITS
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL.Image.Resampling

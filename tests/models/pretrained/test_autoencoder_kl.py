@@ -16,10 +16,10 @@ from safetensors.numpy import load_file, save_file
 from fsdit.config import Config, EncoderConfig, ModelConfig
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.codec import LatentCodec, PixelCodec
-from fsdit.models.networks import Networks
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
-from fsdit.parallel import mesh as meshes
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
 from fsdit.training.step import example_losses
 from tests.models.pretrained.autoencoder_originals import SD, original
 
@@ -266,7 +266,7 @@ def test_every_tensor_of_the_published_layouts_has_its_place(config, count, old)
 
 def test_parameters_are_arguments_of_a_compiled_program():
     """One program for any parameters; they may be sharded, and batches done in parts."""
-    mesh = jax.make_mesh((2, 4), meshes.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
     codec, other = small(latent_channels=16), small(latent_channels=16, seed=1)
     images, keys = jnp.asarray(pictures(16, 16, 16, 3)), jax.random.split(key(), 16)
 
@@ -279,9 +279,9 @@ def test_parameters_are_arguments_of_a_compiled_program():
     assert np.abs(run(other, images, keys)[0] - expected[0]).mean() > 1e-3
     assert run._cache_size() == 1
 
-    shardings = meshes.state_shardings(mesh, jax.eval_shape(lambda: codec))
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(lambda: codec))
     placed = jax.device_put(codec, shardings)
-    rows = jax.device_put((images, keys), meshes.batch_sharding(mesh))
+    rows = jax.device_put((images, keys), sharding.batch_sharding(mesh))
     for max_batch in (None, 8):
         latents, decoded = jax.jit(both)(placed.replace(max_batch=max_batch), *rows)
         np.testing.assert_allclose(latents, expected[0], atol=1e-5)

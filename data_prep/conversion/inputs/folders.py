@@ -1,0 +1,76 @@
+"""A folder as an input: every file below it, and reading one of them."""
+
+import dataclasses
+import os
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from data_prep.conversion.inputs.entries import Row, printable, skipped
+from data_prep.conversion.inputs.listing import File, is_hidden, plain
+from fsdit.data.images.image_files import read_file
+from fsdit.errors import DataError
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderReader:
+    """Reads files of a folder by their path below it."""
+
+    root: str
+
+    def read(self, place: str) -> bytes:
+        """Raises OSError, and UnusableImageError for what is no regular file."""
+        return read_file(Path(self.root, place))
+
+
+def list_folder(root: Path) -> tuple[list[File], list[Row]]:
+    """(regular files below, rows of what is none). Raises DataError for an unreadable folder.
+
+    Links to folders are followed, but a folder is read once. Hidden folders are not entered;
+    they are in the list as if they were files.
+    """
+    files: list[File] = []
+    rows: list[Row] = []
+    seen: dict[str, str] = {}
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        base = Path(folder).relative_to(root).as_posix()
+        if first := seen.get(real := os.path.realpath(folder)):
+            rows.append(skipped(base, f"the same folder as {printable(first)}"))
+            folders.clear()
+            continue
+        seen[real] = base
+        hidden = [name for name in folders if is_hidden(name)]
+        folders[:] = sorted(set(folders).difference(hidden))  # which of two links counts is fixed
+        for name in [*hidden, *names]:
+            place = name if base == "." else f"{base}/{name}"
+            size, problem = (0, None) if name in hidden else _size(Path(folder, name))
+            if problem:
+                rows.append(skipped(place, problem))
+            else:
+                files.append(File(plain(place), size, place))
+    return files, rows
+
+
+def _refuse(error: OSError) -> NoReturn:
+    folder = printable(str(error.filename))
+    raise DataError(
+        f"--input: the folder {folder} cannot be read: {error.strerror}: make it readable, or "
+        "take it out of --input"
+    )
+
+
+def _size(path: Path) -> tuple[int, str | None]:
+    """(bytes, what the file is if it is no regular one)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, None  # such as a link to nowhere: a bad file, which reading it will tell
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    return status.st_size, f"{kind}, not a regular file" if kind else None

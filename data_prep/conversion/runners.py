@@ -1,0 +1,50 @@
+"""Who runs the tasks: a pool of processes here, or Apache Beam anywhere."""
+
+import shlex
+from collections.abc import Generator, Sequence
+
+from data_prep import pool
+from data_prep.conversion.jobs import Shard
+from data_prep.conversion.shards import ConvertShard, Summary
+from fsdit.errors import ConfigError, DataError
+
+
+def run_pool(
+    task: ConvertShard, shards: Sequence[Shard], workers: int
+) -> Generator[Summary, None, None]:
+    """Summaries as tasks end, in any order. Raises what a task raises, at once."""
+    for shard, summary in pool.results(task, shards, workers):
+        if summary is None:
+            raise DataError(
+                f"{shard.file}: a worker process was killed over it twice, for want of memory or "
+                "by a file that crashes a decoder: try --workers=1; the same command goes on"
+            )
+        yield summary
+
+
+def run_beam(
+    task: ConvertShard, shards: Sequence[Shard], arguments: str
+) -> Generator[Summary, None, None]:
+    """The same, as a Beam pipeline; `arguments` are Beam's own flags in one string.
+
+    The working folder must be one that all of its workers see.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise ConfigError("--runner=beam: install it with pip install 'fsdit[beam]'") from None
+    try:
+        with beam.Pipeline(options=PipelineOptions(shlex.split(arguments))) as pipeline:
+            _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | beam.Map(task)
+    except Exception as error:
+        # A runner wraps what a task raised in its own errors; the last line is the cause.
+        raise DataError(f"--runner=beam: {str(error).strip().splitlines()[-1]}") from None
+    for shard in shards:
+        done = task.finished(shard)
+        if done is None:
+            raise DataError(
+                f"--runner=beam: the pipeline ended without {shard.file}: --output_dir must be a "
+                "folder that all of its workers see, and the runner one that waits"
+            )
+        yield done

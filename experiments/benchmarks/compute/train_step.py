@@ -1,0 +1,213 @@
+"""The train step on this machine: images/s, scanned and unrolled, and against PyTorch.
+
+    python -m experiments.benchmarks.compute.train_step
+
+The step that training compiles, with optimizer, EMA and guard, in float32, at the size of
+SiT-S/2 on latents of 28 x 28 x 4: with the tokens of five supports, and without them beside
+a plain PyTorch DiT of the same shape under torch.compile. The sides of a comparison take
+turns in one process. Needs PyTorch, of the test extra; without it the comparison is left out by
+--nopytorch.
+
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment (glibc 2.35, transparent huge pages
+allowed) may help: a step's large temporary memory then comes in huge pages. The results say
+whether it was set.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+
+from experiments.benchmarks.turns import machine, rates, take_turns
+from fsdit import program
+from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, dit
+from fsdit.data.layout import DatasetInfo, SplitInfo
+from fsdit.features.frozen import Frozen
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
+from fsdit.planning.published import abstract_networks
+from fsdit.training import optimizer
+from fsdit.training import state as train_state
+from fsdit.training.step import compile_train_step
+
+IMAGE_SIZE, BATCH, SHOTS = 224, 8, 5
+FORMS = ("pooled", "tokens")
+_PYTORCH_SIDE = "pooled, PyTorch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """steps: of a turn. threads: of PyTorch; JAX takes all cores. forms: of the condition."""
+
+    turns: int = 5
+    steps: int = 4
+    threads: int = 2
+    pytorch: bool = True
+    forms: tuple[str, ...] = FORMS
+
+
+def config(*, tokens: bool, scan: bool) -> Config:
+    model = dit(
+        "S",
+        patch_size=2,
+        use_support_tokens=tokens,
+        encoder=EncoderConfig(
+            name="frozen", location="google/siglip2-base-patch16-224", dtype="float32"
+        ),
+        codec=CodecConfig(name="autoencoder_kl", location="stabilityai/sd-vae-ft-ema"),
+        dtype="float32",
+        scan_layers=scan,
+    )
+    return Config(data=DataConfig(batch_size=BATCH, shots=SHOTS), model=model)
+
+
+def networks_of(config: Config) -> Networks:
+    return opened(config)[0]
+
+
+def opened(config: Config) -> tuple[Networks, Frozen]:
+    """The trainable model, and the frozen networks with shapes for their parameters."""
+    split = SplitInfo(("class",), (1,), 0, SHOTS)
+    info = DatasetInfo(IMAGE_SIZE, 3, {"train": split}, command="", seed=0)
+    return abstract_networks(config, info)
+
+
+def example_batch(networks: Networks, config: Config) -> dict[str, Any]:
+    """Random features and moments of latents, in the shapes of real ones, on the host."""
+    random, rows = np.random.default_rng(0), config.data.batch_size
+    tokens = networks.features.grid[0] * networks.features.grid[1]
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal((rows, *shape), np.float32)
+
+    supports = {"pooled": normal(SHOTS, networks.features.dim)}
+    if config.model.use_context:
+        supports["tokens"] = normal(SHOTS, tokens, networks.features.dim)
+    shape = networks.latent_shape
+    return {
+        "index": np.arange(rows, dtype=np.uint32),
+        "class_id": np.zeros(rows, np.int32),
+        "target": (normal(*shape), normal(*shape)),
+        "supports": supports,
+    }
+
+
+def trainer(config: Config) -> Callable[[int], jax.Array]:
+    """steps -> the loss of the last of so many, on one batch."""
+    networks, mesh = networks_of(config), sharding.make_mesh(config)
+    step, state = _compiled(config, networks, mesh)
+    place = sharding.global_batch(mesh, config.data.batch_size)
+    batch = place(example_batch(networks, config))
+
+    def train(steps: int) -> jax.Array:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+        return metrics["loss"]
+
+    return train
+
+
+def _compiled(
+    config: Config, networks: Networks, mesh: Mesh
+) -> tuple[Callable[..., Any], train_state.TrainState]:
+    tx = optimizer.transformation(config.optimizer)
+    template = train_state.abstract(networks, tx, mesh)
+    step = compile_train_step(networks, config, tx, mesh, template)
+    return step, train_state.init(networks, tx, config.seed, template)
+
+
+def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
+    """As `trainer`, for the model of PyTorch, without tokens of supports."""
+    import torch  # of the test extra
+
+    from experiments.benchmarks.compute import pytorch_dit
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    networks = networks_of(config)
+    batch = example_batch(networks, config)
+    latents = torch.from_numpy(batch["target"][0]).permute(0, 3, 1, 2).contiguous()
+    pooled = torch.from_numpy(batch["supports"]["pooled"])
+    step = pytorch_dit.make_train_step(pytorch_model(networks), compiled=True)
+
+    def train(steps: int) -> torch.Tensor:
+        for _ in range(steps):
+            loss = step(latents, pooled)
+        return loss
+
+    return train
+
+
+def pytorch_model(networks: Networks) -> Any:
+    from experiments.benchmarks.compute.pytorch_dit import DiT
+
+    model = networks.config
+    size = (model.hidden_size, model.depth, model.num_heads, model.patch_size)
+    return DiT(*size, networks.latent_shape, networks.features.dim)
+
+
+def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """images/s by side, and the ratio to PyTorch; each comparison is told when it is made."""
+    found: dict[str, dict[str, Any]] = {}
+    for form in settings.forms:
+        compared = compare(form, settings)
+        for name, side in compared.items():
+            turns = ", ".join(f"{v:.2f}" for v in side["turns"])
+            say(f"{name}: {side['best']:.2f}, {side['median']:.2f} (of {turns})")
+        found |= compared
+    return {"images_per_second": found, "ratio": ratios(found), "machine": machine()}
+
+
+def compare(form: str, settings: Settings) -> dict[str, dict[str, Any]]:
+    """The sides of one form in turns; nothing of them is left when it returns."""
+    tokens = form == "tokens"
+    sides = {
+        f"{form}, {name}": trainer(config(tokens=tokens, scan=scan))
+        for name, scan in (("scanned", True), ("unrolled", False))
+    }
+    if settings.pytorch and not tokens:
+        plain = config(tokens=False, scan=True)
+        sides[_PYTORCH_SIDE] = pytorch_trainer(plain, settings.threads)
+
+    def turn(side: Callable[[int], Any]) -> Callable[[], Any]:
+        return lambda: side(settings.steps)
+
+    seconds, _ = take_turns({name: turn(side) for name, side in sides.items()}, settings.turns)
+    images = settings.steps * BATCH
+    return {name: rates(values, images) for name, values in seconds.items()}
+
+
+def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """JAX / PyTorch of the best turns and of the medians, of the form that is the faster."""
+    other = found.get(_PYTORCH_SIDE)
+    if other is None:
+        return {}
+    ours = [found[f"pooled, {form}"] for form in ("scanned", "unrolled")]
+    return {kind: max(o[kind] for o in ours) / other[kind] for kind in ("best", "median")}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    settings = Settings(
+        _TURNS.value, _STEPS.value, _THREADS.value, _PYTORCH.value, tuple(_FORMS.value)
+    )
+    print(f"train step, float32, batch {BATCH}, images/s, best and median of {settings.turns}:")
+    result = measure(settings)
+    for kind, value in result["ratio"].items():
+        print(f"JAX / PyTorch, {kind}: {value:.2f}")
+    print(json.dumps(result["machine"]))
+
+
+if __name__ == "__main__":
+    _TURNS = flags.DEFINE_integer("turns", Settings.turns, "Turns of each side.", lower_bound=1)
+    _STEPS = flags.DEFINE_integer("steps", Settings.steps, "Steps of a turn.", lower_bound=1)
+    _THREADS = flags.DEFINE_integer("threads", Settings.threads, "Threads of PyTorch.")
+    _PYTORCH = flags.DEFINE_boolean("pytorch", True, "Compare with PyTorch.")
+    _FORMS = flags.DEFINE_multi_enum("form", FORMS, FORMS, "Condition; may be repeated.")
+    program.run(main)

@@ -1,0 +1,166 @@
+"""One image of any common kind -> what a viewer would show, in 8 bits, RGB or greyscale.
+
+EXIF orientation applied, the first frame of an animation, colours of an embedded profile
+as sRGB, alpha laid over a background, 16 bits scaled to 8; then a square of one size. The
+conversion of a dataset and supports that a user names pass through here alike.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageColor, ImageOps
+
+from fsdit.data.images import colours
+from fsdit.data.images.image_files import UnusableImageError, opened, read_file
+from fsdit.errors import DataError
+
+Resize = Literal["center_crop", "squash", "pad"]
+_MODES = {1: "L", 3: "RGB"}
+_BAND_PIXELS = 2**20
+_SIGNED = 2  # a TIFF's SampleFormat
+_WHITE_IS_ZERO = 0  # a TIFF's PhotometricInterpretation
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How any picture becomes one of a dataset: what supports have to repeat.
+
+    background: a colour as CSS names it, behind transparent pixels and beside padded
+    pictures. resize: to a square, by its centre, by distortion, or by padding.
+    """
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+
+    background: str = "white"
+    resize: Resize = "center_crop"
+
+    def __post_init__(self):
+        """Raises ValueError."""
+        ImageColor.getrgb(self.background)
+
+
+# Of datasets and exports that do not say; conversions mostly used it.
+DEFAULT_PREPARATION = Preparation()
+
+
+def read_photo(
+    path: Path,
+    image_size: int,
+    channels: int,
+    preparation: Preparation = DEFAULT_PREPARATION,
+) -> UInt8[np.ndarray, "H W C"]:
+    """A file as a dataset so prepared would hold it. Raises DataError."""
+    try:
+        with opened(read_file(path)) as image:
+            hint_size(image, image_size)
+            ImageOps.exif_transpose(image, in_place=True)
+            flattened = flat(image, channels, preparation.background)
+            pixels = np.asarray(resized(flattened, image_size, preparation))
+    except (UnusableImageError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: {reason}") from None
+    return pixels.reshape(image_size, image_size, channels)
+
+
+def hint_size(image: Image.Image, size: int) -> None:
+    """JPEG decoders can halve on the way; twice the size leaves the filter its work."""
+    image.draft(image.mode, (2 * size, 2 * size))
+
+
+def flat(image: Image.Image, channels: int, background: str) -> Image.Image:
+    """8-bit RGB or greyscale in sRGB without alpha. Raises UnusableImageError."""
+    mode, samples = _MODES[channels], _deep_samples(image)
+    to_srgb = colours.to_srgb(image)
+    if image.mode == mode and to_srgb is None and not image.has_transparency_data:
+        return image
+
+    def flattened(part: Image.Image) -> Image.Image:
+        part = part if samples is None else _in_eight_bits(part, *samples)
+        if part.has_transparency_data:
+            part = part.convert("RGBA")
+        part = to_srgb(part) if to_srgb else part
+        if part.mode in ("LA", "RGBA"):
+            colour = (*ImageColor.getrgb(background)[:3], 255)
+            part = Image.alpha_composite(Image.new("RGBA", part.size, colour), part)
+        elif part.mode == "LAB":  # which becomes grey by way of RGB only
+            part = part.convert("RGB")
+        return part.convert(mode)
+
+    return _by_bands(image, mode, flattened)
+
+
+def _by_bands(
+    image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """`convert` of each pixel, a band of rows at a time where there are many of them.
+
+    What lies between the two ends of a conversion takes several times the memory of either.
+    """
+    rows = max(1, _BAND_PIXELS // image.width)
+    if rows >= image.height:
+        return convert(image)
+    result = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        part = convert(image.crop(box))
+        result.paste(part, box)
+        result.info = part.info  # such as a comment, which a JPEG is stored with
+    return result
+
+
+def _deep_samples(image: Image.Image) -> tuple[int, bool] | None:
+    """(brightest value, whether it is black) of more than 8 bits; None for all others.
+
+    Raises UnusableImageError where no range is stated.
+    """
+    if image.mode == "F":
+        raise UnusableImageError("floating-point pixels have no stated range")
+    if not image.mode.startswith("I"):
+        return None
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if bits > 16:
+        raise UnusableImageError(f"{bits}-bit pixels have no stated range")
+    if _SIGNED in tags.get(ExifTags.Base.SampleFormat, ()):
+        raise UnusableImageError("pixels of signed numbers have no stated range")
+    inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO
+    return 2**bits - 1, inverted
+
+
+def _in_eight_bits(image: Image.Image, brightest: int, inverted: bool) -> Image.Image:
+    """Greyscale, with the alpha of one transparent value where it has one."""
+    values = np.asarray(image).astype(np.uint32)
+    scaled = ((values * 255 + brightest // 2) // brightest).astype(np.uint8)
+    result = Image.fromarray(255 - scaled if inverted else scaled)
+    if (transparent := image.info.get("transparency")) is not None:
+        result.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return result
+
+
+def resized(image: Image.Image, size: int, preparation: Preparation) -> Image.Image:
+    """A square of `size`, antialiased."""
+    if image.size == (size, size):
+        return image
+    if preparation.resize == "pad":
+        return _padded(image, size, preparation.background)
+    side = min(image.size)
+    left, top = ((image.width - side) / 2, (image.height - side) / 2)
+    crop = (left, top, left + side, top + side)
+    box = crop if preparation.resize == "center_crop" else None
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def _padded(image: Image.Image, size: int, background: str) -> Image.Image:
+    """All of the image in the middle of a square of the background's colour."""
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    colour = ImageColor.getcolor(background, image.mode)
+    square = Image.new(image.mode, (size, size), colour)
+    inner = image.resize((width, height), Image.Resampling.LANCZOS)
+    square.paste(inner, ((size - width) // 2, (size - height) // 2))
+    return square

@@ -1,0 +1,251 @@
+"""Distances between many pairs, tile by tile on the mesh: bounded memory, float64.
+
+Float64 because what is judged lies in small differences of large numbers, and because
+whole numbers stay exact in it: equal images are at distance zero, and ties are ties.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
+
+from fsdit.parallel import sharding
+
+# A tile has at most so many rows, and at most so many numbers (128 MiB in float64).
+_MAX_TILE_ROWS = 2048
+_MAX_TILE_SIZE = 2**24
+
+# What rounding leaves between two equal rows of floats, in units of their squared lengths,
+# is below this; and 3e-7 of a length is no difference between float32 features.
+_ROUNDING = 1e-13
+
+# So many products of two int8 stay within int32.
+_INT32_PRODUCTS = 2**16
+
+Rows = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The k nearest rows of a pool for each of N queries, nearest first.
+
+    Of equally near rows the one with the lower index comes first. Where a query may find
+    fewer than k rows, the rest has index -1 and an infinite distance.
+    """
+
+    index: Int[np.ndarray, "N k"]
+    squared_distance: Float[np.ndarray, "N k"]
+
+
+def flat(rows: Shaped[Array, "N *D"]) -> Float[Array, "N d"]:
+    """Rows as vectors of float64, for compiled code under x64."""
+    return rows.reshape(len(rows), -1).astype(jnp.float64)
+
+
+def squared_distances(a: Shaped[Array, "N *D"], b: Shaped[Array, "M *D"]) -> Float[Array, "N M"]:
+    """Squared Euclidean distances between flattened rows, for compiled code under x64.
+
+    Exact for uint8 images, and for other whole numbers while sums stay below 2^53. Of
+    floats, equal rows are at distance zero.
+    """
+    if a.dtype == b.dtype == jnp.uint8:
+        a, b = (x.reshape(len(x), -1) for x in (a, b))
+        starts = range(0, a.shape[1], _INT32_PRODUCTS)
+        parts = [[x[:, i : i + _INT32_PRODUCTS] for x in (a, b)] for i in starts]
+        return sum(_squared_distances_of_pixels(*part) for part in parts)
+    exact = not any(jnp.issubdtype(x.dtype, jnp.floating) for x in (a, b))
+    a, b = flat(a), flat(b)
+    norms = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
+    squared = norms - 2 * jnp.matmul(a, b.T, precision="highest")
+    return squared if exact else jnp.where(squared < _ROUNDING * norms, 0, squared)
+
+
+def _squared_distances_of_pixels(
+    a: UInt8[Array, "N d"], b: UInt8[Array, "M d"]
+) -> Float[Array, "N M"]:
+    """Through products of int8, which are faster than floats, and exact on any device."""
+    a, b = ((x.astype(jnp.int32) - 128).astype(jnp.int8) for x in (a, b))
+    norms = [jnp.square(x.astype(jnp.int32)).sum(1).astype(jnp.float64) for x in (a, b)]
+    products = jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+    return norms[0][:, None] + norms[1][None] - 2 * products.astype(jnp.float64)
+
+
+def reduce_pairs(
+    step: Callable[[PyTree, PyTree, PyTree], PyTree],
+    start: PyTree,
+    queries: Rows,
+    pool: Rows,
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+) -> PyTree[np.ndarray]:
+    """Reduces all pairs (query, row of the pool) to one result a query.
+
+    step(carry, queries, pool) -> carry sees one tile of each; `queries` and `pool` are
+    dictionaries of arrays (N, ...) and (M, ...), and pool["valid"] says in addition which
+    rows are no padding. A carry has one row a query; every row begins as `start`. The
+    step is a function of a module, so that it is compiled once for each shape.
+
+    Queries lie over all devices of the mesh (by default, this process's), the pool's tile
+    on each. No more than two tiles of `tile` rows and what the step makes of them are on
+    the devices at a time; without `tile`, as many rows as make a moderate array.
+    """
+    mesh = mesh or sharding.local_mesh()
+    count, found = _length(queries), []
+    query_rows, pool_rows = (min(tile or _tile_rows(x), _length(x)) for x in (queries, pool))
+    with jax.enable_x64(True):
+        size = _fill(query_rows, mesh)
+        for rows in _tiles(queries, size):
+            part = _put(mesh, sharding.BATCH, rows)
+            carry = _put(mesh, sharding.BATCH, _repeat(start, size))
+            for rows in _tiles(pool, pool_rows):
+                other = _put(mesh, PartitionSpec(), rows)
+                carry = jax.block_until_ready(_advance(step, mesh, carry, part, other))
+            found.append(sharding.to_host(carry))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _advance(step: Callable, mesh: Mesh, carry: PyTree, queries: PyTree, pool: PyTree) -> PyTree:
+    specs = (sharding.BATCH, sharding.BATCH, PartitionSpec())
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=sharding.BATCH)
+    return mapped(carry, queries, pool)
+
+
+def _length(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _fill(rows: int, mesh: Mesh) -> int:
+    return -(-rows // mesh.size) * mesh.size
+
+
+def _tile_rows(rows: Rows) -> int:
+    widest = max(int(np.prod(x.shape[1:])) for x in rows.values())
+    return max(1, min(_MAX_TILE_ROWS, _MAX_TILE_SIZE // max(widest, 1)))
+
+
+def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
+    """Tiles of exactly `size` rows; "valid" marks those that are not zeros at the end."""
+    for first in range(0, _length(rows), size):
+        tile = {name: x[first : first + size] for name, x in rows.items()}
+        missing = size - _length(tile)
+        tile["valid"] = np.ones(size - missing, bool)
+        yield {
+            name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for name, x in tile.items()
+        }
+
+
+def _repeat(start: PyTree, count: int) -> PyTree[np.ndarray]:
+    return jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), start)
+
+
+def _put(mesh: Mesh, spec: PartitionSpec, tree: PyTree[np.ndarray]) -> PyTree[jax.Array]:
+    """What every process holds as a whole, laid out over the mesh."""
+    placement = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, placement, lambda index: x[index]), tree
+    )
+
+
+def allowed_pairs(queries: PyTree[Array], pool: PyTree[Array]) -> Bool[Array, "n m"]:
+    """Which pairs of a tile count: no padding, nothing that the query leaves out.
+
+    The pool has "id" (m,), the queries "left_out" (n, K): ids that a query must not meet.
+    """
+    return pool["valid"] & ~(queries["left_out"][:, :, None] == pool["id"]).any(1)
+
+
+def allowed_distances(queries: PyTree[Array], pool: PyTree[Array]) -> Float[Array, "n m"]:
+    """Squared distances between the "x" of a tile's pairs; infinite where not allowed."""
+    squared = squared_distances(queries["x"], pool["x"])
+    return jnp.where(allowed_pairs(queries, pool), squared, jnp.inf)
+
+
+def with_left_out(
+    queries: Shaped[np.ndarray, "N *D"],
+    pool: Shaped[np.ndarray, "M *D"],
+    left_out: Int[np.ndarray, "N K"] | None,
+    ids: Int[np.ndarray, "M"] | None,
+) -> tuple[Rows, Rows]:
+    """Queries and pool as `allowed_pairs` takes them. Ids are indices unless given."""
+    none = np.zeros((len(queries), 0), np.int32)
+    return (
+        {"x": queries, "left_out": none if left_out is None else left_out.astype(np.int32)},
+        {"x": pool, "id": (np.arange(len(pool)) if ids is None else ids).astype(np.int32)},
+    )
+
+
+def _smallest(values: Float[Array, "n m"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    """The k smallest of each row and their places, the first among equals first.
+
+    One after the other: on the CPU ten times as fast as top_k, which sorts.
+    """
+    places = jnp.arange(values.shape[1])
+
+    def take(left: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        least = left.min(1, keepdims=True)
+        place = jnp.where(left == least, places, len(places)).min(1, keepdims=True)
+        return jnp.where(places == place, jnp.inf, left), (least[:, 0], place[:, 0])
+
+    _, (least, place) = jax.lax.scan(take, values, None, length=k)
+    return least.T, place.T
+
+
+def _nearest_step(carry: PyTree, queries: PyTree, pool: PyTree) -> PyTree:
+    squared = allowed_distances(queries, pool)
+    index = jnp.broadcast_to(pool["index"], squared.shape)
+    # Rows of earlier tiles stand first: so the lower index comes first among equals.
+    squared = jnp.concatenate([carry["squared_distance"], squared], axis=1)
+    index = jnp.concatenate([carry["index"], index], axis=1)
+    squared, place = _smallest(squared, carry["index"].shape[1])
+    index = jnp.take_along_axis(index, place, axis=1)
+    return {"squared_distance": squared, "index": jnp.where(jnp.isfinite(squared), index, -1)}
+
+
+def k_nearest(
+    queries: Shaped[np.ndarray, "N *D"],
+    pool: Shaped[np.ndarray, "M *D"],
+    k: int,
+    left_out: Int[np.ndarray, "N K"] | None = None,
+    ids: Int[np.ndarray, "M"] | None = None,
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+) -> Neighbours:
+    """The k nearest rows of the pool (images or features), by Euclidean distance.
+
+    left_out: ids of rows that a query must not find. ids: of the pool's rows, where they
+    are not its indices: equal images can share one.
+    """
+    query_rows, pool_rows = with_left_out(queries, pool, left_out, ids)
+    pool_rows["index"] = np.arange(len(pool), dtype=np.int32)
+    start = {"squared_distance": np.full(k, np.inf), "index": np.full(k, -1, np.int32)}
+    return Neighbours(**reduce_pairs(_nearest_step, start, query_rows, pool_rows, mesh, tile))
+
+
+@jax.jit
+def _episode_distances(a: Shaped[Array, "E R *D"], b: Shaped[Array, "E K *D"]) -> Array:
+    return jnp.sqrt(jax.vmap(squared_distances)(a, b))
+
+
+def episode_distances(
+    a: Shaped[np.ndarray, "E R *D"],
+    b: Shaped[np.ndarray, "E K *D"],
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+) -> Float[np.ndarray, "E R K"]:
+    """Euclidean distances within each episode, such as of its drawings to its supports.
+
+    Episodes lie over the mesh, `tile` of them at a time.
+    """
+    mesh, rows = mesh or sharding.local_mesh(), {"a": a, "b": b}
+    size, found = _fill(min(tile or _tile_rows(rows), len(a)), mesh), []
+    with jax.enable_x64(True):
+        for part in _tiles(rows, size):
+            part = _put(mesh, sharding.BATCH, part)
+            found.append(sharding.to_host(_episode_distances(part["a"], part["b"])))
+    return np.concatenate(found)[: len(a)]

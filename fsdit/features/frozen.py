@@ -1,0 +1,152 @@
+"""The frozen networks of a run, opened and checked on the host before any device is used."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from fsdit.config import Config
+from fsdit.data import precomputed
+from fsdit.data.layout import DatasetInfo, FeaturesInfo
+from fsdit.data.records import num_supports
+from fsdit.errors import ConfigError, DataError
+from fsdit.models.codec import LatentCodec, PixelCodec
+from fsdit.models.encoder import FeatureShape
+from fsdit.models.pretrained import autoencoder_kl
+from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
+from fsdit.models.pretrained.preprocessing import read_preprocessing
+from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.spec import Networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Parameters are NumPy arrays here; the feed puts them on the devices.
+
+    encoder: None where supports need none, because it is learned or its outputs are read.
+    features: shape of a frozen encoder's outputs; None: the encoder is learned.
+    weights: what tells the networks behind "encoder" and "codec" from others, for
+    checkpoints: a sum of their weights, and of the encoder's preprocessing.
+    """
+
+    codec: LatentCodec = PixelCodec()
+    encoder: FrozenEncoder | None = None
+    encoder_params: dict = dataclasses.field(default_factory=dict)
+    features: FeatureShape | None = None
+    weights: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def open_networks(config: Config, info: DatasetInfo) -> tuple[Networks, Frozen]:
+    """The trainable and the frozen networks of a run on a dataset.
+
+    Raises ConfigError or DataError: weights that are missing, of another architecture or not
+    those behind the precomputed files; a cache that holds less than a batch.
+    """
+    frozen = _with_encoder(_with_codec(Frozen(), config, info), config, info)
+    networks = Networks(config.model, info.image_size, info.channels, frozen.codec, frozen.features)
+    return networks, frozen
+
+
+def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
+    wanted = config.model.codec
+    if wanted.name == "pixels":
+        return frozen
+    with _naming("model.codec.location"):
+        codec = autoencoder_kl.load(
+            wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
+        )
+        sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
+    name = precomputed.latents_name(config)
+    described = info.latents.get(name)
+    if described is not None and described.sha256 != sha256:
+        raise DataError(
+            f"the latents {name!r} of {config.data.dataset_dir} were made by {described.codec}, "
+            f"whose weights are not those of config.model.codec.location={wanted.location}: name "
+            "that codec, or encode again under another name"
+        )
+    weights = {**frozen.weights, "codec": sha256}
+    return dataclasses.replace(frozen, codec=codec, weights=weights)
+
+
+def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
+    wanted = config.model.encoder
+    if wanted.name == "learned":
+        return frozen
+    described = info.features.get(precomputed.features_name(config))
+    if described is not None:
+        _check_same_encoder(config, described)
+        return dataclasses.replace(
+            frozen,
+            features=FeatureShape(described.dim, tuple(described.grid)),
+            weights={
+                **frozen.weights,
+                "encoder": _encoder_sum(described.sha256, described.preprocessing),
+            },
+        )
+    with _naming("model.encoder.location"):
+        encoder, params = load_encoder(wanted.location, wanted.dtype)
+    features = FeatureShape(encoder.dim, encoder.grid)
+    _check_cache(config, features)
+    return dataclasses.replace(
+        frozen,
+        encoder=encoder,
+        encoder_params=params,
+        features=features,
+        weights={
+            **frozen.weights,
+            "encoder": _encoder_sum(encoder.checkpoint.sha256(), encoder.preprocessing.to_dict()),
+        },
+    )
+
+
+@contextlib.contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Errors in the block begin with the setting that named the weights."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"config.{setting}: {error}") from error
+
+
+def _encoder_sum(sha256: str, preprocessing: Mapping[str, Any]) -> str:
+    text = json.dumps([sha256, preprocessing], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
+    """By the weights where they are at hand; their name decides where only that is known."""
+    location = config.model.encoder.location
+    if Path(location).is_dir():
+        with _naming("model.encoder.location"):
+            checkpoint = open_checkpoint(location)
+            preprocessing = read_preprocessing(checkpoint.directory).to_dict()
+        same = described.sha256 == checkpoint.sha256()
+        same &= described.preprocessing == preprocessing
+    else:
+        # A path that was named in part when the features were made is recorded whole now.
+        tail = Path(location).is_absolute() and location.endswith(f"/{described.encoder}")
+        same = tail or described.encoder == location
+    if not same:
+        name = precomputed.features_name(config)
+        raise DataError(
+            f"the features {name!r} of {config.data.dataset_dir} were made by {described.encoder}, "
+            f"which is not config.model.encoder.location={location}: name that encoder, or encode "
+            "again under another name"
+        )
+
+
+def _check_cache(config: Config, features: FeatureShape) -> None:
+    width = jnp.dtype(config.model.encoder.dtype).itemsize
+    tokens = features.grid[0] * features.grid[1] if config.model.use_context else 0
+    supports = config.data.batch_size * num_supports(config.data.shots)
+    needed = supports * (1 + tokens) * features.dim * width / 1e6
+    if 0 < config.features.cache_mb < needed:
+        raise ConfigError(
+            f"config.features.cache_mb={config.features.cache_mb:g} holds less than one batch, "
+            f"{needed:.0f} MB of features: give more, or 0 for no cache"
+        )

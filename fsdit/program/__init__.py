@@ -1,0 +1,22 @@
+"""What every program shares: flags, one line for a user's error, exit status, its output."""
+
+from fsdit.program.flags import (
+    define_config,
+    define_float,
+    define_overrides,
+    define_path,
+    define_paths,
+    define_step,
+)
+from fsdit.program.running import run, users_error
+
+__all__ = [
+    "define_config",
+    "define_float",
+    "define_overrides",
+    "define_path",
+    "define_paths",
+    "define_step",
+    "run",
+    "users_error",
+]

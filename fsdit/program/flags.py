@@ -1,0 +1,147 @@
+"""Flags that programs share: --config, --config.a.b=v, --step, paths and finite numbers."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from absl import flags
+
+from fsdit import config as configs
+from fsdit.checks import validate
+from fsdit.errors import ConfigError
+
+# Flags that are defined here belong to the program that asks: --help shows them.
+flags.disclaim_key_flags()
+
+_overrides: dict[str, str] | None = None  # None: the program takes no --config.a.b=v
+
+
+def define_overrides() -> Callable[[], dict[str, str]]:
+    """Defines --config.a.b=v; call the result for {"a.b": "v"}."""
+    global _overrides
+    _overrides = {}
+    return lambda: dict(_overrides)
+
+
+class _PathParser(flags.ArgumentParser):
+    """~ is the home directory: the shell replaces it in `--flag ~/x`, not in `--flag=~/x`."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, folder: bool):
+        super().__init__()
+        self._folder = folder
+
+    def parse(self, argument: str) -> str:
+        path = configs.expanded(argument)
+        try:
+            wrong = self._folder and Path(path).exists() and not Path(path).is_dir()
+        except OSError as error:
+            raise ValueError(error.strerror) from None
+        if wrong:
+            raise ValueError(f"{path} is no folder: name one, or one that is not there yet")
+        return path
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+class _PathsParser(flags.ListParser):
+    def parse(self, argument: str | list[str]) -> list[str]:
+        return [configs.expanded(path) for path in super().parse(argument)]
+
+
+def define_path(
+    name: str, default: str | None, text: str, *, required: bool = False, folder: bool = False
+) -> flags.FlagHolder[str]:
+    """Defines a flag that is a path; ~ in it is expanded. folder: a file there is refused."""
+    parser, plain = _PathParser(folder), flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, text, serializer=plain, required=required)
+
+
+def define_paths(name: str, text: str) -> flags.FlagHolder[list[str] | None]:
+    """Defines a flag of paths with commas between them."""
+    return flags.DEFINE(_PathsParser(), name, None, text, serializer=flags.CsvListSerializer(","))
+
+
+class _FiniteParser(flags.FloatParser):
+    """No NaN, which is within any bounds, and no infinity."""
+
+    def convert(self, argument: float | str) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError("it has to be a finite number")
+        return value
+
+
+def define_float(
+    name: str,
+    default: float | int,
+    text: str,
+    lower: float | int | None = None,
+    upper: float | int | None = None,
+) -> flags.FlagHolder[float]:
+    """Defines a flag that is a finite number within bounds."""
+    parser, plain = _FiniteParser(lower, upper), flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, text, serializer=plain)
+
+
+def define_config(
+    workdir: flags.FlagHolder[str] | None = None,
+) -> Callable[[], configs.Config]:
+    """Defines --config=FILE and --config.a.b=v; call the result for the configuration.
+
+    workdir: of a run that goes on with its own configuration where no --config is given.
+    """
+    overrides = define_overrides()
+    path = define_path(
+        "config",
+        None,
+        "Experiment file, or the config.json of a run; --config.FIELD=VALUE changes a setting.",
+        required=workdir is None,
+    )
+
+    def resolve() -> configs.Config:
+        source = path.value or _held(workdir.value)
+        config = configs.apply_overrides(configs.load_experiment(source), overrides())
+        config = configs.with_absolute_paths(config)
+        if not config.name:
+            config = dataclasses.replace(config, name=Path(config.data.dataset_dir).name)
+        validate(config)
+        return config
+
+    return resolve
+
+
+def _held(workdir: str) -> str:
+    """The configuration that a run was last started with."""
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file to go on with; name an experiment: --config=FILE")
+    return str(file)
+
+
+def define_step() -> Callable[[], int | Literal["newest", "best"]]:
+    """Defines --step=newest|best|NUMBER; call the result for the choice."""
+    text = flags.DEFINE_string(
+        "step", "newest", "Checkpoint to use: newest, best (by the judging in training) or NUMBER."
+    )
+
+    def choice() -> int | Literal["newest", "best"]:
+        if text.value in ("newest", "best"):
+            return text.value
+        if text.value.isdecimal():
+            return int(text.value)
+        raise ConfigError(f"--step={text.value} must be newest, best or the number of a step")
+
+    return choice
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses --config.a.b=v and absl's flags; returns what is left. Raises what they raise."""
+    if _overrides is not None:
+        argv, overrides = configs.split_overrides(argv)
+        _overrides.update(overrides)
+    return flags.FLAGS(argv)

@@ -1,0 +1,165 @@
+"""An exported model: what drawing needs of a run, without its optimizer or its dataset.
+
+    DIR/model.safetensors   the EMA weights in float32, named "blocks/attention/qkv/kernel"
+    DIR/config.json         an ExportedInfo
+
+The frozen networks stay where they are; their sums tell that they are the same ones.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax
+from flax import traverse_util
+from safetensors.numpy import save as to_safetensors
+
+from fsdit.checks import validate
+from fsdit.config import Config, apply_overrides, changed_fields, from_dict, to_dict
+from fsdit.config.bounds import CountOrNone, PatchSize
+from fsdit.config.problems import shown
+from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.data.layout import is_free, publish, write_json
+from fsdit.errors import CheckpointError, ConfigError, DataError
+from fsdit.models.encoder import FeatureShape
+from fsdit.models.pretrained.stored.files import parse_fields, read_json
+from fsdit.models.pretrained.stored.weights import Source, load_params, open_checkpoint
+from fsdit.sampling.generator import Generator, online_networks
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedInfo:
+    """What config.json says.
+
+    sha256: of model.safetensors. features: of the frozen encoder's outputs, None where the
+    encoder was learned. frozen: sha256 of the weights of "encoder" and "codec", where they
+    are frozen ones. config: the run's. preparation: of supports; exports that are older than
+    this field have its defaults.
+    """
+
+    version: Literal[1]
+    step: CountOrNone
+    image_size: PatchSize
+    channels: Literal[1, 3]
+    sha256: str
+    features: FeatureShape | None
+    frozen: dict[str, str]
+    config: dict[str, Any]
+    preparation: Preparation = DEFAULT_PREPARATION
+
+
+def check_free(directory: str | Path) -> None:
+    """Raises ConfigError where a model cannot be exported to."""
+    if not is_free(directory):
+        raise ConfigError(f"{directory} exists and is not empty: name a new folder to export to")
+
+
+def save(directory: str | Path, generator: Generator) -> None:
+    """Writes an exported model; the folder is whole or not there.
+
+    Raises ConfigError where something is there already.
+    """
+    check_free(directory)
+    target = Path(directory).absolute()
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    weights = to_safetensors(_tensors(jax.device_get(generator.params)))
+    networks = generator.networks
+    info = ExportedInfo(
+        VERSION,
+        generator.step,
+        networks.image_size,
+        networks.channels,
+        hashlib.sha256(weights).hexdigest(),
+        generator.frozen.features,
+        generator.frozen.weights,
+        to_dict(generator.config),
+        generator.preparation,
+    )
+    try:
+        partial.mkdir(parents=True)
+        (partial / "model.safetensors").write_bytes(weights)
+        write_json(partial / "config.json", dataclasses.asdict(info))
+        publish(partial, target)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_info(directory: str | Path) -> ExportedInfo:
+    """Raises DataError where there is no exported model, or one of another version."""
+    path = _config_file(directory)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; make an exported model with fsdit.export")
+    values = read_json(path)
+    if values.get("version") != VERSION:
+        raise DataError(
+            f"{path}: format version {shown(values.get('version'))}, this program reads {VERSION}"
+        )
+    return parse_fields(ExportedInfo, values, str(path))
+
+
+def _config_file(directory: str | Path) -> Path:
+    return Path(directory).expanduser() / "config.json"
+
+
+def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
+    """The run's settings; those that are younger than the export have their defaults."""
+    try:
+        saved = from_dict(info.config)
+        validate(saved)
+    except ConfigError as error:
+        raise DataError(f"{_config_file(directory)}: {error}") from None
+    return saved
+
+
+def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Generator:
+    """Reads an exported model on the host; no device is used before it draws.
+
+    overrides: settings as text by dotted path, of sampling ("sampling.num_steps": "20") or
+    of where frozen weights lie ("model.encoder.location": "DIR").
+    Raises DataError, ConfigError, or CheckpointError where frozen networks are not those
+    that the model was trained with.
+    """
+    info = read_info(directory)
+    checkpoint = open_checkpoint(str(directory))
+    saved = _saved_config(directory, info)
+    config = apply_overrides(saved, dict(overrides))
+    if changes := changed_fields(to_dict(saved), config):
+        raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
+    validate(config)
+    networks, frozen = online_networks(config, info.image_size, info.channels)
+    for name, digest in frozen.weights.items():
+        if info.frozen.get(name) != digest:
+            raise CheckpointError(
+                f"{directory} was trained with another {name} than config.model.{name}.location="
+                f"{getattr(config.model, name).location}: name the weights that it was trained with"
+            )
+    if info.features != frozen.features:
+        raise CheckpointError(
+            f"{directory} was trained on encoder outputs of {info.features}, those of "
+            f"config.model.encoder.location={config.model.encoder.location} are {frozen.features}: "
+            "its preprocessing has changed"
+        )
+    template = networks.abstract_params()
+    params = load_params(
+        checkpoint, template, {name: Source((name,)) for name in _tensors(template)}
+    )
+    if checkpoint.sha256() != info.sha256:
+        raise DataError(
+            f"{checkpoint.directory}: the weights are not those that config.json was written with: "
+            "damaged or exchanged; export again"
+        )
+    return Generator(config, networks, frozen, params, info.step, info.preparation)
+
+
+def _tensors(params: dict) -> dict[str, Any]:
+    """Name -> leaf of nested parameters."""
+    flat = traverse_util.flatten_dict(params)
+    return {"/".join(map(str, keys)): leaf for keys, leaf in flat.items()}

@@ -1,0 +1,170 @@
+"""A trained model that draws from pictures which no dataset holds.
+
+generator = fsdit.load("exported")
+drawings = generator.draw(generator.read_supports(["a.png", "b.png"]), count=16)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Shaped, UInt8
+
+from fsdit.checks import validate
+from fsdit.config import Config, FeaturesConfig, SamplingConfig
+from fsdit.data import supports as support_pictures
+from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.data.layout import DatasetInfo
+from fsdit.errors import ConfigError, DataError
+from fsdit.features.frozen import Frozen, open_networks
+from fsdit.models.codec import LatentCodec
+from fsdit.models.dit import Supports
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
+from fsdit.sampling.drawing import draw_images
+
+
+def online_networks(config: Config, image_size: int, channels: int) -> tuple[Networks, Frozen]:
+    """The networks of a run, its frozen ones too where it was trained on their stored outputs.
+
+    Raises ConfigError or DataError.
+    """
+    online = dataclasses.replace(config, features=FeaturesConfig(cache_mb=0))
+    info = DatasetInfo(image_size, channels, splits={}, command="", seed=0)
+    return open_networks(online, info)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """The EMA weights of a run's step with the frozen networks that belong to them.
+
+    Pictures are (image_size, image_size, channels) of `networks`. All devices of this
+    process share the work. preparation: how the training images were made of pictures.
+    """
+
+    config: Config
+    networks: Networks
+    frozen: Frozen
+    params: dict
+    step: int
+    preparation: Preparation = DEFAULT_PREPARATION
+    _programs: dict[SamplingConfig, Callable] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def read_supports(self, files: Iterable[str | Path]) -> UInt8[np.ndarray, "K H W C"]:
+        """Picture files of any size, or folders of them, as `draw` takes them.
+
+        They are prepared as the training images were. Raises DataError naming a file that is
+        no picture.
+        """
+        size, channels = self.networks.image_size, self.networks.channels
+        return support_pictures.from_files(files, size, channels, self.preparation).images
+
+    def draw(
+        self,
+        supports: Shaped[np.ndarray, "..."],
+        count: int = 1,
+        *,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], Any] | None = None,
+    ) -> UInt8[np.ndarray, "N H W C"]:
+        """`count` drawings of what the supports (K, H, W, C) uint8 show, for any K.
+
+        Drawing i follows (seed, i), whatever the count and the batch are, up to the
+        rounding of a pixel. sampling: the run's, unless it is given. progress: called with
+        the number of new drawings after each batch. A first call compiles for its K, batch
+        and sampling. Raises DataError or ConfigError.
+        """
+        sampling = sampling or self.config.sampling
+        self._check(supports, count, seed, sampling, batch_size)
+        drawn = []
+        for images in self._batches(supports, count, seed, sampling, batch_size):
+            drawn.append(images)
+            if progress:
+                progress(len(images))
+        return np.concatenate(drawn)
+
+    def _check(
+        self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
+    ) -> None:
+        size, channels = self.networks.image_size, self.networks.channels
+        wanted = (size, size, channels)
+        shape = np.shape(supports)
+        if len(shape) != 4 or not shape[0] or shape[1:] != wanted or supports.dtype != np.uint8:
+            raise DataError(
+                f"supports of shape {shape} and type {getattr(supports, 'dtype', None)}: this "
+                f"model takes uint8 of shape (K, {size}, {size}, {channels}), K at least 1; "
+                "read_supports makes them of files"
+            )
+        for name, value, low in (("count", count, 1), ("batch_size", batch, 1), ("seed", seed, 0)):
+            if not low <= value < 2**32:
+                raise ConfigError(f"{name}={value} must be at least {low} and below 2**32")
+        validate(dataclasses.replace(self.config, sampling=sampling))
+
+    def _batches(
+        self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
+    ) -> Iterator[np.ndarray]:
+        even = -(-count // -(-count // batch))  # of as few batches as it takes
+        rows = -(-even // self._mesh.size) * self._mesh.size
+        encoded, draw = self._encoded(supports), self._program(sampling)
+        params, codec, _ = self._placed
+        for start in range(0, count, rows):
+            # The last batch is drawn whole, so that all have one shape.
+            index = np.arange(start, start + rows, dtype=np.uint32)
+            drawn = jax.device_get(draw(params, codec, encoded, index, np.uint32(seed)))
+            yield drawn[: count - start]
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return sharding.local_mesh()
+
+    @functools.cached_property
+    def _placed(self) -> tuple[dict, LatentCodec, dict]:
+        """Parameters, codec and the encoder's parameters on the devices."""
+        shared = sharding.replicated(self._mesh)
+        params, codec = jax.device_put((self.params, self.frozen.codec), shared)
+        # A handful of supports is encoded on one device.
+        return params, codec, jax.device_put(self.frozen.encoder_params)
+
+    def _encoded(self, supports: np.ndarray) -> Supports:
+        """The supports of one episode as the model takes them, on the devices."""
+        made: Any = supports[None]
+        if self.frozen.encoder is not None:
+            pooled, tokens = self._encode(self._placed[2], made)
+            made = {"pooled": pooled}
+            if self.config.model.use_context:
+                made["tokens"] = tokens
+        return jax.device_put(made, sharding.replicated(self._mesh))
+
+    @functools.cached_property
+    def _encode(self) -> Callable:
+        return jax.jit(self.frozen.encoder)
+
+    def _program(self, sampling: SamplingConfig) -> Callable:
+        """(params, codec, supports of one episode, index (B,), seed) -> images, compiled once."""
+        rows = sharding.batch_sharding(self._mesh)
+
+        def draw(
+            params: dict, codec: LatentCodec, supports: Supports, index: Array, seed: Array
+        ) -> Array:
+            def repeated(array: Array) -> Array:
+                return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
+
+            each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
+            return draw_images(self.networks, sampling, params, codec, each, index, seed)
+
+        if sampling not in self._programs:
+            shared = sharding.replicated(self._mesh)
+            self._programs[sampling] = jax.jit(
+                draw, in_shardings=(shared, shared, shared, rows, shared), out_shardings=rows
+            )
+        return self._programs[sampling]

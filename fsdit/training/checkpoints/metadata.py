@@ -1,0 +1,152 @@
+"""The small files of a checkpoint: meta and data, which lie beside the state.
+
+    STEP/data/metadata    {"next_index": ...}, the position in the data
+    STEP/meta/metadata    see checkpoint.py
+
+A digest in meta covers both files and the number of the step, so that a changed byte and
+a step under another's name are found. Checkpoints of before there was a digest are held
+to the schema alone: types, bounds, and what follows from the step.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+
+from fsdit.errors import CheckpointError, cannot_be_read
+from fsdit.training.telemetry.running import Running
+
+_Word = Annotated[int, Field(ge=0, lt=2**32)]
+_Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    next_index: NonNegativeInt
+
+
+@dataclasses.dataclass(frozen=True)
+class _DataSettings:
+    batch_size: PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Of the configuration only what the position in the data is checked with."""
+
+    data: _DataSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A `best.Judged`."""
+
+    step: PositiveInt
+    value: FiniteFloat
+    settings: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+    config: _Settings
+    identity: dict[str, str]
+    versions: dict[str, str]
+    mesh: dict[str, PositiveInt]
+    running: Running | _Nothing
+    fingerprint: dict[str, _Word]
+    judged: _Found | None = None
+    best: _Found | None = None
+    digest: str = ""
+
+
+_META, _DATA = TypeAdapter(_Meta), TypeAdapter(_Data)
+
+
+class DamagedCheckpointError(CheckpointError):
+    """The content of a checkpoint is not what was saved, for a reason."""
+
+    def __init__(self, folder: Path, reason: str):
+        super().__init__(f"{folder} is damaged ({reason}); name another --step")
+        self.reason = reason
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A checkpoint could not be opened: nothing is known of its content."""
+
+
+def seal(
+    step: int, meta: dict[str, Any], data: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(meta with its digest, data), copied: what a writer in the background may hold.
+
+    The originals may change while it writes.
+    """
+    meta, data = json.loads(json.dumps([meta, data]))
+    return {**meta, "digest": _digest(step, meta, data)}, data
+
+
+def read(folder: Path) -> tuple[dict[str, Any], int]:
+    """(meta, next index) of the checkpoint in `folder`, whose name is its step.
+
+    Raises DamagedCheckpointError or UnreadableCheckpointError.
+    """
+    try:
+        texts = [(folder / name / "metadata").read_bytes() for name in ("meta", "data")]
+        typed = _META.validate_json(texts[0], strict=True)
+        position = _DATA.validate_json(texts[1], strict=True).next_index
+        meta, data = map(json.loads, texts)
+    except Exception as error:  # whatever a damaged file brings about
+        raise explained(folder, error) from error
+    step = int(folder.name)
+    if wrong := _contradiction(step, typed, position):
+        raise DamagedCheckpointError(folder, wrong)
+    if "digest" in meta and meta.pop("digest") != _digest(step, meta, data):
+        raise DamagedCheckpointError(folder, "meta and data do not match their digest")
+    return meta, position
+
+
+def _contradiction(step: int, meta: _Meta, next_index: int) -> str:
+    """What cannot be of this step, or ""."""
+    position = step * meta.config.data.batch_size
+    if next_index != position:
+        return f"data goes on at index {next_index}, step {step} at {position}"
+    if meta.fingerprint.get("step") != step:
+        return f"it holds the state of step {meta.fingerprint.get('step')}"
+    if meta.judged and meta.judged.step != step:
+        return f"it holds what was judged of step {meta.judged.step}"
+    if meta.best and meta.best.step > step:
+        return f"it names the later step {meta.best.step} as the best"
+    return ""
+
+
+def _digest(step: int, meta: dict[str, Any], data: dict[str, Any]) -> str:
+    text = json.dumps({"step": step, "meta": meta, "data": data}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def explained(folder: Path, error: Exception) -> CheckpointError:
+    """The error of a checkpoint that could not be read: of its content, or of the way to it."""
+    if cannot_be_read(error):
+        return UnreadableCheckpointError(
+            f"{folder} cannot be read ({_reason(error)}): nothing has been changed; see to "
+            "it that this user can read it, then start the same command again"
+        )
+    return DamagedCheckpointError(folder, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """In a few words, for brackets in a message."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
+    return f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])[:200]}"

@@ -1,0 +1,209 @@
+"""Goodput: the share of a run's wall time, over all its starts, that became useful steps.
+
+    W/goodput.jsonl, one JSON object a line, appended by the main process:
+    {"event": "start", "started": Unix time of the process, "step": restored, "seconds": ...}
+    {"event": "mark", "step": completed, "seconds": {part: since the process started}}
+    {"event": "end", ...}    like a mark
+
+A mark stands at each line of metrics.jsonl, at each checkpoint, and at least once a minute
+while steps go on. What a killed process did after its last mark is not known, and counts
+as time in which it was down; so does a start that did not get as far as its first step's
+dispatch. A line that a kill cut off is skipped.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fsdit.events import writing
+from fsdit.training.telemetry import lines
+from fsdit.training.telemetry.clock import Clock
+
+# Of a process, as its clock says; "step" is what is left of the loop.
+MEASURED = (
+    "step",
+    "startup",
+    "restore",
+    "compile",
+    "data_wait",
+    "checkpoint_stall",
+    "evaluation",
+    "other",
+)
+# Taken out of "step" when a later start goes on from an earlier step; between two processes.
+PARTS = (*MEASURED, "lost", "down")
+_MARK_SECONDS = 60.0
+_LONGEST = 1e11  # seconds; Unix time gets there in the year 5138
+
+
+@dataclasses.dataclass(frozen=True)
+class Breakdown:
+    """seconds: of each of PARTS; their sum is the wall time. steps: done and not lost."""
+
+    seconds: dict[str, float]
+    steps: int = 0
+    lost_steps: int = 0
+    starts: int = 0
+
+    @property
+    def wall(self) -> float:
+        return sum(self.seconds.values())
+
+    def share(self, part: str) -> float:
+        return self.seconds[part] / max(self.wall, 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretch:
+    """Steps first + 1 to last, and the time they took."""
+
+    first: int
+    last: int
+    seconds: float
+
+
+def account(rows: Iterable[dict[str, Any]]) -> Breakdown:
+    """Where the time went, from the lines of all starts in order. Reads no clock."""
+    seconds, kept = dict.fromkeys(PARTS, 0.0), []
+    lost_steps = starts = 0
+    step, before, ended = 0, dict.fromkeys(MEASURED, 0.0), None
+    started = None
+    for line in rows:
+        if line["event"] == "start":
+            started, step = line["started"], line["step"]
+            if ended is not None:
+                seconds["down"] += max(started - ended, 0.0)
+            kept, lost = _rewind(kept, step)
+            seconds["lost"] += sum(stretch.seconds for stretch in lost)
+            lost_steps += sum(stretch.last - stretch.first for stretch in lost)
+            before, starts = dict.fromkeys(MEASURED, 0.0), starts + 1
+        elif started is None:  # the file's first line is gone
+            continue
+        now = {part: max(line["seconds"].get(part, 0.0), before[part]) for part in MEASURED}
+        for part in MEASURED[1:]:
+            seconds[part] += now[part] - before[part]
+        kept.append(_Stretch(step, max(line["step"], step), now["step"] - before["step"]))
+        step, before, ended = kept[-1].last, now, started + sum(now.values())
+    seconds["step"] = sum((stretch.seconds for stretch in kept), 0.0)
+    steps = sum(stretch.last - stretch.first for stretch in kept)
+    return Breakdown(seconds, steps, lost_steps, starts)
+
+
+def _rewind(stretches: list[_Stretch], step: int) -> tuple[list[_Stretch], list[_Stretch]]:
+    """(what was done up to `step`, what beyond); a stretch across it is split evenly."""
+    kept, lost = [], []
+    for stretch in stretches:
+        if stretch.first >= step:
+            lost.append(stretch)
+        elif stretch.last <= step:
+            kept.append(stretch)
+        else:
+            share = (step - stretch.first) / (stretch.last - stretch.first)
+            kept.append(_Stretch(stretch.first, step, stretch.seconds * share))
+            lost.append(_Stretch(step, stretch.last, stretch.seconds * (1 - share)))
+    return kept, lost
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a goodput file; [] where there is none. Warns of damaged ones."""
+    return [row for _, row in lines.read_lines(path, _checked)]
+
+
+def _checked(row: object) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where the row is no line of a goodput file."""
+    event, step, seconds = row["event"], row["step"], row["seconds"]
+    if event not in ("start", "mark", "end") or type(step) is not int:
+        raise ValueError
+    if not 0 <= step < 2**63 or not isinstance(seconds, dict):
+        raise ValueError
+    started = _seconds(row["started"]) if event == "start" else None
+    parts = {part: _seconds(seconds[part]) for part in MEASURED if part in seconds}
+    return {"event": event, "step": step, "started": started, "seconds": parts}
+
+
+def _seconds(value: object) -> float:
+    if type(value) not in (int, float) or not 0 <= value < _LONGEST:
+        raise ValueError
+    return float(value)
+
+
+def summary(found: Breakdown) -> str:
+    """One line: the useful share, then the other parts, largest first."""
+    rest = sorted(PARTS[1:], key=found.seconds.get, reverse=True)
+    parts = [f"{_NAMES[p]} {found.share(p):.1%}" for p in rest if found.share(p) >= 0.0005]
+    starts = f"{found.starts} start{'s' if found.starts > 1 else ''}"
+    return (
+        f"goodput: {found.share('step'):.1%} of {_duration(found.wall)} over {starts} "
+        f"in {found.steps} useful steps; {', '.join(parts)}; {found.lost_steps} steps lost"
+    )
+
+
+_NAMES = {part: part.replace("_", " ") for part in PARTS} | {"startup": "start-up"}
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+class Goodput:
+    """Keeps W/goodput.jsonl while a process runs. For the main process."""
+
+    def __init__(self, path: Path, clock: Clock, step: int):
+        """step: the one that was restored."""
+        self._path, self._clock, self._marked = path, clock, time.monotonic()
+        with writing(path):
+            earlier = lines.read_lines(path, _checked)
+            lines.keep(path, (text for text, _ in earlier))
+            self._file = path.open("a", encoding="utf-8")
+            line = self._append("start", step, started=clock.started)
+        # The past is accounted for once; `now` adds what this process did since.
+        self._base, self._restored, self._first = (
+            account([*(row for _, row in earlier), line]),
+            step,
+            line["seconds"],
+        )
+
+    def mark(self, step: int, event: str = "mark") -> None:
+        """Notes how far the run is. Raises OutputError."""
+        with writing(self._path):
+            self._append(event, step)
+        self._marked = time.monotonic()
+
+    def mark_if_due(self, step: int) -> None:
+        if time.monotonic() - self._marked > _MARK_SECONDS:
+            self.mark(step)
+
+    def now(self, step: int) -> Breakdown:
+        """Of all starts, up to this moment, at which `step` is complete."""
+        current = self._clock.seconds()
+        new = {p: current.get(p, 0.0) - self._first.get(p, 0.0) for p in MEASURED}
+        seconds = {p: self._base.seconds[p] + new.get(p, 0.0) for p in PARTS}
+        steps = self._base.steps + step - self._restored
+        return dataclasses.replace(self._base, seconds=seconds, steps=steps)
+
+    def row(self, step: int) -> dict[str, float]:
+        """For telemetry: shares of the wall time, and counts."""
+        found = self.now(step)
+        return {
+            **{f"goodput/{part}": found.share(part) for part in PARTS},
+            "goodput/wall_seconds": found.wall,
+            "goodput/lost_steps": found.lost_steps,
+            "goodput/starts": found.starts,
+        }
+
+    def close(self, step: int) -> Breakdown:
+        """Writes the end; returns where the time went."""
+        self.mark(step, "end")
+        self._file.close()
+        return self.now(step)
+
+    def _append(self, event: str, step: int, **more: float) -> dict[str, Any]:
+        seconds = {part: round(value, 4) for part, value in self._clock.seconds().items()}
+        line = {"event": event, **more, "step": step, "seconds": seconds}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()  # what the system has, a kill -9 does not take
+        return line

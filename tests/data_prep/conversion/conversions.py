@@ -1,0 +1,36 @@
+"""Conversions as their user starts them, and what both ends of one have in common."""
+
+from pathlib import Path
+
+from tests.data_prep.conversion.photos import files
+from tests.programs import run_module
+
+
+def convert(source: Path, output: Path, *flags: str):
+    return run_module("data_prep.convert", f"--input={source}", f"--output_dir={output}", *flags)
+
+
+def succeed(source: Path, output: Path, *flags: str) -> str:
+    done = convert(source, output, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not output.with_name(output.name + ".partial").exists()
+    return done.stdout
+
+
+def check_sound(dataset: Path) -> None:
+    """What data_prep.verify says of it."""
+    done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def fail(source: Path, output: Path, *flags: str) -> str:
+    """The one line of the error; nothing is left, and nothing that was there is changed."""
+    before = {path: files(path) for path in (source, output) if path.is_dir()}
+    done = convert(source, output, *flags)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert before == {path: files(path) for path in before}
+    assert (output in before) == output.exists()
+    return line

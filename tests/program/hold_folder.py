@@ -1,0 +1,11 @@
+"""Owns the folder that it is given until it is killed."""
+
+import sys
+import time
+
+from fsdit.program.ownership import owned
+
+if __name__ == "__main__":
+    with owned(sys.argv[1]):
+        print("owned", flush=True)
+        time.sleep(600)

@@ -1,0 +1,70 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
+from fsdit.models.spec import Networks
+from fsdit.parallel.sharding import AXES
+from fsdit.sampling.drawing import make_draw
+
+COUNT, SIZE = 8, 12
+INDEX = np.arange(40, 40 + COUNT, dtype=np.uint32)
+SUPPORTS = np.random.default_rng(0).integers(0, 256, (COUNT, 2, SIZE, SIZE, 1), np.uint8)
+SAMPLING = SamplingConfig(num_steps=6, guidance_scale=2.0, guidance_interval=(0.1, 0.7))
+NETWORKS = Networks(
+    ModelConfig(
+        hidden_size=16,
+        num_heads=2,
+        depth=1,
+        patch_size=6,
+        num_latents=0,
+        encoder=EncoderConfig(patch_size=6, hidden_size=16, depth=1, num_heads=2),
+        dtype="float32",
+    ),
+    SIZE,
+    channels=1,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Parameters at which the velocity is not zero, as it is before training."""
+    leaves, tree = jax.tree.flatten(NETWORKS.init(0))
+    random = np.random.default_rng(1)
+    return tree.unflatten([p + 0.1 * random.normal(size=p.shape).astype(p.dtype) for p in leaves])
+
+
+def draw(params, rows=slice(None), devices=1, seed=0, **settings):
+    mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
+    function = make_draw(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+    supports, index = jnp.asarray(SUPPORTS[rows]), jnp.asarray(INDEX[rows])
+    drawn = function(params, NETWORKS.codec, supports, index, np.uint32(seed))
+    return np.asarray(drawn).astype(int)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "sde"])
+def test_a_drawing_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
+    """Up to the rounding of a pixel."""
+    settings = {"solver": solver, "schedule": "shifted"}
+    whole = draw(params, **settings)
+    rows = np.array([6, 1, 4, 3])
+    assert np.abs(draw(params, rows, **settings) - whole[rows]).max() <= 1
+    assert np.abs(draw(params, devices=4, **settings) - whole).max() <= 1
+    assert np.abs(draw(params, seed=1, **settings) - whole).max() > 20
+
+
+@pytest.mark.medium
+def test_solvers_and_schedules_draw_differently_from_the_same_noise(params):
+    settings = [{"solver": solver} for solver in ("euler", "heun", "ab2", "sde")]
+    settings += [{"schedule": "uniform"}, {"shift": 1.5}, {"solver": "sde", "noise_level": 0.5}]
+    drawn = {draw(params, **{"schedule": "shifted"} | s).tobytes() for s in settings}
+    assert len(drawn) == len(settings)
+
+
+def test_what_a_solver_does_not_use_changes_nothing(params):
+    plain = draw(params)
+    np.testing.assert_array_equal(draw(params, noise_level=0.2, shift=7.0), plain)

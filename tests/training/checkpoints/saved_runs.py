@@ -1,0 +1,115 @@
+"""Workdirs with checkpoints, made without training, and ways to damage one."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fsdit.data.layout import read_dataset_info
+from fsdit.features.frozen import open_networks
+from fsdit.models.spec import Networks
+from fsdit.parallel import sharding
+from fsdit.training import optimizer
+from fsdit.training import state as train_state
+from fsdit.training.checkpoints import store
+from fsdit.training.telemetry.running import Running
+
+IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
+
+
+RUNNING = dataclasses.asdict(Running.fresh())
+
+
+def template_of(config):
+    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    return networks, tx, train_state.abstract(networks, tx, sharding.make_mesh(config))
+
+
+def at_step(state, step):
+    """The state with another count of steps, laid out as before."""
+    return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
+
+
+def saved_run(workdir, config, steps=(5, 10), values=None):
+    """A workdir with a checkpoint at each of `steps`, all of different content.
+
+    values: what was judged, by step.
+    """
+    networks, tx, template = template_of(config)
+    state = train_state.init(networks, tx, 0, template)
+    writer = store.Checkpoints(workdir, config, IDENTITY, sharding.make_mesh(config), 0)
+    states = {}
+    for step in steps:
+        state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
+        state = at_step(state, step)
+        states[step] = jax.device_get(state)
+        if step in (values or {}):
+            writer.judge(step, values[step])
+        writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
+    writer.finish()
+    return states
+
+
+def assert_equal(restored, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), expected)
+
+
+def _flip_largest(folder: Path):
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    for i in range(len(data) // 4, len(data), len(data) // 7):
+        data[i] ^= 0x10
+    file.write_bytes(data)
+
+
+def _truncate_largest(folder: Path):
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _empty(folder: Path):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _swap_state(folder: Path):
+    """A state that loads well but is another step's."""
+    shutil.rmtree(folder / "state")
+    shutil.copytree(folder.parent / "5" / "state", folder / "state")
+
+
+DAMAGES = {
+    "flipped bits": _flip_largest,
+    "truncated file": _truncate_largest,
+    "empty directory": _empty,
+    "no state": lambda folder: shutil.rmtree(folder / "state"),
+    "no meta": lambda folder: shutil.rmtree(folder / "meta"),
+    "cut meta": lambda folder: (folder / "meta" / "metadata").write_text('{"config": {'),
+    "state of another step": _swap_state,
+}
+
+
+def save_run(workdir, config):
+    """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""
+    info = read_dataset_info(config.data.dataset_dir)
+    networks, frozen = open_networks(config, info)
+    mesh = sharding.make_mesh(config)
+    tx = optimizer.transformation(config.optimizer)
+    state = train_state.init(networks, tx, 0, train_state.abstract(networks, tx, mesh))
+    random = np.random.default_rng(1)
+    leaves, tree = jax.tree.flatten(state.ema)
+    moved = [
+        jax.device_put(
+            leaf + 0.1 * random.normal(size=leaf.shape).astype(leaf.dtype), leaf.sharding
+        )
+        for leaf in leaves
+    ]
+    step = jax.device_put(np.int32(5), state.step.sharding)
+    state = state.replace(ema=tree.unflatten(moved), step=step)
+    identity = {"dataset": "any", **frozen.weights}
+    writer = store.Checkpoints(workdir, config, identity, mesh, 0)
+    writer.save(state, 5, 80, {})
+    writer.finish()
+    return jax.device_get(state)
