@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     opened = evaluate.open_evaluation(config, info, plans)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())
-    drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
+    drawer = Drawer(run.config, run.spec, run.feed, run.mesh)
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     drawn_of = {
         "step": run.step,

@@ -156,8 +156,8 @@ def encoded(tmp_path_factory, photos, weights) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copytree(photos, folder)
-        networks = (f"--encoder={weights / 'siglip'}", f"--vae={weights / 'vae'}")
-        run_module("data_prep.encode", f"--dataset_dir={folder}", *networks).check_returncode()
+        spec = (f"--encoder={weights / 'siglip'}", f"--vae={weights / 'vae'}")
+        run_module("data_prep.encode", f"--dataset_dir={folder}", *spec).check_returncode()
 
     return made_once(tmp_path_factory, "encoded", make)
 

@@ -65,9 +65,9 @@ def main(argv: list[str]) -> None:
 def flops(config: Config) -> int:
     """Model FLOPs of a train step."""
     info = read_dataset_info(config.data.dataset_dir)
-    networks, frozen = abstract_networks(config, info)
-    batch = abstract_batch(networks, frozen, config, info)
-    return counting.of_step(networks, config, networks.abstract_params(), batch)
+    spec, frozen = abstract_networks(config, info)
+    batch = abstract_batch(spec, frozen, config, info)
+    return counting.of_step(spec, config, spec.abstract_params(), batch)
 
 
 def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:

@@ -14,7 +14,7 @@ from fsdit.evaluation.critics.critic import Judge, open_judge
 from fsdit.evaluation.protocol import Plan, watch_plan
 from fsdit.evaluation.samples import Drawer, in_episodes
 from fsdit.features.batches import Feed
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes
 
 # The lower, the better the checkpoint. Unbiased, so that few drawings do.
@@ -43,9 +43,9 @@ def open_watch(config: Config, info: DatasetInfo, split: str) -> Opened:
 class Watch:
     """The real images of the split are read once; then each run draws and judges."""
 
-    def __init__(self, config: Config, networks: Networks, feed: Feed, mesh: Mesh, opened: Opened):
+    def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh, opened: Opened):
         self._plan, self._judge, info = opened.plan, opened.judge, opened.info
-        self._drawer, self._turn = Drawer(config, networks, feed, mesh), 0
+        self._drawer, self._turn = Drawer(config, spec, feed, mesh), 0
         images = split_images(config.data.dataset_dir, info, self._plan.split)
         self._real = read_real_images(images, info.split(self._plan.split), self._judge)
         # Hosts read at their own pace, and CPU collectives wait for no one for long.

@@ -24,7 +24,7 @@ from fsdit.data.records import Episode
 from fsdit.errors import ConfigError, DataError
 from fsdit.evaluation.protocol import Plan
 from fsdit.features.batches import Feed
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.drawing import Draw, make_draw
 
@@ -46,8 +46,8 @@ class _Repeated:
 class Drawer:
     """Draws for episodes with the networks of a run; each sampling is compiled once."""
 
-    def __init__(self, config: Config, networks: Networks, feed: Feed, mesh: Mesh):
-        self._config, self._networks, self._feed, self._mesh = config, networks, feed, mesh
+    def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh):
+        self._config, self._spec, self._feed, self._mesh = config, spec, feed, mesh
         self._info = read_dataset_info(config.data.dataset_dir)
         self._programs: dict[SamplingConfig, Draw] = {}
 
@@ -79,7 +79,7 @@ class Drawer:
 
     def _draw(self, sampling: SamplingConfig) -> Draw:
         if sampling not in self._programs:
-            self._programs[sampling] = make_draw(self._networks, sampling, self._mesh)
+            self._programs[sampling] = make_draw(self._spec, sampling, self._mesh)
         return self._programs[sampling]
 
 

@@ -21,7 +21,7 @@ from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.preprocessing import read_preprocessing
 from fsdit.models.pretrained.stored.weights import open_checkpoint
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Frozen:
     weights: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def open_networks(config: Config, info: DatasetInfo) -> tuple[Networks, Frozen]:
+def open_networks(config: Config, info: DatasetInfo) -> tuple[ModelSpec, Frozen]:
     """The trainable and the frozen networks of a run on a dataset.
 
     Raises ConfigError or DataError: weights that are missing, of another architecture or not
     those behind the precomputed files; a cache that holds less than a batch.
     """
     frozen = _with_encoder(_with_codec(Frozen(), config, info), config, info)
-    networks = Networks(config.model, info.image_size, info.channels, frozen.codec, frozen.features)
-    return networks, frozen
+    spec = ModelSpec(config.model, info.image_size, info.channels, frozen.codec, frozen.features)
+    return spec, frozen
 
 
 def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:

@@ -15,7 +15,7 @@ from fsdit.randomness import stream_key
 
 
 @dataclasses.dataclass(frozen=True)
-class Networks:
+class ModelSpec:
     """What the trainable model is built from. Its parameters travel apart, as a nested dict.
 
     image_size, channels: of the images, in pixels. codec: for its shapes and `sample`; its

@@ -15,7 +15,7 @@ from fsdit.errors import ConfigError
 from fsdit.features.batches import compile_moments
 from fsdit.features.frozen import Frozen
 from fsdit.features.online import compile_encoder, encoded_rows
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.planning.target import Target
@@ -48,48 +48,48 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
 
     Raises ConfigError or DataError.
     """
-    networks, frozen = abstract_networks(config, info)
+    spec, frozen = abstract_networks(config, info)
     mesh = sharding.make_mesh(config, target.devices)
     if step == "train":
-        lowered = _train(networks, frozen, config, info, mesh)
+        lowered = _train(spec, frozen, config, info, mesh)
         yield Program("train", config.data.batch_size, mesh, lowered)
     elif step == "sample":
         rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
-        lowered = _sample(networks, frozen, config, info, mesh, rows)
+        lowered = _sample(spec, frozen, config, info, mesh, rows)
         yield Program("sample", rows, mesh, lowered)
     else:
-        yield from _encode(networks, frozen, config, mesh, sharding.local_mesh(target.one_process))
+        yield from _encode(spec, frozen, config, mesh, sharding.local_mesh(target.one_process))
 
 
 def _train(
-    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
+    spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
 ) -> Lowered:
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, mesh)
-    batch = _placed(abstract_batch(networks, frozen, config, info), sharding.batch_sharding(mesh))
-    return compile_train_step(networks, config, tx, mesh, template).lower(template, batch)
+    template = train_state.abstract(spec, tx, mesh)
+    batch = _placed(abstract_batch(spec, frozen, config, info), sharding.batch_sharding(mesh))
+    return compile_train_step(spec, config, tx, mesh, template).lower(template, batch)
 
 
 def _sample(
-    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh, rows: int
+    spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh, rows: int
 ) -> Lowered:
-    params = networks.abstract_params()
+    params = spec.abstract_params()
     params = jax.tree.map(_with_sharding, params, sharding.state_shardings(mesh, params))
     by_row = sharding.batch_sharding(mesh)
     arguments = (
         params,
         _placed(frozen.codec, sharding.replicated(mesh)),
-        _placed(_supports(networks, frozen, config, info, rows), by_row),
+        _placed(_supports(spec, frozen, config, info, rows), by_row),
         jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=by_row),
         jax.ShapeDtypeStruct((), jnp.uint32),
     )
-    return make_draw(networks, config.sampling, mesh).lower(*arguments)
+    return make_draw(spec, config.sampling, mesh).lower(*arguments)
 
 
 def _encode(
-    networks: Networks, frozen: Frozen, config: Config, mesh: Mesh, local: Mesh
+    spec: ModelSpec, frozen: Frozen, config: Config, mesh: Mesh, local: Mesh
 ) -> Iterator[Program]:
-    image = (networks.image_size, networks.image_size, networks.channels)
+    image = (spec.image_size, spec.image_size, spec.channels)
     if frozen.encoder is None and not jax.tree.leaves(frozen.codec):
         raise ConfigError(
             "--steps=encode: this configuration has no frozen network "
@@ -109,11 +109,11 @@ def _encode(
 
 
 def abstract_batch(
-    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo
+    spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo
 ) -> Mapping[str, Any]:
     """Shapes of a global batch as the step takes it."""
     rows, shape = config.data.batch_size, jax.ShapeDtypeStruct
-    images = shape((rows, networks.image_size, networks.image_size, networks.channels), jnp.uint8)
+    images = shape((rows, spec.image_size, spec.image_size, spec.channels), jnp.uint8)
     target: Any = jax.eval_shape(lambda codec, x: codec.moments(x), frozen.codec, images)
     if config.features.targets == "precomputed":
         target = jax.tree.map(lambda leaf: shape(leaf.shape, _stored(info.latents)), target)
@@ -121,15 +121,15 @@ def abstract_batch(
         "index": shape((rows,), jnp.uint32),
         "class_id": shape((rows,), jnp.int32),
         "target": target,
-        "supports": _supports(networks, frozen, config, info, rows),
+        "supports": _supports(spec, frozen, config, info, rows),
     }
 
 
 def _supports(
-    networks: Networks, frozen: Frozen, config: Config, info: DatasetInfo, rows: int
+    spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, rows: int
 ) -> PyTree[jax.ShapeDtypeStruct]:
-    size, count = networks.image_size, num_supports(config.data.shots)
-    images = jax.ShapeDtypeStruct((rows, count, size, size, networks.channels), jnp.uint8)
+    size, count = spec.image_size, num_supports(config.data.shots)
+    images = jax.ShapeDtypeStruct((rows, count, size, size, spec.channels), jnp.uint8)
     if frozen.encoder is None:
         return images
     pooled, tokens = jax.eval_shape(frozen.encoder, frozen.encoder_params, images)

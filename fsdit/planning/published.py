@@ -25,7 +25,7 @@ from fsdit.models.pretrained.encoder import (
 from fsdit.models.pretrained.preprocessing import Preprocessing, Rectangle, ShortestEdge
 from fsdit.models.pretrained.siglip import SiglipConfig
 from fsdit.models.pretrained.stored.weights import Checkpoint
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 
 _SIGLIP = Preprocessing(Rectangle(224, 224), None, "bilinear", 1 / 255, (0.5,) * 3, (0.5,) * 3)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -59,7 +59,7 @@ _SD_VAE = AutoencoderConfig(
 CODECS = {"stabilityai/sd-vae-ft-ema": _SD_VAE, "stabilityai/sd-vae-ft-mse": _SD_VAE}
 
 
-def abstract_networks(config: Config, info: DatasetInfo) -> tuple[Networks, Frozen]:
+def abstract_networks(config: Config, info: DatasetInfo) -> tuple[ModelSpec, Frozen]:
     """As `open_networks`, with shapes for the parameters of all that is frozen.
 
     The encoder is there also where its outputs are read. Raises ConfigError for networks that
@@ -68,8 +68,8 @@ def abstract_networks(config: Config, info: DatasetInfo) -> tuple[Networks, Froz
     codec = _codec(config.model.codec)
     encoder, params = _encoder(config.model.encoder)
     features = FeatureShape(encoder.dim, encoder.grid) if encoder else None
-    networks = Networks(config.model, info.image_size, info.channels, codec, features)
-    return networks, Frozen(codec, encoder, params, features)
+    spec = ModelSpec(config.model, info.image_size, info.channels, codec, features)
+    return spec, Frozen(codec, encoder, params, features)
 
 
 def _encoder(wanted: EncoderConfig) -> tuple[FrozenEncoder | None, dict]:

@@ -12,7 +12,7 @@ from fsdit.config import SamplingConfig
 from fsdit.flow import path, sampler
 from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
 
@@ -20,17 +20,17 @@ from fsdit.randomness import example_keys, stream_key
 Draw = Callable[..., UInt8[Array, "B H W C"]]
 
 
-def make_draw(networks: Networks, config: SamplingConfig, mesh: Mesh) -> Draw:
+def make_draw(spec: ModelSpec, config: SamplingConfig, mesh: Mesh) -> Draw:
     """`draw_images`, compiled, its first two arguments given.
 
     codec: the networks' own, with its parameters on the mesh.
     """
-    draw = functools.partial(draw_images, networks, config)
+    draw = functools.partial(draw_images, spec, config)
     return jax.jit(draw, out_shardings=sharding.batch_sharding(mesh))
 
 
 def draw_images(
-    networks: Networks,
+    spec: ModelSpec,
     config: SamplingConfig,
     params: dict,
     codec: LatentCodec,
@@ -39,12 +39,12 @@ def draw_images(
     seed: UInt32[Array, ""],
 ) -> UInt8[Array, "B H W C"]:
     """One image an episode. The noise follows (seed, index), so its batch does not matter."""
-    model = networks.model(params)
+    model = spec.model(params)
     condition = model.condition(supports)
     null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
     field = sampler.guided_field(
         lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
     )
     start, steps = (example_keys(stream_key(seed, s), index) for s in ("drawing", "sde"))
-    noise = path.sample_noise(start, networks.latent_shape)
+    noise = path.sample_noise(start, spec.latent_shape)
     return codec.decode(sampler.solve(field, noise, config, steps))

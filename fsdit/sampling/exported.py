@@ -70,12 +70,12 @@ def save(directory: str | Path, generator: Generator) -> None:
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     weights = to_safetensors(_tensors(jax.device_get(generator.params)))
-    networks = generator.networks
+    spec = generator.spec
     info = ExportedInfo(
         VERSION,
         generator.step,
-        networks.image_size,
-        networks.channels,
+        spec.image_size,
+        spec.channels,
         hashlib.sha256(weights).hexdigest(),
         generator.frozen.features,
         generator.frozen.weights,
@@ -134,7 +134,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
     if changes := changed_fields(to_dict(saved), config):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
     validate(config)
-    networks, frozen = online_networks(config, info.image_size, info.channels)
+    spec, frozen = online_networks(config, info.image_size, info.channels)
     for name, digest in frozen.weights.items():
         if info.frozen.get(name) != digest:
             raise CheckpointError(
@@ -147,7 +147,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
             f"config.model.encoder.location={config.model.encoder.location} are {frozen.features}: "
             "its preprocessing has changed"
         )
-    template = networks.abstract_params()
+    template = spec.abstract_params()
     params = load_params(
         checkpoint, template, {name: Source((name,)) for name in _tensors(template)}
     )
@@ -156,7 +156,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
             f"{checkpoint.directory}: the weights are not those that config.json was written with: "
             "damaged or exchanged; export again"
         )
-    return Generator(config, networks, frozen, params, info.step, info.preparation)
+    return Generator(config, spec, frozen, params, info.step, info.preparation)
 
 
 def _tensors(params: dict) -> dict[str, Any]:

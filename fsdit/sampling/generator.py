@@ -25,12 +25,12 @@ from fsdit.errors import ConfigError, DataError
 from fsdit.features.frozen import Frozen, open_networks
 from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.drawing import draw_images
 
 
-def online_networks(config: Config, image_size: int, channels: int) -> tuple[Networks, Frozen]:
+def online_networks(config: Config, image_size: int, channels: int) -> tuple[ModelSpec, Frozen]:
     """The networks of a run, its frozen ones too where it was trained on their stored outputs.
 
     Raises ConfigError or DataError.
@@ -44,12 +44,12 @@ def online_networks(config: Config, image_size: int, channels: int) -> tuple[Net
 class Generator:
     """The EMA weights of a run's step with the frozen networks that belong to them.
 
-    Pictures are (image_size, image_size, channels) of `networks`. All devices of this
+    Pictures are (image_size, image_size, channels) of `spec`. All devices of this
     process share the work. preparation: how the training images were made of pictures.
     """
 
     config: Config
-    networks: Networks
+    spec: ModelSpec
     frozen: Frozen
     params: dict
     step: int
@@ -64,7 +64,7 @@ class Generator:
         They are prepared as the training images were. Raises DataError naming a file that is
         no picture.
         """
-        size, channels = self.networks.image_size, self.networks.channels
+        size, channels = self.spec.image_size, self.spec.channels
         return support_pictures.from_files(files, size, channels, self.preparation).images
 
     def draw(
@@ -96,7 +96,7 @@ class Generator:
     def _check(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
     ) -> None:
-        size, channels = self.networks.image_size, self.networks.channels
+        size, channels = self.spec.image_size, self.spec.channels
         wanted = (size, size, channels)
         shape = np.shape(supports)
         if len(shape) != 4 or not shape[0] or shape[1:] != wanted or supports.dtype != np.uint8:
@@ -160,7 +160,7 @@ class Generator:
                 return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
 
             each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
-            return draw_images(self.networks, sampling, params, codec, each, index, seed)
+            return draw_images(self.spec, sampling, params, codec, each, index, seed)
 
         if sampling not in self._programs:
             shared = sharding.replicated(self._mesh)

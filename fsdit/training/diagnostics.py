@@ -19,7 +19,7 @@ from fsdit.data import pipeline
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.events import writing
 from fsdit.features.batches import Feed
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
 from fsdit.sampling.drawing import make_draw
 from fsdit.training.step import Batch, example_losses, noised, time_bins
@@ -77,7 +77,7 @@ class Diagnostics:
 
     def __init__(
         self,
-        networks: Networks,
+        spec: ModelSpec,
         config: Config,
         mesh: Mesh,
         feed: Feed,
@@ -88,10 +88,10 @@ class Diagnostics:
         self._examples = examples
         self._judged = UNSEEN if UNSEEN in examples else SEEN
         out = sharding.replicated(mesh)
-        self._losses = jax.jit(_make_losses(networks, config), out_shardings=out)
-        self._statistics = jax.jit(_make_statistics(networks, config), out_shardings=out)
+        self._losses = jax.jit(_make_losses(spec, config), out_shardings=out)
+        self._statistics = jax.jit(_make_statistics(spec, config), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
-        self._draw = [make_draw(networks, sampling, mesh) for sampling in (plain, config.sampling)]
+        self._draw = [make_draw(spec, sampling, mesh) for sampling in (plain, config.sampling)]
 
     def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         """Scalars of the step; pictures and histograms go out on the way."""
@@ -154,18 +154,18 @@ class Diagnostics:
                 save_picture(path, np.concatenate(list(blocks.values())))
 
 
-def _make_losses(networks: Networks, config: Config) -> Callable:
+def _make_losses(spec: ModelSpec, config: Config) -> Callable:
     def losses(ema: dict, batch: Batch, episodes: Array) -> tuple[Array, Array]:
-        values, t = example_losses(networks, config, ema, batch, "evaluation")
+        values, t = example_losses(spec, config, ema, batch, "evaluation")
         return time_bins(values, t, (batch["index"] < episodes).astype(jnp.float32))
 
     return losses
 
 
-def _make_statistics(networks: Networks, config: Config) -> Callable:
+def _make_statistics(spec: ModelSpec, config: Config) -> Callable:
     def statistics(ema: dict, batch: Batch) -> tuple[dict[str, Array], Array]:
-        model = networks.model(ema)
-        x_t, _, t = noised(networks, config, batch, "evaluation", 0)
+        model = spec.model(ema)
+        x_t, _, t = noised(spec, config, batch, "evaluation", 0)
         pooled, tokens = model.encode_supports(batch["supports"])
         _, stats = model.velocity(x_t, t, model.conditioner(pooled, tokens), diagnose=True)
         return stats | condition_statistics(pooled, batch["class_id"]), pooled

@@ -19,7 +19,7 @@ from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
 from fsdit.features.resident import ResidentFeatures
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import preemption, processes, sharding
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
@@ -45,7 +45,7 @@ class Inputs:
     changes: what the workdir's run computes otherwise from now on.
     """
 
-    networks: Networks
+    spec: ModelSpec
     frozen: Frozen
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
@@ -67,18 +67,18 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
     judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
-    networks, frozen = open_networks(config, info)
+    spec, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
-    return Inputs(networks, frozen, training, evaluation, judged, identity, changes)
+    return Inputs(spec, frozen, training, evaluation, judged, identity, changes)
 
 
 def train(
     config: Config,
     workdir: Path,
     inputs: Inputs,
-    watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch] = Watch,
+    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch] = Watch,
     *,
     start_over: bool = False,
 ) -> int:
@@ -100,19 +100,19 @@ def _train(
     config: Config,
     workdir: Path,
     inputs: Inputs,
-    watch: Callable[[Config, Networks, Feed, Mesh, Opened], Watch],
+    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch],
     start_over: bool,
 ) -> int:
-    clock, networks = Clock(), inputs.networks
+    clock, spec = Clock(), inputs.spec
     mesh = sharding.make_mesh(config)
     use_cache(config.train.compilation_cache, workdir)
     feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, mesh)
+    template = train_state.abstract(spec, tx, mesh)
     with clock.part("restore"):
         restored = store.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
-        state = train_state.init(networks, tx, config.seed, template)
+        state = train_state.init(spec, tx, config.seed, template)
         restored = Restored(
             step=0, state=state, next_index=0, running={}, fingerprint={}, best=None
         )
@@ -129,13 +129,13 @@ def _train(
         restored.step,
         restored.running,
         clock,
-        lambda batch: flops.of_step(networks, config, template.params, batch),
+        lambda batch: flops.of_step(spec, config, template.params, batch),
         feed.counters,
     )
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
-    judge = watch(config, networks, feed, mesh, inputs.judged) if inputs.judged else None
-    diagnostics = Diagnostics(networks, config, mesh, feed, workdir, inputs.evaluation)
+    judge = watch(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
+    diagnostics = Diagnostics(spec, config, mesh, feed, workdir, inputs.evaluation)
     batches = feed.batches(
         inputs.training,
         config.data.batch_size,
@@ -144,7 +144,7 @@ def _train(
         workers=config.data.workers,
         overfit_batches=config.train.overfit_batches,
     )
-    step_fn = compile_train_step(networks, config, tx, mesh, template)
+    step_fn = compile_train_step(spec, config, tx, mesh, template)
     try:
         with jax.transfer_guard("disallow"), clock.part("step"):
             finished = _run(

@@ -13,7 +13,7 @@ from fsdit.data.source import read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import open_networks
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.generator import Generator, online_networks
 from fsdit.training import optimizer
@@ -27,7 +27,7 @@ class Run:
     """ema: the EMA weights of `step`."""
 
     config: Config
-    networks: Networks
+    spec: ModelSpec
     feed: Feed
     mesh: Mesh
     ema: dict
@@ -54,11 +54,11 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
     validate(config)
     info = read_run_dataset(config)
-    networks, frozen = open_networks(config, info)
+    spec, frozen = open_networks(config, info)
     listing.check_identity(workdir, found, meta, frozen.weights)
     mesh = sharding.make_mesh(config)
-    ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
-    return Run(config, networks, Feed(config, mesh, frozen), mesh, ema, found)
+    ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
+    return Run(config, spec, Feed(config, mesh, frozen), mesh, ema, found)
 
 
 def load_generator(
@@ -72,11 +72,11 @@ def load_generator(
     found, meta, config = _saved(workdir, overrides, step)
     validate(config)
     info = read_run_dataset(config)
-    networks, frozen = online_networks(config, info.image_size, info.channels)
+    spec, frozen = online_networks(config, info.image_size, info.channels)
     listing.check_identity(workdir, found, meta, frozen.weights)
     mesh = sharding.local_mesh()
-    ema, found = _restored(workdir, config, networks, mesh, None if step == "newest" else found)
-    return Generator(config, networks, frozen, ema, found, info.preparation)
+    ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
+    return Generator(config, spec, frozen, ema, found, info.preparation)
 
 
 def _saved(
@@ -94,10 +94,10 @@ def _saved(
 
 
 def _restored(
-    workdir: str | Path, config: Config, networks: Networks, mesh: Mesh, step: int | None
+    workdir: str | Path, config: Config, spec: ModelSpec, mesh: Mesh, step: int | None
 ) -> tuple[dict, int]:
     """(EMA weights, step) of the step; None: of the newest sound checkpoint."""
-    template = train_state.abstract(networks, optimizer.transformation(config.optimizer), mesh)
+    template = train_state.abstract(spec, optimizer.transformation(config.optimizer), mesh)
     if step is None:
         restored = store.restore(workdir, template, set_aside=False)
     else:

@@ -9,7 +9,7 @@ from flax.struct import dataclass
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 
 
@@ -28,8 +28,8 @@ class TrainState:
     nonfinite_in_row: Any  # () int32: updates skipped since the last good one
 
 
-def fresh(networks: Networks, tx: optax.GradientTransformation, seed: int) -> TrainState:
-    params = networks.init(seed)
+def fresh(spec: ModelSpec, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    params = spec.init(seed)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -42,10 +42,10 @@ def fresh(networks: Networks, tx: optax.GradientTransformation, seed: int) -> Tr
 
 
 def abstract(
-    networks: Networks, tx: optax.GradientTransformation, mesh: Mesh
+    spec: ModelSpec, tx: optax.GradientTransformation, mesh: Mesh
 ) -> PyTree[jax.ShapeDtypeStruct]:
     """Shapes, types and shardings of the state; nothing is allocated."""
-    shapes = jax.eval_shape(lambda: fresh(networks, tx, 0))
+    shapes = jax.eval_shape(lambda: fresh(spec, tx, 0))
     return jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         shapes,
@@ -54,11 +54,11 @@ def abstract(
 
 
 def init(
-    networks: Networks,
+    spec: ModelSpec,
     tx: optax.GradientTransformation,
     seed: int,
     template: PyTree[jax.ShapeDtypeStruct],
 ) -> TrainState:
     """A fresh state, born with the shardings of `template`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return jax.jit(lambda: fresh(networks, tx, seed), out_shardings=shardings)()
+    return jax.jit(lambda: fresh(spec, tx, seed), out_shardings=shardings)()

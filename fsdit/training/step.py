@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
 from fsdit.flow import path
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
@@ -22,21 +22,21 @@ Batch = dict[str, PyTree[Array]]
 
 
 def noised(
-    networks: Networks, config: Config, batch: Batch, stream: str, step: int | Array
+    spec: ModelSpec, config: Config, batch: Batch, stream: str, step: int | Array
 ) -> tuple[Array, Array, Array]:
     """(x_t (B, h, w, c), target velocity, t (B,)) of a batch, by (seed, stream, step, index)."""
 
     def keys(name: str) -> Array:
         return example_keys(stream_key(config.seed, f"{stream}/{name}", step), batch["index"])
 
-    data = networks.codec.sample(batch["target"], keys("latent"))
-    noise = path.sample_noise(keys("noise"), networks.latent_shape)
+    data = spec.codec.sample(batch["target"], keys("latent"))
+    noise = path.sample_noise(keys("noise"), spec.latent_shape)
     t = path.sample_time(config.flow, keys("time"))
     return path.interpolate(noise, data, t), path.velocity(noise, data), t
 
 
 def example_losses(
-    networks: Networks,
+    spec: ModelSpec,
     config: Config,
     params: dict,
     batch: Batch,
@@ -45,8 +45,8 @@ def example_losses(
     dropout: float = 0.0,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
     """(squared error of the velocity, mean over its elements; t), for each example."""
-    model = networks.model(params)
-    x_t, target, t = noised(networks, config, batch, stream, step)
+    model = spec.model(params)
+    x_t, target, t = noised(spec, config, batch, stream, step)
     condition = model.condition(batch["supports"])
     if dropout:
         keys = example_keys(stream_key(config.seed, f"{stream}/dropout", step), batch["index"])
@@ -66,14 +66,14 @@ def time_bins(
 
 
 def make_train_step(
-    networks: Networks, config: Config, tx: optax.GradientTransformation, mesh: Mesh
+    spec: ModelSpec, config: Config, tx: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The step of a configuration; jit it with the shardings of its state and batch."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
 
     def loss_fn(params: dict, batch: Batch, step: Array) -> tuple[Array, tuple[Array, Array]]:
         losses, t = example_losses(
-            networks, config, params, batch, "train", step, config.train.condition_dropout
+            spec, config, params, batch, "train", step, config.train.condition_dropout
         )
         return losses.mean(), time_bins(losses, t)
 
@@ -132,7 +132,7 @@ def all_finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
 
 
 def compile_train_step(
-    networks: Networks,
+    spec: ModelSpec,
     config: Config,
     tx: optax.GradientTransformation,
     mesh: Mesh,
@@ -141,7 +141,7 @@ def compile_train_step(
     """The step on the mesh, its state laid out as `template` says and donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(
-        make_train_step(networks, config, tx, mesh),
+        make_train_step(spec, config, tx, mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,

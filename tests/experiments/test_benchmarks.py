@@ -17,10 +17,10 @@ pytestmark = pytest.mark.large
 
 
 def test_the_model_of_pytorch_has_as_many_parameters():
-    networks = train_step.networks_of(train_step.config(tokens=False, scan=True))
-    ours = sum(math.prod(p.shape) for p in jax.tree.leaves(networks.abstract_params()))
+    spec = train_step.networks_of(train_step.config(tokens=False, scan=True))
+    ours = sum(math.prod(p.shape) for p in jax.tree.leaves(spec.abstract_params()))
     with torch.device("meta"):
-        theirs = sum(p.numel() for p in train_step.pytorch_model(networks).parameters())
+        theirs = sum(p.numel() for p in train_step.pytorch_model(spec).parameters())
     assert ours == theirs
     assert ours > 30e6  # S/2
 

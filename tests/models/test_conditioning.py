@@ -8,7 +8,7 @@ import pytest
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import sampler
 from fsdit.models.conditioning import Condition
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.sampling.drawing import make_draw
 
@@ -18,16 +18,16 @@ BATCH, SHOTS, SIZE = 4, 3, 12
 MASK = jnp.array([True, False, True, False])
 
 
-def networks(**settings) -> Networks:
+def spec(**settings) -> ModelSpec:
     encoder = EncoderConfig(patch_size=6, hidden_size=16, depth=1, num_heads=2)
     defaults = {"dtype": "float32", "num_latents": 3, "patch_size": 6, "depth": 1}
     config = ModelConfig(hidden_size=16, num_heads=2, encoder=encoder, **defaults | settings)
-    return Networks(config, SIZE, channels=1)
+    return ModelSpec(config, SIZE, channels=1)
 
 
 @functools.cache
 def model(**settings):
-    nets = networks(**settings)
+    nets = spec(**settings)
     return nets.model(nets.init(0))
 
 
@@ -107,7 +107,7 @@ def test_the_null_replaces_vector_and_context_together():
 
 
 def test_the_null_is_the_same_for_all_supports_and_is_learned():
-    nets = networks()
+    nets = spec()
     params = nets.init(0)
 
     def null(params, seed):
@@ -139,7 +139,7 @@ def test_without_support_tokens_there_is_no_context(settings):
 
 
 def test_drawing_guides_with_the_null_of_training(monkeypatch):
-    nets = networks()
+    nets = spec()
     params = nets.init(0)
     seen = {}
 

@@ -7,7 +7,7 @@ import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig, dit
 from fsdit.errors import ConfigError
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 
 pytestmark = pytest.mark.medium
 
@@ -16,11 +16,11 @@ LATENT = (12, 12, 1)
 CROSS = ["patches", "cls", "none"]
 
 
-def networks(image_size=12, **settings) -> Networks:
+def spec(image_size=12, **settings) -> ModelSpec:
     encoder = EncoderConfig(patch_size=6, hidden_size=16, depth=1, num_heads=2)
     defaults = {"dtype": "float32", "num_latents": 3, "patch_size": 6, "depth": DEPTH}
     config = ModelConfig(hidden_size=16, num_heads=HEADS, encoder=encoder, **defaults | settings)
-    return Networks(config, image_size, channels=1)
+    return ModelSpec(config, image_size, channels=1)
 
 
 def perturbed(params):
@@ -52,7 +52,7 @@ def velocity(nets, params, x, t, supports, diagnose=False):
     ("cross_attention", "dtype"), [*((c, "float32") for c in CROSS), ("patches", "bfloat16")]
 )
 def test_the_velocity_is_exactly_zero_at_the_start(cross_attention, dtype):
-    nets = networks(cross_attention=cross_attention, dtype=dtype)
+    nets = spec(cross_attention=cross_attention, dtype=dtype)
     params = init(nets)
     u, _ = velocity(nets, params, *inputs())
     assert u.shape == (BATCH, *LATENT)
@@ -62,7 +62,7 @@ def test_the_velocity_is_exactly_zero_at_the_start(cross_attention, dtype):
 
 @pytest.mark.parametrize("cross_attention", CROSS)
 def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cross_attention):
-    nets = networks(cross_attention=cross_attention)
+    nets = spec(cross_attention=cross_attention)
     params = perturbed(init(nets))
     before, _ = velocity(nets, params, *inputs())
     for i, other in enumerate(inputs(seed=1)):
@@ -75,7 +75,7 @@ def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cros
 
 @pytest.mark.parametrize("cross_attention", ["patches", "cls"])
 def test_the_context_reaches_every_patch(cross_attention):
-    nets = networks(cross_attention=cross_attention)
+    nets = spec(cross_attention=cross_attention)
     model = nets.model(perturbed(init(nets)))
     x, t, supports = inputs()
     condition = model.condition(supports)
@@ -86,7 +86,7 @@ def test_the_context_reaches_every_patch(cross_attention):
 
 
 def test_patches_know_where_they_are():
-    nets = networks()
+    nets = spec()
     x, t, supports = inputs()
     u, _ = velocity(nets, perturbed(init(nets)), jnp.zeros_like(x), t, supports)
     left, right = u[:, :, :6], u[:, :, 6:]
@@ -96,7 +96,7 @@ def test_patches_know_where_they_are():
 def test_bfloat16_compute_gives_a_float32_velocity_near_that_of_float32():
     results = {}
     for dtype in ("float32", "bfloat16"):
-        nets = networks(dtype=dtype)
+        nets = spec(dtype=dtype)
         params = init(nets)
         assert {p.dtype.name for p in jax.tree.leaves(params)} == {"float32"}
         results[dtype], _ = velocity(nets, perturbed(params), *inputs())
@@ -110,7 +110,7 @@ def test_bfloat16_compute_gives_a_float32_velocity_near_that_of_float32():
     ("cross_attention", "scan_layers"), [*((c, True) for c in CROSS), ("patches", False)]
 )
 def test_diagnostics_have_a_layer_axis_and_do_not_change_the_velocity(cross_attention, scan_layers):
-    nets = networks(cross_attention=cross_attention, scan_layers=scan_layers)
+    nets = spec(cross_attention=cross_attention, scan_layers=scan_layers)
     params = perturbed(init(nets))
     plain, nothing = velocity(nets, params, *inputs())
     diagnosed, stats = velocity(nets, params, *inputs(), diagnose=True)
@@ -126,7 +126,7 @@ def test_diagnostics_have_a_layer_axis_and_do_not_change_the_velocity(cross_atte
 
 
 def test_attention_entropies_lie_below_that_of_even_attention():
-    nets = networks()
+    nets = spec()
     _, stats = velocity(nets, perturbed(init(nets)), *inputs(), diagnose=True)
     assert (stats["self_attention_entropy"] <= np.log(4) + 1e-5).all()
     assert (stats["cross_attention_entropy"] <= np.log(3) + 1e-5).all()
@@ -134,21 +134,21 @@ def test_attention_entropies_lie_below_that_of_even_attention():
 
 @pytest.mark.parametrize("settings", [{"scan_layers": False}, {"remat": "full"}])
 def test_how_the_layers_run_does_not_change_the_parameters_nor_the_velocity(settings):
-    params = perturbed(init(networks()))
-    other = networks(**settings)
+    params = perturbed(init(spec()))
+    other = spec(**settings)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, params, perturbed(init(other))))
-    expected, _ = velocity(networks(), params, *inputs())
+    expected, _ = velocity(spec(), params, *inputs())
     np.testing.assert_allclose(velocity(other, params, *inputs())[0], expected, atol=1e-5)
 
 
 def test_initial_parameters_are_a_pure_function_of_the_seed():
-    first, again, other = (networks().init(seed) for seed in (0, 0, 1))
+    first, again, other = (spec().init(seed) for seed in (0, 0, 1))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, first, again))
     assert not jax.tree.all(jax.tree.map(jnp.array_equal, first, other))
 
 
 def test_positions_are_no_parameters():
-    small, large = (networks(image_size=s).abstract_params() for s in (12, 24))
+    small, large = (spec(image_size=s).abstract_params() for s in (12, 24))
     # The learned encoder's pooling is one map of all tokens: it alone knows their number.
     assert small["encoder"].pop("pool") != large["encoder"].pop("pool")
     assert small == large
@@ -156,7 +156,7 @@ def test_positions_are_no_parameters():
 
 def test_a_patch_size_that_does_not_divide_the_image_is_named():
     with pytest.raises(ConfigError, match=r"config.model.patch_size=5 does not divide the size 12"):
-        networks(patch_size=5)
+        spec(patch_size=5)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_patch_size_that_does_not_divide_the_image_is_named():
 def test_the_presets_have_the_published_number_of_parameters(size, width, depth, millions):
     # Peebles and Xie, arXiv 2212.09748, table 4: without cross-attention, as theirs are.
     config = dit(size, cross_attention="none")
-    params = Networks(config, image_size=32, channels=4).abstract_params()
+    params = ModelSpec(config, image_size=32, channels=4).abstract_params()
     assert params["blocks"]["mlp"]["up"]["kernel"].shape == (depth, width, 4 * width)
     own = {name: p for name, p in params.items() if name not in ("encoder", "conditioner")}
     count = sum(p.size for p in jax.tree.leaves(own))

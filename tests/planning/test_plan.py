@@ -216,10 +216,10 @@ def test_what_does_not_fit_comes_with_what_to_change():
 
 def test_abstract_networks_are_the_real_ones_without_values(frozen_config, photos):
     """Of a directory's checkpoints: the same shapes, types and structure."""
-    networks, frozen = open_networks(frozen_config, INFO)
+    spec, frozen = open_networks(frozen_config, INFO)
     abstract, shapes = abstract_networks(frozen_config, INFO)
-    assert abstract.features == networks.features
-    assert abstract.latent_shape == networks.latent_shape
+    assert abstract.features == spec.features
+    assert abstract.latent_shape == spec.latent_shape
     for real, shape in (
         (frozen.codec, shapes.codec),
         (frozen.encoder_params, shapes.encoder_params),
@@ -237,12 +237,12 @@ def test_published_networks_have_their_published_sizes():
     counts = {}
     for location in ENCODERS:
         changed = apply_overrides(config, {"model.encoder.location": location})
-        networks, frozen = abstract_networks(changed, info)
+        spec, frozen = abstract_networks(changed, info)
         counts[location] = sum(leaf.size for leaf in jax.tree.leaves(frozen.encoder_params))
-        assert networks.features.dim == frozen.encoder.dim
+        assert spec.features.dim == frozen.encoder.dim
     assert counts["google/siglip2-base-patch16-224"] == 92_884_224
     assert counts["facebook/dinov2-base"] == 86_580_480 - 768  # without the mask token
-    assert networks.latent_shape == (28, 28, 4)
+    assert spec.latent_shape == (28, 28, 4)
     assert sum(leaf.size for leaf in jax.tree.leaves(frozen.codec)) == 83_653_863
     assert set(CODECS) >= {config.model.codec.location}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.sampling.drawing import make_draw
 
@@ -14,7 +14,7 @@ COUNT, SIZE = 8, 12
 INDEX = np.arange(40, 40 + COUNT, dtype=np.uint32)
 SUPPORTS = np.random.default_rng(0).integers(0, 256, (COUNT, 2, SIZE, SIZE, 1), np.uint8)
 SAMPLING = SamplingConfig(num_steps=6, guidance_scale=2.0, guidance_interval=(0.1, 0.7))
-NETWORKS = Networks(
+NETWORKS = ModelSpec(
     ModelConfig(
         hidden_size=16,
         num_heads=2,

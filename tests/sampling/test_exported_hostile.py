@@ -29,12 +29,12 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
-    networks, frozen = online_networks(CONFIG, image_size=8, channels=1)
+    spec, frozen = online_networks(CONFIG, image_size=8, channels=1)
     random = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: random.normal(size=leaf.shape).astype(leaf.dtype), networks.abstract_params()
+        lambda leaf: random.normal(size=leaf.shape).astype(leaf.dtype), spec.abstract_params()
     )
-    exported.save(folder, Generator(CONFIG, networks, frozen, params, 5))
+    exported.save(folder, Generator(CONFIG, spec, frozen, params, 5))
     return folder
 
 

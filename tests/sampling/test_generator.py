@@ -58,8 +58,8 @@ def exported_copy(small, tmp_path):
 
 
 def supports_for(generator, count=3, seed=0):
-    networks = generator.networks
-    shape = (count, networks.image_size, networks.image_size, networks.channels)
+    spec = generator.spec
+    shape = (count, spec.image_size, spec.image_size, spec.channels)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
@@ -128,7 +128,7 @@ def test_it_draws_from_an_episode_what_evaluation_draws(request, name):
     read, _ = pipeline.evaluation_examples(run.config, "val")
     first = dataclasses.replace(read, episodes=_Constant(read.episodes[0]))
     batch = next(run.feed.batches(first, 16, 1))
-    draw = make_draw(run.networks, run.config.sampling, run.mesh)
+    draw = make_draw(run.spec, run.config.sampling, run.mesh)
     drawn = draw(run.ema, run.feed.codec, batch["supports"], batch["index"], np.uint32(4))
     expected = np.asarray(drawn)
     assert differ(generator.draw(read.pictures(0)[0], 16, seed=4), expected) <= 1

@@ -8,7 +8,7 @@ import pytest
 
 from fsdit.config import MeshConfig
 from fsdit.data import pipeline
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.medium
 
 def run_steps(config, steps, first=0):
     """States after each step (as NumPy) and the metrics of each."""
-    networks = Networks(config.model, 24, 1)
+    spec = ModelSpec(config.model, 24, 1)
     mesh = sharding.make_mesh(config)
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, mesh)
-    state = train_state.init(networks, tx, config.seed, template)
+    template = train_state.abstract(spec, tx, mesh)
+    state = train_state.init(spec, tx, config.seed, template)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     step = jax.jit(
-        make_train_step(networks, config, tx, mesh),
+        make_train_step(spec, config, tx, mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
@@ -118,15 +118,15 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_confi
 
 
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):
-    networks = Networks(small_config.model, 24, 1)
-    params = networks.init(0)
+    spec = ModelSpec(small_config.model, 24, 1)
+    params = spec.init(0)
     read = pipeline.training_examples(small_config)
     batch = jax.tree.map(lambda *rows: np.stack(rows), *[read(i) for i in range(8)])
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
     shuffled = jax.tree.map(lambda a: a[order], batch)
 
     def losses(b):
-        return example_losses(networks, small_config, params, b, "train", 5, dropout=0.5)
+        return example_losses(spec, small_config, params, b, "train", 5, dropout=0.5)
 
     expected, times = jax.jit(losses)(batch)
     actual, shuffled_times = jax.jit(losses)(shuffled)
@@ -181,7 +181,7 @@ def test_update_equals_adamw_with_clipping(small_config):
 
 
 def test_weight_decay_acts_on_matrices_only(small_config):
-    params = Networks(small_config.model, 24, 1).abstract_params()
+    params = ModelSpec(small_config.model, 24, 1).abstract_params()
     mask = optimizer.matrices(params)
     assert mask["blocks"]["mlp"]["up"] == {"bias": False, "kernel": True}
     assert mask["conditioner"]["null"] is False and mask["conditioner"]["latents"] is False
@@ -193,9 +193,9 @@ def test_state_is_born_with_its_shardings(small_config):
         model=dataclasses.replace(small_config.model, hidden_size=64),
         mesh=MeshConfig(data=2, fsdp=4),
     )
-    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, sharding.make_mesh(config))
-    state = train_state.init(networks, tx, 0, template)
+    spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    template = train_state.abstract(spec, tx, sharding.make_mesh(config))
+    state = train_state.init(spec, tx, 0, template)
     jax.tree.map(lambda leaf, t: _assert_same_sharding(leaf, t), state, template)
     kernel = state.ema["blocks"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4

@@ -39,13 +39,13 @@ def main(argv: list[str]) -> None:
         0, 256, (_BATCH.value, _SIZE.value, _SIZE.value, 3), dtype=np.uint8
     )
     with torch.inference_mode():
-        networks(images)
+        spec(images)
         for shape in _CONVOLUTIONS:
             convolutions(*shape)
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
-def networks(images: np.ndarray) -> None:
+def spec(images: np.ndarray) -> None:
     model = diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,

@@ -21,7 +21,7 @@ from experiments.benchmarks.turns import machine, take_turns
 from fsdit import program
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import path, sampler
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.randomness import example_keys, stream_key
 from fsdit.sampling.drawing import make_draw
@@ -69,33 +69,33 @@ def measure(settings: Settings) -> dict[str, Any]:
         encoder=encoder,
         dtype="float32",
     )
-    networks = Networks(model, _SIZE, channels=1)
-    params = random_params(networks)
+    spec = ModelSpec(model, _SIZE, channels=1)
+    params = random_params(spec)
     return {
         "parameters": sum(p.size for p in jax.tree.leaves(params)),
-        "batches": {b: compare(networks, params, b, settings) for b in settings.batches},
+        "batches": {b: compare(spec, params, b, settings) for b in settings.batches},
         "machine": machine(),
     }
 
 
-def random_params(networks: Networks) -> dict:
+def random_params(spec: ModelSpec) -> dict:
     """Parameters under which the velocity is not zero, as it is before training."""
-    leaves, tree = jax.tree.flatten(networks.init(0))
+    leaves, tree = jax.tree.flatten(spec.init(0))
     random = np.random.default_rng(0)
     moved = [p + 0.05 * random.normal(size=p.shape).astype(p.dtype) for p in leaves]
     return tree.unflatten(moved)
 
 
-def compare(networks: Networks, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
+def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
     config = SamplingConfig(num_steps=settings.steps, guidance_scale=3.0)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(networks, config, mesh)
+    draw = make_draw(spec, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     index = jnp.arange(batch, dtype=jnp.uint32)
-    loop = python_loop(networks, config)
+    loop = python_loop(spec, config)
     sides = {
-        _DISPATCH: lambda: draw(params, networks.codec, supports, index, np.uint32(0)),
+        _DISPATCH: lambda: draw(params, spec.codec, supports, index, np.uint32(0)),
         _LOOP: lambda: loop(params, supports, index),
     }
     seconds, drawn = take_turns(sides, settings.turns)
@@ -109,26 +109,26 @@ def compare(networks: Networks, params: dict, batch: int, settings: Settings) ->
     }
 
 
-def python_loop(networks: Networks, config: SamplingConfig) -> Callable[..., jax.Array]:
+def python_loop(spec: ModelSpec, config: SamplingConfig) -> Callable[..., jax.Array]:
     """What make_draw does, with a dispatch for every step."""
 
     @jax.jit
     def start(params, supports, index):
-        model = networks.model(params)
+        model = spec.model(params)
         condition = model.condition(supports)
         null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
         keys = example_keys(stream_key(0, "drawing"), index)
-        return path.sample_noise(keys, networks.latent_shape), condition, null
+        return path.sample_noise(keys, spec.latent_shape), condition, null
 
     @jax.jit
     def step(params, x, t, dt, condition, null):
-        model = networks.model(params)
+        model = spec.model(params)
         velocity = sampler.guided_field(
             lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
         )
         return x + dt * velocity(x, t)
 
-    decode = jax.jit(networks.codec.decode)
+    decode = jax.jit(spec.codec.decode)
     times = sampler.schedule_times(config).astype(np.float32)
 
     def draw(params, supports, index):

@@ -77,7 +77,7 @@ def distances_of(overrides: dict[str, str]):
     judge = open_judge(run.config)
     images = split_images(run.config.data.dataset_dir, info, "test")
     real = read_real_images(images, info.split("test"), judge)
-    drawer = Drawer(run.config, run.networks, run.feed, run.mesh)
+    drawer = Drawer(run.config, run.spec, run.feed, run.mesh)
 
     def distance(solver: str, evaluations: int) -> float:
         steps = evaluations // 2 if solver == "heun" else evaluations

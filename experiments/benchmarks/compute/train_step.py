@@ -28,7 +28,7 @@ from fsdit import program
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, dit
 from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.features.frozen import Frozen
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.training import optimizer
@@ -66,29 +66,29 @@ def config(*, tokens: bool, scan: bool) -> Config:
     return Config(data=DataConfig(batch_size=BATCH, shots=SHOTS), model=model)
 
 
-def networks_of(config: Config) -> Networks:
+def networks_of(config: Config) -> ModelSpec:
     return opened(config)[0]
 
 
-def opened(config: Config) -> tuple[Networks, Frozen]:
+def opened(config: Config) -> tuple[ModelSpec, Frozen]:
     """The trainable model, and the frozen networks with shapes for their parameters."""
     split = SplitInfo(("class",), (1,), 0, SHOTS)
     info = DatasetInfo(IMAGE_SIZE, 3, {"train": split}, command="", seed=0)
     return abstract_networks(config, info)
 
 
-def example_batch(networks: Networks, config: Config) -> dict[str, Any]:
+def example_batch(spec: ModelSpec, config: Config) -> dict[str, Any]:
     """Random features and moments of latents, in the shapes of real ones, on the host."""
     random, rows = np.random.default_rng(0), config.data.batch_size
-    tokens = networks.features.grid[0] * networks.features.grid[1]
+    tokens = spec.features.grid[0] * spec.features.grid[1]
 
     def normal(*shape: int) -> np.ndarray:
         return random.standard_normal((rows, *shape), np.float32)
 
-    supports = {"pooled": normal(SHOTS, networks.features.dim)}
+    supports = {"pooled": normal(SHOTS, spec.features.dim)}
     if config.model.use_context:
-        supports["tokens"] = normal(SHOTS, tokens, networks.features.dim)
-    shape = networks.latent_shape
+        supports["tokens"] = normal(SHOTS, tokens, spec.features.dim)
+    shape = spec.latent_shape
     return {
         "index": np.arange(rows, dtype=np.uint32),
         "class_id": np.zeros(rows, np.int32),
@@ -99,10 +99,10 @@ def example_batch(networks: Networks, config: Config) -> dict[str, Any]:
 
 def trainer(config: Config) -> Callable[[int], jax.Array]:
     """steps -> the loss of the last of so many, on one batch."""
-    networks, mesh = networks_of(config), sharding.make_mesh(config)
-    step, state = _compiled(config, networks, mesh)
+    spec, mesh = networks_of(config), sharding.make_mesh(config)
+    step, state = _compiled(config, spec, mesh)
     place = sharding.global_batch(mesh, config.data.batch_size)
-    batch = place(example_batch(networks, config))
+    batch = place(example_batch(spec, config))
 
     def train(steps: int) -> jax.Array:
         nonlocal state
@@ -114,12 +114,12 @@ def trainer(config: Config) -> Callable[[int], jax.Array]:
 
 
 def _compiled(
-    config: Config, networks: Networks, mesh: Mesh
+    config: Config, spec: ModelSpec, mesh: Mesh
 ) -> tuple[Callable[..., Any], train_state.TrainState]:
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(networks, tx, mesh)
-    step = compile_train_step(networks, config, tx, mesh, template)
-    return step, train_state.init(networks, tx, config.seed, template)
+    template = train_state.abstract(spec, tx, mesh)
+    step = compile_train_step(spec, config, tx, mesh, template)
+    return step, train_state.init(spec, tx, config.seed, template)
 
 
 def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
@@ -130,11 +130,11 @@ def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    networks = networks_of(config)
-    batch = example_batch(networks, config)
+    spec = networks_of(config)
+    batch = example_batch(spec, config)
     latents = torch.from_numpy(batch["target"][0]).permute(0, 3, 1, 2).contiguous()
     pooled = torch.from_numpy(batch["supports"]["pooled"])
-    step = pytorch_dit.make_train_step(pytorch_model(networks), compiled=True)
+    step = pytorch_dit.make_train_step(pytorch_model(spec), compiled=True)
 
     def train(steps: int) -> torch.Tensor:
         for _ in range(steps):
@@ -144,12 +144,12 @@ def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
     return train
 
 
-def pytorch_model(networks: Networks) -> Any:
+def pytorch_model(spec: ModelSpec) -> Any:
     from experiments.benchmarks.compute.pytorch_dit import DiT
 
-    model = networks.config
+    model = spec.config
     size = (model.hidden_size, model.depth, model.num_heads, model.patch_size)
-    return DiT(*size, networks.latent_shape, networks.features.dim)
+    return DiT(*size, spec.latent_shape, spec.features.dim)
 
 
 def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:

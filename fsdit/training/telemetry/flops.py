@@ -17,16 +17,16 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from fsdit.config import Config
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.training.step import example_losses
 
 
-def of_step(networks: Networks, config: Config, params: PyTree, batch: PyTree) -> int:
+def of_step(spec: ModelSpec, config: Config, params: PyTree, batch: PyTree) -> int:
     """Model FLOPs of a train step on a batch. Arguments may be shapes; nothing is computed."""
 
     def losses(params: PyTree, batch: PyTree) -> jax.Array:
         dropout = config.train.condition_dropout
-        return example_losses(networks, config, params, batch, "train", 0, dropout)[0]
+        return example_losses(spec, config, params, batch, "train", 0, dropout)[0]
 
     return 3 * of(losses, params, batch)
 

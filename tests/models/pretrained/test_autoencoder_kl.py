@@ -18,7 +18,7 @@ from fsdit.errors import ConfigError, DataError
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training.step import example_losses
 from tests.models.pretrained.autoencoder_originals import SD, original
@@ -313,8 +313,8 @@ def test_flow_and_codec_meet_in_the_loss():
         encoder=EncoderConfig(patch_size=4, hidden_size=16, depth=1, num_heads=2),
         dtype="float32",
     )
-    networks = Networks(settings, 16, 3, codec)
-    assert networks.latent_shape == (8, 8, 4)
+    spec = ModelSpec(settings, 16, 3, codec)
+    assert spec.latent_shape == (8, 8, 4)
     assert isinstance(codec, LatentCodec) and isinstance(PixelCodec(), LatentCodec)
     batch = {
         "index": jnp.arange(2, dtype=jnp.uint32),
@@ -324,10 +324,10 @@ def test_flow_and_codec_meet_in_the_loss():
 
     @jax.jit
     def losses(params: dict, batch: dict):
-        return example_losses(networks, Config(model=settings), params, batch, "train")[0]
+        return example_losses(spec, Config(model=settings), params, batch, "train")[0]
 
-    first = losses(networks.init(0), {**batch, "target": codec.moments(images)})
-    other = losses(networks.init(0), {**batch, "target": small(seed=1).moments(images)})
+    first = losses(spec.init(0), {**batch, "target": codec.moments(images)})
+    other = losses(spec.init(0), {**batch, "target": small(seed=1).moments(images)})
     assert np.isfinite(first).all()
     assert not np.allclose(first, other)
 

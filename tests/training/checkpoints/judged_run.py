@@ -16,7 +16,7 @@ from fsdit.training import loop
 
 
 class Waves:
-    def __init__(self, config, networks, feed, mesh, opened):
+    def __init__(self, config, spec, feed, mesh, opened):
         pass
 
     def run(self, ema):

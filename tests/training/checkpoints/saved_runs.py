@@ -9,7 +9,7 @@ import numpy as np
 
 from fsdit.data.layout import read_dataset_info
 from fsdit.features.frozen import open_networks
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
@@ -23,8 +23,8 @@ RUNNING = dataclasses.asdict(Running.fresh())
 
 
 def template_of(config):
-    networks, tx = Networks(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    return networks, tx, train_state.abstract(networks, tx, sharding.make_mesh(config))
+    spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    return spec, tx, train_state.abstract(spec, tx, sharding.make_mesh(config))
 
 
 def at_step(state, step):
@@ -37,8 +37,8 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
 
     values: what was judged, by step.
     """
-    networks, tx, template = template_of(config)
-    state = train_state.init(networks, tx, 0, template)
+    spec, tx, template = template_of(config)
+    state = train_state.init(spec, tx, 0, template)
     writer = store.Checkpoints(workdir, config, IDENTITY, sharding.make_mesh(config), 0)
     states = {}
     for step in steps:
@@ -94,10 +94,10 @@ DAMAGES = {
 def save_run(workdir, config):
     """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""
     info = read_dataset_info(config.data.dataset_dir)
-    networks, frozen = open_networks(config, info)
+    spec, frozen = open_networks(config, info)
     mesh = sharding.make_mesh(config)
     tx = optimizer.transformation(config.optimizer)
-    state = train_state.init(networks, tx, 0, train_state.abstract(networks, tx, mesh))
+    state = train_state.init(spec, tx, 0, train_state.abstract(spec, tx, mesh))
     random = np.random.default_rng(1)
     leaves, tree = jax.tree.flatten(state.ema)
     moved = [

@@ -11,7 +11,7 @@ import pytest
 
 from fsdit.config import MeshConfig
 from fsdit.errors import CheckpointError
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import listing, store
@@ -117,7 +117,7 @@ def test_where_no_step_is_valid_nothing_is_renamed_unless_asked_for(tmp_path, co
 
 def test_what_was_handed_over_may_change_while_it_is_written(tmp_path, config, monkeypatch):
     _, tx, template = template_of(config)
-    state = train_state.init(Networks(config.model, 24, 1), tx, 0, template)
+    state = train_state.init(ModelSpec(config.model, 24, 1), tx, 0, template)
     writer = store.Checkpoints(tmp_path, config, IDENTITY, sharding.make_mesh(config), 0)
     save = mock.Mock()
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
@@ -181,7 +181,7 @@ def test_keeps_the_last_n_and_every_mth(tmp_path, config):
 )
 def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypatch, raised, seen):
     _, tx, template = template_of(config)
-    state = train_state.init(Networks(config.model, 24, 1), tx, 0, template)
+    state = train_state.init(ModelSpec(config.model, 24, 1), tx, 0, template)
     writer = store.Checkpoints(tmp_path, config, IDENTITY, sharding.make_mesh(config), 0)
     monkeypatch.setattr(ocp.CheckpointManager, "save", mock.Mock(side_effect=raised))
     with pytest.raises(seen):
@@ -189,8 +189,8 @@ def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypat
 
 
 def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
-    networks, tx, template = template_of(config)
-    state = train_state.init(networks, tx, 0, template)
+    spec, tx, template = template_of(config)
+    state = train_state.init(spec, tx, 0, template)
     expected = store.fingerprint(state)
     _, _, other = template_of(dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8)))
     moved = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, other))

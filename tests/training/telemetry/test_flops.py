@@ -6,7 +6,7 @@ import pytest
 
 from fsdit.config import Config, ModelConfig
 from fsdit.models.encoder import FeatureShape
-from fsdit.models.spec import Networks
+from fsdit.models.spec import ModelSpec
 from fsdit.parallel.chips import Chip
 from fsdit.training.step import example_losses
 from fsdit.training.telemetry import flops, speed
@@ -101,13 +101,13 @@ def dit(**changes):
     model = ModelConfig(
         hidden_size=192, depth=3, num_heads=3, patch_size=2, dtype="float32", **changes
     )
-    networks = Networks(model, 12, 4, features=FeatureShape(48, (2, 2)))
+    spec = ModelSpec(model, 12, 4, features=FeatureShape(48, (2, 2)))
     batch = {
         "index": shape(8, dtype="uint32"),
         "target": shape(8, 12, 12, 4, dtype="uint8"),
         "supports": {"pooled": shape(8, 5, 48), "tokens": shape(8, 5, 4, 48)},
     }
-    return networks, Config(model=model), networks.abstract_params(), batch
+    return spec, Config(model=model), spec.abstract_params(), batch
 
 
 def test_a_dit_costs_what_its_formula_says():
@@ -116,8 +116,8 @@ def test_a_dit_costs_what_its_formula_says():
     block = 2 * (n * (4 + 8) * d**2 + 2 * n**2 * d + 6 * d**2)
     ends = 2 * (2 * n * patch * d + 2 * d**2 + (256 + d) * d)
     formula = 3 * b * (layers * block + ends)
-    networks, config, params, batch = dit(cross_attention="none")
-    counted = flops.of_step(networks, config, params, batch)
+    spec, config, params, batch = dit(cross_attention="none")
+    counted = flops.of_step(spec, config, params, batch)
     # What is left is the projection of the pooled supports.
     assert formula < counted < formula + 3 * 2 * b * 5 * 4 * d**2
 
@@ -133,12 +133,12 @@ def test_a_step_does_not_cost_more_for_being_scanned_or_rematerialised():
 
 
 def test_a_step_is_what_xla_counts_of_an_unrolled_one():
-    networks, config, params, batch = dit(scan_layers=False)
+    spec, config, params, batch = dit(scan_layers=False)
 
     def loss(params, batch):
-        return example_losses(networks, config, params, batch, "train", 0, 0.1)[0].mean()
+        return example_losses(spec, config, params, batch, "train", 0, 0.1)[0].mean()
 
-    counted = flops.of_step(networks, config, params, batch)
+    counted = flops.of_step(spec, config, params, batch)
     by_xla = xla(jax.grad(loss), params, batch)
     # XLA adds what is no product (norms, softmax, gelu), and needs no gradient of the inputs.
     assert 0.9 * by_xla < counted < 1.02 * by_xla
@@ -213,8 +213,8 @@ def test_attention_of_cudnn_is_counted_by_its_shapes():
 
 
 def test_accumulating_does_not_change_the_count():
-    networks, config, params, batch = dit()
+    spec, config, params, batch = dit()
     train = dataclasses.replace(config.train, accumulate_steps=4)
     parts = dataclasses.replace(config, train=train)
-    expected = flops.of_step(networks, config, params, batch)
-    assert flops.of_step(networks, parts, params, batch) == expected
+    expected = flops.of_step(spec, config, params, batch)
+    assert flops.of_step(spec, parts, params, batch) == expected
