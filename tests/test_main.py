@@ -31,14 +31,15 @@ from tests.programs import one_line_error, run_module, start_program
 
 pytestmark = pytest.mark.medium
 
-STEPS = 120  # of milliseconds: JAX looks for a preemption once a second
+STEPS = 60
 
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """120 steps, logged at each, saved every 7th, evaluated at the end."""
+    """60 steps, logged at each, saved every 7th, evaluated at the end."""
     config = dataclasses.replace(
         small_config,
+        data=dataclasses.replace(small_config.data, batch_size=8),
         train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),
         checkpoint=dataclasses.replace(small_config.checkpoint, interval=7),
     )
@@ -50,7 +51,7 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
 ):
     workdir = tmp_path / "run"
     rng = np.random.default_rng(0)
-    for moment in sorted(rng.choice(np.arange(9, 45), 3, replace=False)):
+    for moment in sorted(rng.choice(np.arange(9, 30), 2, replace=False)):
         process = start(experiment, workdir)
         wait_for_step(process, workdir, moment)
         process.send_signal(signal.SIGKILL)
@@ -109,9 +110,16 @@ def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp
     kept = max(_saved(workdir))
     assert kept == max(losses(workdir)) >= stopped
 
-    # With others: all of them, though one hears of it, and at the same step.
+
+@pytest.mark.large
+def test_a_pod_hears_a_notice_before_its_first_step(tmp_path, experiment):
+    """All of its processes leave at the same step, though one of them hears of it."""
+    workdir, endless = tmp_path / "run", "--config.train.num_steps=100000"
+    status, output = finish(start(experiment, workdir, "--config.train.num_steps=9"))
+    assert status == 0, output
+    kept = max(_saved(workdir))
     pod = start_pod(2, experiment, workdir, endless)
-    wait_for_start(pod[0], workdir, 3)
+    wait_for_start(pod[0], workdir, 2)
     pod[1].send_signal(signal.SIGTERM)
     results = [finish(process, timeout=120) for process in pod]
     assert [status for status, _ in results] == [75, 75], results
@@ -123,8 +131,8 @@ def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.large)])
 @pytest.mark.usefixtures("all_cores")
 def test_losses_do_not_depend_on_the_number_of_processes(tmp_path, experiment, undisturbed, count):
-    actual, expected = pod_losses(count, experiment, tmp_path / "run", 24), undisturbed(experiment)
-    expected = {step: loss for step, loss in losses(expected).items() if step <= 24}
+    actual, expected = pod_losses(count, experiment, tmp_path / "run", 12), undisturbed(experiment)
+    expected = {step: loss for step, loss in losses(expected).items() if step <= 12}
     assert actual.keys() == expected.keys()
     np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
@@ -220,8 +228,9 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
 ):
     workdir = small_disk / "run"
     # A real start: only what this process starts sees the disk that it has mounted.
-    flags = (f"--config={experiment}", f"--workdir={workdir}", "--config.checkpoint.keep_last=100")
-    status, output = finish(start_program("fsdit.main", *flags, real=True))
+    flags = ("--config.checkpoint.keep_last=100", "--config.checkpoint.interval=2")
+    paths = (f"--config={experiment}", f"--workdir={workdir}")
+    status, output = finish(start_program("fsdit.main", *paths, *flags, real=True))
     assert status == 1, output
     assert "Traceback" not in output and "  File " not in output
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
@@ -291,7 +300,9 @@ def test_a_dataset_without_episodes_is_named(tmp_path, experiment, glyphs):
     one_line_error(result, str(copy / "train"), "episodes")
 
 
-def test_a_dataset_without_validation_classes_trains_and_says_so(tmp_path, experiment, glyphs):
+def test_a_dataset_without_validation_classes_trains_and_says_so(
+    tmp_path, experiment, glyphs, small_config
+):
     dataset = tmp_path / "dataset"
     shutil.copytree(glyphs, dataset)
     shutil.rmtree(dataset / "val")
@@ -299,6 +310,8 @@ def test_a_dataset_without_validation_classes_trains_and_says_so(tmp_path, exper
     del description["splits"]["val"], description["sha256"]
     (dataset / "dataset.json").write_text(json.dumps(description))
     flags = [f"--config.data.dataset_dir={dataset}", "--config.train.num_steps=2"]
+    flags += ["--config.seed=7", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
+    flags += ["--config.train.overfit_batches=1"]
     judging = [f"--config={experiment}", f"--workdir={tmp_path}/none", *flags]
     result = run_module("fsdit.main", *judging, "--config.train.fsd_interval=1")
     one_line_error(result, "config.train.fsd_interval=1", f"{dataset} has no val split")
@@ -309,6 +322,10 @@ def test_a_dataset_without_validation_classes_trains_and_says_so(tmp_path, exper
     assert "no val split" in output
     assert rows(tmp_path / "run")[-1]["train_ema/loss"] > 0
     assert not any(tag.startswith("val/") for row in rows(tmp_path / "run") for tag in row)
+    assert len(rows(tmp_path / "run")) == 2
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (saved["train"]["num_steps"], saved["seed"]) == (2, 7)
+    assert saved.keys() == to_dict(small_config).keys()
 
 
 def test_a_damaged_shard_stops_the_run_and_names_the_record(tmp_path, experiment, glyphs):
@@ -343,19 +360,6 @@ def test_a_workdir_of_another_configuration_is_refused(experiment, undisturbed):
     assert sorted(p for p in workdir.rglob("*") if p.is_file()) == before
 
 
-def test_overrides_reach_the_resolved_configuration(tmp_path, experiment, small_config):
-    workdir = tmp_path / "run"
-    flags = ("--config.train.num_steps=2", "--config.seed=7", "--config.mesh.fsdp=-1")
-    flags += ("--config.mesh.data=1", "--config.train.overfit_batches=1")
-    status, output = finish(start(experiment, workdir, *flags))
-    assert status == 0, output
-    saved = json.loads((workdir / "config.json").read_text())
-    assert (saved["train"]["num_steps"], saved["seed"]) == (2, 7)
-    assert saved.keys() == to_dict(small_config).keys()
-    assert len(rows(workdir)) == 2
-
-
-@pytest.mark.medium
 def test_a_run_goes_on_from_another_folder_with_the_settings_that_it_holds(
     tmp_path, glyphs, small_config
 ):

@@ -1,12 +1,14 @@
 """Workdirs with checkpoints, made without training, and ways to damage one."""
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from fsdit.config import MeshConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.features.frozen import open_networks
 from fsdit.models.spec import ModelSpec
@@ -22,9 +24,22 @@ IDENTITY = {"dataset": "a", "encoder": "b", "codec": "c"}
 RUNNING = dataclasses.asdict(Running.fresh())
 
 
+def mesh_of(config):
+    """The mesh that the configuration asks for, or one of two devices where it asks for none."""
+    devices = jax.devices()[:2] if config.mesh == MeshConfig() else None
+    return sharding.make_mesh(config, devices)
+
+
 def template_of(config):
     spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    return spec, tx, train_state.abstract(spec, tx, sharding.make_mesh(config))
+    return spec, tx, train_state.abstract(spec, tx, mesh_of(config))
+
+
+@functools.cache
+def fresh_state(config):
+    """The state of a new run, made once."""
+    spec, tx, template = template_of(config)
+    return train_state.init(spec, tx, 0, template)
 
 
 def at_step(state, step):
@@ -37,9 +52,8 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
 
     values: what was judged, by step.
     """
-    spec, tx, template = template_of(config)
-    state = train_state.init(spec, tx, 0, template)
-    writer = store.Checkpoints(workdir, config, IDENTITY, sharding.make_mesh(config), 0)
+    state = fresh_state(config)
+    writer = store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
     states = {}
     for step in steps:
         state = jax.tree.map(lambda a, s=step: (a + s).astype(a.dtype), state)
@@ -95,7 +109,7 @@ def save_run(workdir, config):
     """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""
     info = read_dataset_info(config.data.dataset_dir)
     spec, frozen = open_networks(config, info)
-    mesh = sharding.make_mesh(config)
+    mesh = mesh_of(config)
     tx = optimizer.transformation(config.optimizer)
     state = train_state.init(spec, tx, 0, train_state.abstract(spec, tx, mesh))
     random = np.random.default_rng(1)

@@ -15,7 +15,6 @@ from tensorboard.util.tensor_util import make_ndarray
 from fsdit.config import Config
 from fsdit.errors import CheckpointError
 from fsdit.evaluation.in_training import BEST_BY
-from fsdit.parallel import sharding
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.best import best_of, better, judged, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
@@ -27,6 +26,7 @@ from tests.training.checkpoints.saved_runs import (
     IDENTITY,
     assert_equal,
     at_step,
+    mesh_of,
     saved_run,
     template_of,
 )
@@ -43,7 +43,7 @@ def config(small_config):
 def resumed(workdir, config):
     """(writer, state) of a run that goes on from what the workdir holds."""
     restored = store.restore(workdir, template_of(config)[2], set_aside=True)
-    mesh = sharding.make_mesh(config)
+    mesh = mesh_of(config)
     writer = store.Checkpoints(workdir, config, IDENTITY, mesh, restored.step, restored.best)
     return writer, restored.state
 
@@ -248,13 +248,13 @@ def test_a_step_that_cannot_be_is_one_line_and_writes_nothing(judged_run, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-STEPS = 120
+STEPS = 60
 JUDGED = "tests.training.checkpoints.judged_run"
 
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """Judged at each third of 120 steps, saved at each 7th, and at the best."""
+    """Judged at each third of 60 steps, saved at each 7th, and at the best."""
     train = dataclasses.replace(
         small_config.train, num_steps=STEPS, eval_interval=1000, fsd_interval=3
     )

@@ -11,9 +11,6 @@ import pytest
 
 from fsdit.config import MeshConfig
 from fsdit.errors import CheckpointError
-from fsdit.models.spec import ModelSpec
-from fsdit.parallel import sharding
-from fsdit.training import state as train_state
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.metadata import UnreadableCheckpointError
 from fsdit.training.telemetry.running import Running
@@ -25,6 +22,8 @@ from tests.training.checkpoints.saved_runs import (
     _flip_largest,
     assert_equal,
     at_step,
+    fresh_state,
+    mesh_of,
     saved_run,
     template_of,
 )
@@ -36,11 +35,18 @@ pytestmark = pytest.mark.medium
 def config(small_config):
     # Wide enough that fsdp shards some kernels.
     wide = dataclasses.replace(small_config.model, hidden_size=64)
-    return dataclasses.replace(small_config, model=wide, mesh=MeshConfig(data=8, fsdp=1))
+    return dataclasses.replace(small_config, model=wide)
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
+def new_writer(workdir, config):
+    return store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 4), *(pytest.param(s, marks=pytest.mark.large) for s in ((8, 1), (1, 8)))]
+)
 def test_restores_bitwise_on_any_mesh(tmp_path, config, shape):
+    config = dataclasses.replace(config, mesh=MeshConfig(data=8, fsdp=1))
     states = saved_run(tmp_path, config)
     _, _, template = template_of(dataclasses.replace(config, mesh=MeshConfig(*shape)))
     restored = store.restore(tmp_path, template, set_aside=True)
@@ -116,9 +122,7 @@ def test_where_no_step_is_valid_nothing_is_renamed_unless_asked_for(tmp_path, co
 
 
 def test_what_was_handed_over_may_change_while_it_is_written(tmp_path, config, monkeypatch):
-    _, tx, template = template_of(config)
-    state = train_state.init(ModelSpec(config.model, 24, 1), tx, 0, template)
-    writer = store.Checkpoints(tmp_path, config, IDENTITY, sharding.make_mesh(config), 0)
+    state, writer = fresh_state(config), new_writer(tmp_path, config)
     save = mock.Mock()
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
     running = {**RUNNING, "bin_losses": [1.0] * 10}
@@ -139,8 +143,7 @@ def test_a_step_set_aside_can_be_saved_again(tmp_path, config):
     _empty(tmp_path / "checkpoints" / "10")
     template = template_of(config)[2]
     restored = store.restore(tmp_path, template, set_aside=True)
-    mesh = sharding.make_mesh(config)
-    writer = store.Checkpoints(tmp_path, config, IDENTITY, mesh, restored.step)
+    writer = store.Checkpoints(tmp_path, config, IDENTITY, mesh_of(config), restored.step)
     writer.save(at_step(restored.state, 10), 10, 160, {})
     writer.finish()
     assert store.restore(tmp_path, template, set_aside=True).step == 10
@@ -180,17 +183,14 @@ def test_keeps_the_last_n_and_every_mth(tmp_path, config):
     ],
 )
 def test_a_lost_process_is_not_taken_for_a_full_disk(tmp_path, config, monkeypatch, raised, seen):
-    _, tx, template = template_of(config)
-    state = train_state.init(ModelSpec(config.model, 24, 1), tx, 0, template)
-    writer = store.Checkpoints(tmp_path, config, IDENTITY, sharding.make_mesh(config), 0)
+    state, writer = fresh_state(config), new_writer(tmp_path, config)
     monkeypatch.setattr(ocp.CheckpointManager, "save", mock.Mock(side_effect=raised))
     with pytest.raises(seen):
         writer.save(state, 5, 80, {})
 
 
 def test_fingerprint_sees_each_flipped_bit_and_each_swap_on_any_mesh(config):
-    spec, tx, template = template_of(config)
-    state = train_state.init(spec, tx, 0, template)
+    state = fresh_state(dataclasses.replace(config, mesh=MeshConfig(data=8, fsdp=1)))
     expected = store.fingerprint(state)
     _, _, other = template_of(dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8)))
     moved = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, other))
