@@ -40,7 +40,9 @@ def experiment(tmp_path, small_config):
     config = dataclasses.replace(
         small_config,
         data=dataclasses.replace(small_config.data, batch_size=8),
-        train=dataclasses.replace(small_config.train, num_steps=STEPS, eval_interval=1000),
+        train=dataclasses.replace(
+            small_config.train, num_steps=STEPS, eval_interval=1000, eval_batches=2
+        ),
         checkpoint=dataclasses.replace(small_config.checkpoint, interval=7),
     )
     return experiment_file(tmp_path / "experiment.py", config)

@@ -103,8 +103,9 @@ NOT_FINITE = {
 }
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("case", NOT_FINITE)
+@pytest.mark.parametrize(
+    "case", ["average", *(pytest.param(c, marks=pytest.mark.large) for c in ("rate", "optimizer"))]
+)
 def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_config, case):
     (section, field), value = NOT_FINITE[case][0].split("."), NOT_FINITE[case][1]
     changes = {"warmup_steps": 0} if section == "optimizer" else {}
