@@ -23,7 +23,8 @@ from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
 from fsdit.sampling.drawing import make_draw
 from fsdit.training.step import Batch, example_losses, noised, time_bins
-from fsdit.training.telemetry.telemetry import Telemetry, bin_means
+from fsdit.training.telemetry.running import bin_means
+from fsdit.training.telemetry.telemetry import Telemetry
 
 SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 

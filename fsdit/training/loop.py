@@ -24,7 +24,7 @@ from fsdit.parallel import preemption, processes, sharding
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
 from fsdit.program.ownership import owned
-from fsdit.training import optimizer
+from fsdit.training import flops, optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import SELECTED_BY
@@ -32,7 +32,6 @@ from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
-from fsdit.training.telemetry import flops
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.telemetry import Telemetry
 
