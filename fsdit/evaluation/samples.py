@@ -8,6 +8,7 @@ A second start draws what is missing.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -53,12 +54,11 @@ class Drawer:
 
     def batch_size(self, plan: Plan) -> int:
         count = plan.episodes_per_seed * plan.drawings
-        return (
-            -(-min(self._config.evaluation.batch_size, count) // self._mesh.size) * self._mesh.size
-        )
+        rows = min(self._config.evaluation.batch_size, count)
+        return sharding.round_up(rows, self._mesh.size)
 
     def num_batches(self, plan: Plan) -> int:
-        return -(-plan.episodes_per_seed * plan.drawings // self.batch_size(plan))
+        return math.ceil(plan.episodes_per_seed * plan.drawings / self.batch_size(plan))
 
     def batches(
         self, ema: dict, plan: Plan, seed: int, first: int = 0

@@ -26,7 +26,7 @@ _Key = tuple[str, int]  # split, image
 
 def encoded_rows(config: Config, mesh: Mesh) -> int:
     """Supports that one process encodes at once."""
-    return -(-config.features.encode_batch // mesh.size) * mesh.size
+    return sharding.round_up(config.features.encode_batch, mesh.size)
 
 
 def compile_encoder(encoder: FrozenEncoder, mesh: Mesh) -> Callable[..., Any]:

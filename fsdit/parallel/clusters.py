@@ -7,6 +7,7 @@ what must not go through a proxy.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _tasks_by_nodes(environment: Mapping[str, str]) -> int:
         return 1
     if not (tasks.isdecimal() and nodes.isdecimal() and int(nodes)):
         return 0
-    return -(-int(tasks) // int(nodes))
+    return math.ceil(int(tasks) / int(nodes))
 
 
 @contextlib.contextmanager

@@ -152,6 +152,14 @@ def sharded_gradients(
     return call
 
 
+def round_up(rows: int, num_devices: int) -> int:
+    """The smallest multiple of `num_devices` that is at least `rows`.
+
+    A batch of that many rows can be split evenly over the devices.
+    """
+    return math.ceil(rows / num_devices) * num_devices
+
+
 def host_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
     """The rows of a global batch that this process must supply, ascending.
 
@@ -191,7 +199,7 @@ def row_table(
     at a time.
     """
     sharding = batch_sharding(mesh)
-    total = -(-count // mesh.size) * mesh.size
+    total = round_up(count, mesh.size)
     pieces = []
     for device, (span,) in sharding.addressable_devices_indices_map((total,)).items():
         mine = [read(min(i, count - 1)) for i in range(*span.indices(total))]

@@ -54,7 +54,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
         lowered = _train(spec, frozen, config, info, mesh)
         yield Program("train", config.data.batch_size, mesh, lowered)
     elif step == "sample":
-        rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+        rows = sharding.round_up(config.evaluation.batch_size, mesh.size)
         lowered = _sample(spec, frozen, config, info, mesh, rows)
         yield Program("sample", rows, mesh, lowered)
     else:

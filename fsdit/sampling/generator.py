@@ -6,6 +6,7 @@ drawings = generator.draw(generator.read_supports(["a.png", "b.png"]), count=16)
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ class Generator:
     def _batches(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
     ) -> Iterator[np.ndarray]:
-        even = -(-count // -(-count // batch))  # of as few batches as it takes
-        rows = -(-even // self._mesh.size) * self._mesh.size
+        # As few batches as `batch` allows, of equal size.
+        num_batches = math.ceil(count / batch)
+        rows = sharding.round_up(math.ceil(count / num_batches), self._mesh.size)
         encoded, draw = self._encoded(supports), self._program(sampling)
         params, codec, _ = self._placed
         for start in range(0, count, rows):

@@ -5,6 +5,7 @@ costs anything on the steps between.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -116,13 +117,14 @@ class Diagnostics:
     def _evaluate(self, ema: dict) -> dict[str, float]:
         """Validation loss, its time bins, and the gap to as many training episodes."""
         size = self._config.data.batch_size
-        limit = self._config.train.eval_batches or -(-self._examples[self._judged][1] // size)
+        _, available = self._examples[self._judged]
+        limit = self._config.train.eval_batches or math.ceil(available / size)
         sums = {}
         for split, (_, available) in self._examples.items():
             episodes = min(available, limit * size)
             sums[split] = sum(
                 np.stack(jax.device_get(self._losses(ema, batch, np.uint32(episodes))))
-                for batch in self._batches(split, -(-episodes // size))
+                for batch in self._batches(split, math.ceil(episodes / size))
             )
         loss = {split: float(values.sum() / n.sum()) for split, (values, n) in sums.items()}
         row = {"train_ema/loss": loss[SEEN]}
@@ -134,7 +136,7 @@ class Diagnostics:
     def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
         """Supports | target | drawing without guidance | with, seen classes above unseen."""
         rows = self._config.train.grid_episodes
-        size = -(-rows // self._mesh.size) * self._mesh.size
+        size = sharding.round_up(rows, self._mesh.size)
         blocks, seed = {}, np.uint32(self._config.seed)
         for split, (read, _) in self._examples.items():
             batch = next(self._feed.batches(read, size, 1))
@@ -144,7 +146,9 @@ class Diagnostics:
                 )
                 for draw in self._draw
             ]
-            supports, targets = map(np.stack, zip(*map(read.pictures, range(size)), strict=True))
+            pictures = [read.pictures(i) for i in range(size)]
+            supports = np.stack([shown for shown, _ in pictures])
+            targets = np.stack([target for _, target in pictures])
             blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *drawn)])
         tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
         telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
