@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from fsdit.errors import ConfigError, first_line
+from fsdit.errors import ConfigError, with_type
 from fsdit.parallel import backend, clusters, preemption
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -102,17 +102,13 @@ def _join_announced(heartbeat: int) -> None:
         if count > 1 or (clusters.on_tpu() and not nothing):
             who = f"{variable} says that this is one process of {count}"
             who = who if count > 1 else "this TPU machine may be one of several"
-            reason = "JAX does not know who started it" if nothing else _told(error)
+            reason = "JAX does not know who started it" if nothing else with_type(error)
             raise ConfigError(
                 f"{who}, and it cannot join the others ({reason}): give each {_FLAGS}, or "
                 "--num_processes=1 to train alone"
             ) from None
         if not nothing:
-            _warn(f"this machine's cluster cannot be made out ({_told(error)}): training alone")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)[:200]}"
+            _warn(f"this machine's cluster cannot be made out ({with_type(error)}): training alone")
 
 
 def _warn(text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, first_line
 from fsdit.parallel import backend
 
 LOCAL = "local"
@@ -74,8 +74,8 @@ def _devices(name: str) -> tuple[jax.Device, ...]:
     try:
         return tuple(topologies.get_topology_desc(name, "tpu").devices)
     except Exception as error:  # of several kinds, by what is missing
-        reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"--topology={name} needs libtpu, which compiles for it without a TPU ({reason}): "
+            f"--topology={name} needs libtpu, which compiles for it without a TPU "
+            f"({first_line(error)}): "
             "pip install --constraint constraints.txt 'fsdit[tpu]'"
         ) from None

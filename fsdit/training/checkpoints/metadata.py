@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
-from fsdit.errors import CheckpointError, cannot_be_read
+from fsdit.errors import CheckpointError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
 
 _Word = Annotated[int, Field(ge=0, lt=2**32)]
@@ -161,4 +161,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
-    return f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])[:200]}"
+    return with_type(error)

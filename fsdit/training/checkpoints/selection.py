@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 
-from fsdit.config import Config, flatten, to_dict
-from fsdit.config.saved import RENAMED
+from fsdit.config import RENAMED, Config, flatten, to_dict
 from fsdit.parallel import processes
 from fsdit.training.checkpoints import listing
 from fsdit.training.checkpoints.metadata import Score, score_in

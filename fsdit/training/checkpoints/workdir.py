@@ -4,7 +4,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, system_text
 
 # Orbax hands the whole path to glob, which also takes what lies beside for a match.
 _PATTERN = re.compile(r"[\[*?\\]")
@@ -38,5 +38,5 @@ def _in_the_way(path: Path) -> str:
             if each.exists() and not each.is_dir():
                 return f"{each} is a file"
         except OSError as error:
-            return f"{each}: {error.strerror}"
+            return f"{each}: {system_text(error)}"
     return ""

@@ -20,7 +20,7 @@ and counts as "down", and so does a start that ended before it dispatched its fi
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in lines.read_lines(path, _checked)]
 
 
-def _checked(row: object) -> dict[str, Any]:
+def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with its types checked.
 
     Raises ValueError, KeyError or TypeError where it is no line of a goodput file.

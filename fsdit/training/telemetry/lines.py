@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from fsdit.config.objects import parse_object
 from fsdit.events import writing
 
 _Row = TypeVar("_Row")
@@ -23,7 +24,7 @@ class LineLog(Generic[_Row]):
     def __init__(
         self,
         path: Path,
-        parse: Callable[[object], _Row],
+        parse: Callable[[dict[str, Any]], _Row],
         wanted: Callable[[_Row], bool] = lambda row: True,
     ):
         """parse: as for `read_lines`. wanted: whether a row stays in the file."""
@@ -45,7 +46,7 @@ class LineLog(Generic[_Row]):
             self._file.close()
 
 
-def read_lines(path: Path, parse: Callable[[object], _Row]) -> list[tuple[bytes, _Row]]:
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], _Row]) -> list[tuple[bytes, _Row]]:
     """(the line without its line break, what `parse` makes of its JSON) of each valid line.
 
     parse: raises ValueError, KeyError or TypeError for a line that does not belong in this log.
@@ -72,8 +73,8 @@ def _replace(path: Path, lines: Iterable[bytes]) -> None:
         partial.replace(path)
 
 
-def _parsed(line: bytes, parse: Callable[[object], _Row]) -> _Row | None:
+def _parsed(line: bytes, parse: Callable[[dict[str, Any]], _Row]) -> _Row | None:
     try:
-        return parse(json.loads(line.decode()))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return parse(parse_object(line.decode()))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,9 @@ class MetricsWriter:
         self._lines.close()
 
 
-def _step_of(row: object) -> int:
-    """Raises ValueError or KeyError where the row is no line of metrics.jsonl."""
-    if not isinstance(row, dict) or type(row["step"]) is not int or row["step"] < 0:
+def _step_of(row: Mapping[str, Any]) -> int:
+    """The step of a line. Raises ValueError or KeyError where it is no line of metrics.jsonl."""
+    if type(row["step"]) is not int or row["step"] < 0:
         raise ValueError
     return row["step"]
 

@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-from fsdit.config import Config
-from fsdit.config.saved import RENAMED
+from fsdit.config import RENAMED, Config
 from fsdit.training.checkpoints.selection import better, score
 
 
