@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
     with tqdm(total=len(sets) * count, desc="drawing", unit="drawing") as bar:
         drawn = [
-            generator.draw(each.images, count, progress=bar.update, **settings) for each in sets
+            generator.generate(each.images, count, progress=bar.update, **settings) for each in sets
         ]
 
     facts = {

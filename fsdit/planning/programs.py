@@ -19,7 +19,7 @@ from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.planning.target import Target
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import compile_train_step
@@ -83,7 +83,7 @@ def _sample(
         jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=by_row),
         jax.ShapeDtypeStruct((), jnp.uint32),
     )
-    return make_draw(spec, config.sampling, mesh).lower(*arguments)
+    return compile_sampling(spec, config.sampling, mesh).lower(*arguments)
 
 
 def _encode(

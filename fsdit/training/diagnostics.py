@@ -22,7 +22,7 @@ from fsdit.events import writing
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 from fsdit.training.step import Batch, example_losses, noised, time_bins
 from fsdit.training.telemetry.running import bin_means
 from fsdit.training.telemetry.telemetry import Telemetry
@@ -93,7 +93,9 @@ class Diagnostics:
         self._losses = jax.jit(_make_losses(spec, config), out_shardings=out)
         self._statistics = jax.jit(_make_statistics(spec, config), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
-        self._draw = [make_draw(spec, sampling, mesh) for sampling in (plain, config.sampling)]
+        self._draw = [
+            compile_sampling(spec, sampling, mesh) for sampling in (plain, config.sampling)
+        ]
 
     def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         """Scalars of the step; pictures and histograms go out on the way."""

@@ -24,8 +24,8 @@ def test_an_exported_model_draws_the_same_to_the_bit(request, name):
     folder, _, generator = request.getfixturevalue(name)
     loaded = fsdit.load(folder / "exported")
     supports = supports_for(generator)
-    drawn = generator.draw(supports, 9, seed=3)
-    np.testing.assert_array_equal(loaded.draw(supports, 9, seed=3), drawn)
+    drawn = generator.generate(supports, 9, seed=3)
+    np.testing.assert_array_equal(loaded.generate(supports, 9, seed=3), drawn)
     assert drawn.dtype == np.uint8 and drawn.shape == (9, *supports.shape[1:])
     assert drawn.std() > 5
     assert loaded.step == generator.step == 5
@@ -120,8 +120,8 @@ def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
     moved = shutil.copytree(weights / "siglip", tmp_path / "moved")
     location = {"model.encoder.location": str(moved)}
     supports = supports_for(frozen[2])
-    drawn = fsdit.load(frozen[0] / "exported", location).draw(supports)
-    np.testing.assert_array_equal(drawn, frozen[2].draw(supports))
+    drawn = fsdit.load(frozen[0] / "exported", location).generate(supports)
+    np.testing.assert_array_equal(drawn, frozen[2].generate(supports))
 
     _flip(moved)
     for load, model in ((fsdit.load, "exported"), (load_generator, "run")):

@@ -11,7 +11,8 @@ from PIL import Image
 from fsdit.config import MeshConfig, apply_overrides, to_dict
 from fsdit.data import pipeline
 from fsdit.errors import ConfigError, DataError
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.generator import Generator
+from fsdit.sampling.images import compile_sampling
 from fsdit.training.checkpoints import metadata
 from fsdit.training.run import load_generator, load_run
 from tests.sampling.generators import differ, supports_for
@@ -23,29 +24,33 @@ pytestmark = pytest.mark.medium
 def test_a_drawing_depends_on_seed_and_number_only(small):
     generator = small[2]
     supports = supports_for(generator)
-    whole = generator.draw(supports, 20, batch_size=24)
-    assert differ(generator.draw(supports, 20, batch_size=8), whole) <= 1
-    assert differ(generator.draw(supports, 1), whole[:1]) <= 1
-    assert differ(generator.draw(supports, 3, batch_size=3), whole[:3]) <= 1
+    whole = generator.generate(supports, 20, batch_size=24)
+    assert differ(generator.generate(supports, 20, batch_size=8), whole) <= 1
+    assert differ(generator.generate(supports, 1), whole[:1]) <= 1
+    assert differ(generator.generate(supports, 3, batch_size=3), whole[:3]) <= 1
     assert min(differ(whole[0], other) for other in whole[1:]) > 20
-    assert differ(generator.draw(supports, 1, seed=2**32 - 1), whole[:1]) > 20
-    others = generator.draw(supports_for(generator, seed=1), 20, batch_size=24)
+    assert differ(generator.generate(supports, 1, seed=2**32 - 1), whole[:1]) > 20
+    others = generator.generate(supports_for(generator, seed=1), 20, batch_size=24)
     assert differ(others, whole) > 20
+
+
+def test_the_name_of_earlier_versions_still_samples():
+    assert Generator.draw is Generator.generate
 
 
 def test_any_number_of_supports_and_any_sampling(small):
     generator = small[2]
     supports = supports_for(generator, 6)
-    drawn = [generator.draw(supports[:k]) for k in (1, 2, 6)]
+    drawn = [generator.generate(supports[:k]) for k in (1, 2, 6)]
     assert len({d.tobytes() for d in drawn}) == 3
-    assert differ(generator.draw(supports[::-1]), drawn[-1]) <= 1
+    assert differ(generator.generate(supports[::-1]), drawn[-1]) <= 1
     settings = dataclasses.replace(generator.config.sampling, guidance_scale=1.0, solver="heun")
-    assert differ(generator.draw(supports, sampling=settings), drawn[-1]) > 1
+    assert differ(generator.generate(supports, sampling=settings), drawn[-1]) > 1
 
 
 def test_progress_counts_the_drawings(small):
     generator, seen = small[2], []
-    generator.draw(supports_for(generator), 20, batch_size=8, progress=seen.append)
+    generator.generate(supports_for(generator), 20, batch_size=8, progress=seen.append)
     assert seen == [8, 8, 4]
 
 
@@ -56,10 +61,10 @@ def test_it_draws_from_an_episode_what_evaluation_draws(request, name):
     read, _ = pipeline.evaluation_examples(run.config, "val")
     first = dataclasses.replace(read, episodes=_Constant(read.episodes[0]))
     batch = next(run.feed.batches(first, 16, 1))
-    draw = make_draw(run.spec, run.config.sampling, run.mesh)
+    draw = compile_sampling(run.spec, run.config.sampling, run.mesh)
     drawn = draw(run.ema, run.feed.codec, batch["supports"], batch["index"], np.uint32(4))
     expected = np.asarray(drawn)
-    assert differ(generator.draw(read.pictures(0)[0], 16, seed=4), expected) <= 1
+    assert differ(generator.generate(read.pictures(0)[0], 16, seed=4), expected) <= 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,7 @@ def test_a_run_on_stored_features_draws_from_new_pictures(tmp_path, frozen, froz
     save_run(tmp_path / "run", config)
     generator = load_generator(tmp_path / "run", {})
     supports = supports_for(generator)
-    np.testing.assert_array_equal(generator.draw(supports), frozen[2].draw(supports))
+    np.testing.assert_array_equal(generator.generate(supports), frozen[2].generate(supports))
 
 
 def test_drawing_asks_nothing_of_the_training_mesh(tmp_path, small, small_config):
@@ -102,7 +107,7 @@ def test_drawing_asks_nothing_of_the_training_mesh(tmp_path, small, small_config
     ):
         file.write_text(json.dumps(content))
     generator, supports = load_generator(workdir, {}), supports_for(small[2])
-    np.testing.assert_array_equal(generator.draw(supports), small[2].draw(supports))
+    np.testing.assert_array_equal(generator.generate(supports), small[2].generate(supports))
 
 
 def test_a_folder_is_its_files_in_order_of_name(small, tmp_path):
@@ -129,7 +134,7 @@ def test_a_folder_is_its_files_in_order_of_name(small, tmp_path):
 )
 def test_supports_that_the_model_cannot_take(small, change, message):
     with pytest.raises(DataError, match=message):
-        small[2].draw(change(supports_for(small[2])))
+        small[2].generate(change(supports_for(small[2])))
 
 
 @pytest.mark.parametrize(
@@ -137,10 +142,10 @@ def test_supports_that_the_model_cannot_take(small, change, message):
 )
 def test_settings_that_cannot_be(small, settings):
     with pytest.raises(ConfigError, match=f"{next(iter(settings))}=.* must be at least"):
-        small[2].draw(supports_for(small[2]), **settings)
+        small[2].generate(supports_for(small[2]), **settings)
 
 
 def test_sampling_that_cannot_be(small):
     sampling = dataclasses.replace(small[2].config.sampling, guidance_interval=(0.8, 0.2))
     with pytest.raises(ConfigError, match=r"config.sampling.guidance_interval=.* is empty"):
-        small[2].draw(supports_for(small[2]), sampling=sampling)
+        small[2].generate(supports_for(small[2]), sampling=sampling)

@@ -24,7 +24,7 @@ from fsdit.flow import path, sampler
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.randomness import example_keys, stream_key
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 
 _SIZE, _SHOTS = 24, 5
 _DISPATCH, _LOOP = "one dispatch", "Python loop"
@@ -89,7 +89,7 @@ def random_params(spec: ModelSpec) -> dict:
 def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
     config = SamplingConfig(num_steps=settings.steps, guidance_scale=3.0)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(spec, config, mesh)
+    draw = compile_sampling(spec, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     index = jnp.arange(batch, dtype=jnp.uint32)
@@ -110,7 +110,7 @@ def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> di
 
 
 def python_loop(spec: ModelSpec, config: SamplingConfig) -> Callable[..., jax.Array]:
-    """What make_draw does, with a dispatch for every step."""
+    """What compile_sampling does, with a dispatch for every step."""
 
     @jax.jit
     def start(params, supports, index):
