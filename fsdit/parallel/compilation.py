@@ -21,8 +21,8 @@ def use_cache(setting: str, workdir: Path) -> None:
     """Sets JAX's cache up; to be called after `processes.start`, before anything is compiled.
 
     setting: a directory; "off"; or "" for the directory of JAX_COMPILATION_CACHE_DIR, and
-    WORKDIR/compilation_cache where that is not set. With "", or a directory given here, a
-    pod of CPU processes uses no cache.
+    WORKDIR/compilation_cache where that is not set. A pod of CPU processes uses a cache only
+    where setting is "" and JAX_COMPILATION_CACHE_DIR is set.
     """
     if setting == "off":
         jax.config.update("jax_enable_compilation_cache", False)
