@@ -110,7 +110,7 @@ def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
     assert pods("save_on_sigterm", 2, tick=tell) == (75, ["0 of 2", "1 of 2"])
     output = capfd.readouterr().out
     assert f"passing {number.name} on" in output
-    assert "leaving as told: process 0, 1: exit status 75" in output
+    assert "leaving as asked: process 0, 1: exit status 75" in output
 
 
 def test_who_does_not_leave_in_time_is_ended(pods):
