@@ -8,7 +8,7 @@ DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong
 KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)
 FOLLOWING = Exit(1, "error: cannot write a checkpoint: its peer is gone")
 
-# What has ended, how many still run -> the decision, and that of a launcher that was asked to leave.
+# Exits, how many still run -> the decision, and that of a launcher that was asked to leave.
 CASES = {
     "nothing": ([], 2, Decision.WAIT, Decision.WAIT),
     "one is done": ([DONE], 1, Decision.WAIT, Decision.WAIT),
