@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.launch.scripts import LAUNCH, executable, lines, wait_for
+from tests.launch.scripts.commands import LAUNCH, executable, lines, wait_for
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.medium

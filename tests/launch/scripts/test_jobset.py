@@ -5,7 +5,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.launch.scripts import LAUNCH
+from tests.launch.scripts.commands import LAUNCH
 
 pytestmark = pytest.mark.medium
 

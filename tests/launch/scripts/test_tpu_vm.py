@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.launch.scripts import LAUNCH, executable, lines
+from tests.launch.scripts.commands import LAUNCH, executable, lines
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.medium

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.scripts import LAUNCH
+from tests.launch.scripts.commands import LAUNCH
 
 pytestmark = pytest.mark.medium
 
