@@ -210,6 +210,7 @@ def _run(
 
 
 def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
+    """Loads the precomputed features onto the devices, if the configuration asks for it."""
     if config.features.location == "host":
         return None
     if processes.is_main_process():
@@ -220,6 +221,7 @@ def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
 def _announce(
     config: Config, workdir: Path, mesh: Mesh, restored: Restored, inputs: Inputs
 ) -> None:
+    """Prints the model, the devices, and what the run starts or resumes from."""
     if not processes.is_main_process():
         return
     print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
