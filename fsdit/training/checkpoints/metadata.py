@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
+from fsdit.config import RENAMED
 from fsdit.errors import CheckpointError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
 
@@ -122,9 +123,14 @@ def read(folder: Path) -> tuple[dict[str, Any], int]:
 def score_in(meta: Mapping[str, Any], name: Literal["judged", "best"]) -> Score | None:
     """The score of the checkpoint's own step ("judged"), or of the best step up to it ("best").
 
-    None where there is none, as in checkpoints that are older than the selection.
+    None where there is none, as in checkpoints that are older than the selection. Settings
+    that had another name in an older version get today's.
     """
-    return Score(**meta[name]) if meta.get(name) else None
+    if not meta.get(name):
+        return None
+    found = Score(**meta[name])
+    settings = {RENAMED.get(path, path): value for path, value in found.settings.items()}
+    return dataclasses.replace(found, settings=settings)
 
 
 def _contradiction(step: int, meta: _Meta, next_index: int) -> str:

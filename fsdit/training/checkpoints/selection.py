@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from fsdit.config import RENAMED, Config, flatten, to_dict
+from fsdit.config import Config, flatten, to_dict
 from fsdit.parallel import processes
 from fsdit.training.checkpoints import listing
 from fsdit.training.checkpoints.metadata import Score, score_in
@@ -89,14 +89,12 @@ def better(new: Score, old: Score | None) -> bool:
     """Whether `new`, of the later step, beats `old`.
 
     Values found under different settings cannot be compared: then the later step wins. A
-    setting that did not exist yet when `old` was found counts as having its default there,
-    and one that had another name then as having today's.
+    setting that did not exist yet when `old` was found counts as having its default there.
     """
     if old is None:
         return True
-    known = {RENAMED.get(path, path): value for path, value in old.settings.items()}
     defaults = flatten(to_dict(Config()))
-    before = {path: known.get(path, defaults.get(path)) for path in new.settings}
+    before = {path: old.settings.get(path, defaults.get(path)) for path in new.settings}
     return new.settings != before or new.value < old.value
 
 
