@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     generator = load(model, _OVERRIDES())
     count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
     with tqdm(total=len(sets) * count, desc="sampling", unit="sample") as bar:
-        drawn = [
+        samples = [
             generator.generate(each.images, count, progress=bar.update, **settings) for each in sets
         ]
 
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         **settings,
         "sampling": to_dict(generator.config.sampling),
     }
-    shown = [(each.images, images) for each, images in zip(sets, drawn, strict=True)]
+    shown = [(each.images, images) for each, images in zip(sets, samples, strict=True)]
     pictures.write_drawings(output, shown, facts, singles=_SINGLES.value)
     print(f"step {generator.step}: {count} samples of {len(sets)} set(s) of supports: {output}")
 

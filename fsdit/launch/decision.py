@@ -54,7 +54,7 @@ class Exit:
 
 
 def decide(ended: Sequence[Exit], running: int, asked_to_leave: bool) -> Decision:
-    """What to do about a pod, by the exits of its processes and the number that still run.
+    """Decides about a pod by the exits of its processes and the number that still run.
 
     A failed process ends the wait, because the others cannot train without it. If one process
     was killed, errors of its peers are consequences of that and no user's errors; if none was,

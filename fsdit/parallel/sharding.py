@@ -74,7 +74,7 @@ def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that lies on every device as a whole."""
+    """The sharding of an array of which every device holds a complete copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -145,8 +145,8 @@ def sharded_gradients(
         specs = jax.tree.map(lambda s: s.spec, state_shardings(mesh, params))
 
         def local(shares: PyTree[Array], rows: PyTree[Array], step: Array):
-            whole = jax.tree.map_with_path(gather, shares, specs)
-            aux, found = gradients(whole, rows, step)
+            complete = jax.tree.map_with_path(gather, shares, specs)
+            aux, found = gradients(complete, rows, step)
             return jax.lax.pmean(aux, AXES), jax.tree.map(scatter, found, specs, shares)
 
         return jax.shard_map(

@@ -66,12 +66,12 @@ def count(compiled: jax.stages.Compiled) -> Costs:
     text = compiled.as_text()
     program = hlo.parse(text)
     printed = _analyse(text)
-    whole = compiled.cost_analysis() or printed
-    size = whole.get("bytes accessed", 0.0)
+    analysed = compiled.cost_analysis() or printed
+    size = analysed.get("bytes accessed", 0.0)
     counter = _Counter(program)
     more = counter.repeated(program.entry)
     return Costs(
-        flops=whole.get("flops", 0.0) + more[0],
+        flops=analysed.get("flops", 0.0) + more[0],
         bytes=size + more[1],
         collectives=collectives(program),
         unknown_loops=counter.unknown,

@@ -179,7 +179,7 @@ def _memory(compiled: jax.stages.Compiled) -> Memory | None:
 
 
 def advice(plan: Plan) -> str | None:
-    """What to change where the program does not fit, or None."""
+    """Advice for a program that does not fit, or None."""
     if plan.fits is not False:
         return None
     if plan.program != "train":

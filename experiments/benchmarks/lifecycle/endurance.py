@@ -1,4 +1,4 @@
-"""What a run loses when its pod is killed, preempted and stopped, and its files are damaged.
+"""Measures what a run loses when its pod is killed and stopped and its files are damaged.
 
     python -m experiments.benchmarks.lifecycle.endurance --dataset_dir=datasets/glyphs \\
       --output_dir=runs/endurance --disturbances=50 --seed=0

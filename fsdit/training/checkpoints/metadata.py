@@ -134,7 +134,7 @@ def score_in(meta: Mapping[str, Any], name: Literal["judged", "best"]) -> Score 
 
 
 def _contradiction(step: int, meta: _Meta, next_index: int) -> str:
-    """What in the files contradicts the step that they are said to belong to, or ""."""
+    """Returns how the files contradict the step that they should belong to, or ""."""
     position = step * meta.config.data.batch_size
     if next_index != position:
         return f"data goes on at index {next_index}, step {step} at {position}"

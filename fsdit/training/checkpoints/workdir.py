@@ -22,7 +22,7 @@ def check_workdir(workdir: Path) -> None:
 
 
 def _wrong_name(path: Path) -> str:
-    """What is wrong with the path itself, or ""."""
+    """Returns what is wrong with the path itself, or ""."""
     text = str(path)
     if found := _PATTERN.search(text):
         return f"the path holds {found[0]!r}, which Orbax reads as a pattern"
@@ -35,7 +35,7 @@ def _wrong_name(path: Path) -> str:
 
 
 def _in_the_way(path: Path) -> str:
-    """Why the folder cannot be made or read, or ""."""
+    """Returns why the folder cannot be made or read, or ""."""
     for each in (path, *path.parents):
         try:
             if each.exists() and not each.is_dir():

@@ -39,7 +39,7 @@ MEASURED = (
     "evaluation",
     "other",
 )
-# With the parts that only the lines of several starts can tell.
+# With the parts that follow from the lines of several starts: steps done again, and time between.
 PARTS = (*MEASURED, "lost", "down")
 _MARK_SECONDS = 60.0
 _LONGEST = 1e11  # seconds; a larger number is damage (Unix time reaches it in the year 5138)

@@ -29,7 +29,10 @@ from fsdit.training.telemetry.writer import MetricsWriter
 
 
 class Telemetry:
-    """What the loop calls before, during and after its steps. Methods raise OutputError."""
+    """Takes the reports of the training loop.
+
+    Methods raise OutputError where a file cannot be written.
+    """
 
     def __init__(
         self,
