@@ -1,4 +1,4 @@
-"""What the tests of the solvers share: noise, keys, and a compiled run of a solver."""
+"""Shared by the tests of the solvers: noise, keys, and a compiled run of a solver."""
 
 import jax
 import jax.numpy as jnp

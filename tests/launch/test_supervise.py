@@ -125,7 +125,7 @@ def test_who_does_not_leave_in_time_is_ended(pods):
     assert not psutil.pid_exists(pids[0])
 
 
-# What comes after a first signal -> whether the pod, which takes its time, is ended at once.
+# Signals after a first one -> whether the pod, which is slow to leave, is ended at once.
 @pytest.mark.parametrize(
     ("second", "at_once"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
 )
@@ -139,9 +139,9 @@ def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
         if not sent:
             sent.append(signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif not (folder / "told").exists():
+        elif not (folder / "signalled").exists():
             os.kill(os.getpid(), second)
-            (folder / "told").touch()
+            (folder / "signalled").touch()
 
     began = time.monotonic()
     assert pods(behaviour, 1, tick=tell, grace=500.0)[0] == 75

@@ -130,7 +130,7 @@ def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
 
 
 def test_outputs_of_another_shape_are_refused(frozen, tmp_path):
-    """As where a preprocessor was edited to make images of another size."""
+    """A preprocessor was edited, say, so that it makes images of another size."""
     folder = shutil.copytree(frozen[0] / "exported", tmp_path / "exported")
     assert json.loads((folder / "config.json").read_text())["features"]["grid"] == [4, 4]
     _edit(folder, features={"dim": 32, "grid": [3, 3]})

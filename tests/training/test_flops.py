@@ -16,7 +16,7 @@ def shape(*sizes, dtype="float32"):
 
 
 def xla(function, *args):
-    """As XLA counts them before it optimises: right where there is no loop."""
+    """XLA's count before it optimises, which is right where there is no loop."""
     return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
@@ -116,7 +116,7 @@ def test_a_dit_costs_what_its_formula_says():
     formula = 3 * b * (layers * block + ends)
     spec, config, params, batch = dit(cross_attention="none")
     counted = flops.of_step(spec, config, params, batch)
-    # What is left is the projection of the pooled supports.
+    # The difference is the projection of the pooled supports.
     assert formula < counted < formula + 3 * 2 * b * 5 * 4 * d**2
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the launch scripts share: where scripts lie, and stand-ins for commands."""
+"""Shared by the tests of the launch scripts: their folder, and stand-ins for commands."""
 
 import stat
 import time

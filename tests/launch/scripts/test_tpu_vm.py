@@ -106,7 +106,7 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(slice_of_two, tmp_path):
 
 BUSY = "ERROR: (gcloud.compute.tpus) UNAVAILABLE: HTTP 503"
 FINE = "exit 0"
-# What happens to gcloud -> what workers run, the script's status, how often it trains, states.
+# (failures of gcloud, the workers' python, exit status of the script, number of trainings).
 TROUBLES = {
     "the slice goes during scp": ([f"scp 1 SUSPENDED {BUSY}"], FINE, 0, 1),
     "the slice goes during ssh": ([f"launch.local 1 SUSPENDED {BUSY}"], FINE, 0, 2),
