@@ -129,6 +129,7 @@ class Pod:
 
     @property
     def processes(self) -> list[subprocess.Popen]:
+        """The processes by number, ended ones included."""
         return [member.process for member in self._members]
 
     def listen(self, seconds: float, *wakeups: int) -> None:
@@ -165,6 +166,7 @@ class Pod:
             process.send_signal(number)
 
     def close(self) -> None:
+        """Ends all processes."""
         for member in self._members:
             member.close()
 

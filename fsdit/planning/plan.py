@@ -44,6 +44,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes that a run needs at once; outputs in the place of arguments count once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 

@@ -118,11 +118,13 @@ def convolutions(side: int, inputs: int, outputs: int) -> None:
 
 
 def jitted(function: Callable, *arguments: np.ndarray) -> Callable:
+    """A compiled call of the function with arguments that lie on the device already."""
     compiled, placed = jax.jit(function), jax.device_put(arguments)
     return lambda: compiled(*placed)
 
 
 def convolve(layout: str, kernel_layout: str) -> Callable:
+    """XLA's 3 x 3 convolution in a layout of images and of kernels."""
     return lambda x, kernel: jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=(layout, kernel_layout, layout)
     )

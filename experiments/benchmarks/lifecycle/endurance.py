@@ -75,6 +75,7 @@ def command(workdir: Path, num_steps: int) -> list[str]:
 
 
 def environment(processes: int) -> dict[str, str]:
+    """Variables for each of so many processes, which share DEVICES devices."""
     return {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",

@@ -23,6 +23,7 @@ Choice = int | Literal["newest", "best"]
 
 
 def directory(workdir: str | Path) -> Path:
+    """The folder of a workdir that holds its checkpoints."""
     return Path(workdir).absolute() / "checkpoints"
 
 
@@ -114,6 +115,7 @@ def check_resumable(
 
 
 def none_is_valid(workdir: str | Path, reason: str = "") -> CheckpointError:
+    """The error of a run whose checkpoints are all damaged."""
     there = ", ".join(map(str, sorted(steps(workdir))))
     return CheckpointError(
         f"{directory(workdir)} holds the steps {there}, and none of them is valid"

@@ -25,6 +25,7 @@ class ProfileWindow:
         return self.open and step not in self._steps
 
     def start(self) -> None:
+        """Starts the profiler."""
         options = jax.profiler.ProfileOptions()
         # Every call of every Python function would slow the loop and swell the file.
         options.python_tracer_level = 0
@@ -32,6 +33,7 @@ class ProfileWindow:
         self.open = True
 
     def stop(self) -> None:
+        """Stops the profiler, and says where the profile is."""
         jax.profiler.stop_trace()
         self.open = False
         print(f"profiled: tensorboard --logdir={self.directory}", flush=True)

@@ -164,6 +164,7 @@ class Telemetry:
         )
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Takes arrays of any shape, of which TensorBoard shows histograms."""
         if self._writer is not None:
             self._writer.histograms(step, values)
 

@@ -62,6 +62,7 @@ class Watchdog:
             _say(f"watchdog: step {step - 1} is over, after {lasted:.1f} s")
 
     def close(self) -> None:
+        """Stops watching."""
         self._closed.set()
 
     def _begin(self, step: int) -> None:

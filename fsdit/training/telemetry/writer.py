@@ -42,6 +42,7 @@ class MetricsWriter:
             self._events.write_scalars(step, finite)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Writes histograms of arrays of any shape."""
         with writing(self._directory):
             self._events.write_histograms(step, _copied(values))
 
