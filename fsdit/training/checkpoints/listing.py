@@ -114,13 +114,12 @@ def check_resumable(
     ]
 
 
-def none_is_valid(workdir: str | Path, reason: str = "") -> CheckpointError:
+def none_is_valid(workdir: str | Path) -> CheckpointError:
     """The error of a run whose checkpoints are all damaged."""
     there = ", ".join(map(str, sorted(steps(workdir))))
     return CheckpointError(
-        f"{directory(workdir)} holds the steps {there}, and none of them is valid"
-        f"{f' ({reason})' if reason else ''}: nothing has been changed; --start_over sets them "
-        "aside and begins again at step 0"
+        f"{directory(workdir)} holds the steps {there}, and none of them is valid: "
+        "nothing has been changed; --start_over sets them aside and begins again at step 0"
     )
 
 
