@@ -15,7 +15,7 @@ from array_record.python import array_record_module
 
 from fsdit.data import layout, manifests, readers, records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
-from fsdit.errors import DataError
+from fsdit.errors import DataError, system_text
 
 _FILE_NAME = re.compile(
     r"(images|episodes|(?:features|latents)-.+)-(\d{5})-of-(\d{5})\.array_record"
@@ -164,7 +164,7 @@ def file_damage(shard: Shard) -> str | None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}: {shard.contents}"
+        return f"{path}: cannot be read: {system_text(error)}: {shard.contents}"
     return None if found == shard.sha256 else f"{path}: its sha256 is not the manifest's"
 
 

@@ -28,7 +28,7 @@ from data_prep.conversion.inputs import reading
 from data_prep.conversion.inputs.entries import Entry
 from fsdit import program
 from fsdit.data import episodes, layout
-from fsdit.errors import ConfigError, DataError, OutputError
+from fsdit.errors import ConfigError, DataError, OutputError, system_text
 from fsdit.program.ownership import owned
 
 _INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
@@ -131,7 +131,7 @@ def _make(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
     except OSError as error:
         if error.filename is not None:
             raise
-        raise OutputError(f"{folder.root}: {error.strerror or error}") from None
+        raise OutputError(f"{folder.root}: {system_text(error)}") from None
 
 
 def _image_options() -> ImageOptions:
@@ -160,7 +160,7 @@ def _convert(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
     try:
         folder.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output_dir={_OUTPUT_DIR.value}: {error.strerror}") from None
+        raise ConfigError(f"--output_dir={_OUTPUT_DIR.value}: {system_text(error)}") from None
     try:
         found = _input(folder)
         planned = _planned(folder, found, settings, options)

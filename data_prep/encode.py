@@ -27,7 +27,7 @@ from fsdit import program
 from fsdit.data import layout
 from fsdit.data.images.filenames import is_plain_name
 from fsdit.errors import ConfigError
-from fsdit.parallel import processes
+from fsdit.parallel import processes, sharding
 from fsdit.program.ownership import owned
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to.", required=True)
@@ -137,7 +137,7 @@ def _encode(
     """This process's part: the files whose number is its own, in turn."""
     mine = jobs[jax.process_index() :: jax.process_count()]
     devices = jax.local_device_count()
-    batch_size = -(-_BATCH_SIZE.value // devices) * devices
+    batch_size = sharding.round_up(_BATCH_SIZE.value, devices)
     silent = None if processes.is_main_process() else True  # None: where there is no terminal
     for output in outputs:
         left = [task for task in mine if not folder.is_done(task, output.kind)]

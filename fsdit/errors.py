@@ -1,7 +1,7 @@
-"""Errors that are the user's to mend, and the exit statuses of the programs.
+"""Errors that a user can fix, their texts, and the exit statuses of the programs.
 
-A program prints such an error as one line and exits with `EXIT_ERROR`; anything
-else that escapes is a defect and shows its traceback.
+A program prints such an error as one line and exits with `EXIT_ERROR`. Any other exception
+that escapes is a defect, and shows its traceback.
 """
 
 import errno
@@ -38,12 +38,22 @@ class NonFiniteError(FsditError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, for a message of one line."""
+    """The first line of an error's text, for a message of one line."""
     return (str(error).strip() or repr(error)).splitlines()[0].strip()
 
 
+def with_type(error: BaseException) -> str:
+    """The type of an error and its first line, cut to fit into the brackets of a message."""
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
+
+
+def system_text(error: BaseException) -> str:
+    """The system's words for an OSError, such as "Permission denied"; else the error's text."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def would(value: int, allowed: Iterable[int]) -> str:
-    """Which of the allowed numbers are nearest to a wrong one: "24 or 32 would"."""
+    """The allowed numbers next to a wrong one, for the end of a message: "24 or 32 would"."""
     allowed = set(allowed)
     below = max((n for n in allowed if n < value), default=None)
     above = min((n for n in allowed if n > value), default=None)
@@ -52,27 +62,28 @@ def would(value: int, allowed: Iterable[int]) -> str:
 
 
 def multiples_near(value: int, divisor: int) -> str:
-    """`would` for a size that `divisor` has to divide."""
+    """The multiples of `divisor` next to `value`, as `would` writes them."""
     below = value // divisor * divisor
     return would(value, (n for n in (below, below + divisor) if n > 0))
 
 
 def divisors(number: int) -> list[int]:
+    """All positive divisors of a number, ascending."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-# What the system says when there is no room for a file.
+# Errors of the system where there is no room for a file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-# What it says of a file that is not there, or of something else in its place. Only such
-# errors tell about the content; all others tell about the machine, the network, the rights.
+# Errors where a file is not there, or something else is in its place. Only these tell something
+# about the content; all others tell about the machine, the network or the rights.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-# TensorStore's texts hold the number, TensorFlow's only the words of it.
+# TensorStore's texts hold the errno; TensorFlow's hold only the words for it.
 _NUMBER = re.compile(r"os_error_code='(\d+)'|OS error (\d+)|\[Errno (\d+)\]")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and, one after another, those that it was raised from."""
+    """The error, then the error that it was raised from, and so on to the first cause."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -82,7 +93,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The errno behind an error, also where a library only tells it in its text."""
+    """The errno behind an error, also where a library gives it in its text only; or None."""
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno
@@ -97,13 +108,13 @@ def system_error(error: BaseException) -> int | None:
 
 
 def cannot_be_read(error: BaseException) -> bool:
-    """Whether an error of reading says nothing about the content, as EACCES or EIO does."""
+    """Whether reading failed for a reason, such as EACCES or EIO, that is not the content."""
     number = system_error(error)
     return number is not None and number not in _ABSENT
 
 
 def remedy(error: BaseException) -> str:
-    """What helps after an error of writing, for the end of a message."""
+    """What a user can do after an error of writing, for the end of a message."""
     number = system_error(error)
     if number in _NO_ROOM:
         return "make room and start the same command again"

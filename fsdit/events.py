@@ -1,4 +1,4 @@
-"""Events for TensorBoard, and one line for whatever a writer of logs raises."""
+"""TensorBoard's event files, and errors of writers of logs as one line."""
 
 import contextlib
 import logging
@@ -13,20 +13,22 @@ from fsdit.errors import OutputError, causes, first_line, remedy
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns whatever a writer raises, on a full disk say, into an OutputError."""
+    """Turns any exception of a writer in the block, such as that of a full disk, into an
+    OutputError that names `path`."""
     try:
         yield
     except Exception as error:
-        *_, cause = causes(error)  # clu's writer speaks of its thread only
+        *_, cause = causes(error)  # clu's own error says only that its thread failed
         raise OutputError(
             f"cannot write {path}: {first_line(cause)[:300]}; {remedy(error)}"
         ) from error
 
 
 class _WithoutTracebacks(logging.Filter):
-    """Drops what Orbax's and clu's threads log of an error that they also raise again.
+    """Drops log records with a traceback, unless --verbosity=0 shows everything.
 
-    It is said in one line then; --verbosity=0 shows all.
+    Threads of Orbax and clu log an error and raise it again, and the program then prints it
+    as one line.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -37,19 +39,19 @@ _FILTER = _WithoutTracebacks()
 
 
 def hush_tracebacks() -> None:
-    """Leaves one line of an error in the background: the one that it ends the program with."""
+    """Hides the tracebacks of background threads, whose errors end the program with one line."""
     absl_logging.get_absl_handler().addFilter(_FILTER)
-    # Of what a thread of theirs leaves behind when it fails.
+    # A failed thread can leave objects whose destructors raise, which Python would print.
     sys.unraisablehook = lambda found: absl_logging.info("%s: %r", found.object, found.exc_value)
 
 
 def open_writer(directory: Path, start: int | None = None):
-    """clu's writer in a thread of its own. It imports TensorFlow, so only here and now.
+    """Opens clu's writer, which writes TensorBoard's events in a thread of its own.
 
-    start: completed steps of a run that goes on; events of later ones, which will be written
-    again, are taken out of the files of earlier starts.
+    start: completed steps of a run that resumes. Events of later steps are removed from the
+    files of earlier starts: they will be written again.
     """
-    from clu import metric_writers
+    from clu import metric_writers  # imports TensorFlow, which is slow
 
     if start is not None:
         for path in directory.glob("events.out.tfevents.[0-9]*"):
@@ -58,17 +60,17 @@ def open_writer(directory: Path, start: int | None = None):
 
 
 def _cut_off(path: Path, step: int) -> None:
-    """Rewrites a file of events without those after `step`; whole, or as it was."""
+    """Removes the events after `step` from a file; a kill leaves the old file or the new one."""
     records = list(_records(path.read_bytes()))
     kept = [record for record in records if _step_of(record) <= step]
     if len(kept) < len(records):
-        partial = path.with_name("events.partial")  # a name that TensorBoard does not read
+        partial = path.with_name("events.partial")  # TensorBoard ignores files of this name
         partial.write_bytes(b"".join(kept))
         partial.replace(path)
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """The whole records of a TFRecord file with their frames: length, crc, event, crc."""
+    """The complete records of a TFRecord file, each with its frame: length, crc, event, crc."""
     start = 0
     while start + 16 <= len(content):
         end = start + 16 + int.from_bytes(content[start : start + 8], "little")
@@ -79,10 +81,11 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 def _step_of(record: bytes) -> int:
+    """The step of a record with its frame."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
 
     try:
         return Event.FromString(record[12:-4]).step
     except DecodeError:
-        return 0  # TensorBoard will say so
+        return 0  # keep the damaged event: TensorBoard reports it

@@ -1,10 +1,10 @@
-"""Exports a run's EMA weights for drawing: safetensors and their configuration, no optimizer.
+"""Exports a run's EMA weights for sampling, as safetensors with their configuration.
 
     python -m fsdit.export --workdir=runs/glyphs --output=exported
 
-`fsdit.sample --model=exported` draws with it, and so does Python: fsdit.load("exported").
-Frozen networks are not copied: their sums are, and --config.model.encoder.location=DIR
-says where they are now, here and there.
+The export can be used by `fsdit.sample --model=exported`, and in Python by
+fsdit.load("exported"). Frozen networks are not copied, only digests of their weights.
+--config.model.encoder.location=DIR says where they are, here and when the export is used.
 """
 
 from fsdit import program

@@ -2,18 +2,18 @@
 
     python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
 
-Any setting of the experiment can be changed: --config.data.batch_size=32. Without --config
-a run goes on with the settings that its workdir holds. Exit status: 0 finished, 75 preempted
-and saved (start the same command again), 1 error. SIGTERM, Ctrl-C and a closed terminal
-preempt; a second Ctrl-C leaves at once, unsaved.
+Every setting of the experiment is a flag, such as --config.data.batch_size=32. Without --config
+a run resumes with the settings in its workdir. Exit status: 0 finished, 75 preempted and saved
+(start the same command again), 1 error. SIGTERM, Ctrl-C and a closed terminal preempt the run;
+a second Ctrl-C ends it at once, unsaved.
 """
 
 from pathlib import Path
 
 from fsdit.parallel import preemption, workers
 
-# Before the imports that take long: a signal may come at any moment. Input workers import
-# this module too, under a name of their own.
+# Before slow imports, since a signal may come at any moment. Input workers, which
+# multiprocessing starts, import this module as "__mp_main__".
 if __name__ == "__main__":
     preemption.listen()
 elif __name__ == "__mp_main__":
@@ -41,7 +41,7 @@ _START_OVER = flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     del argv
     config = _CONFIG()
-    # Imported here: input workers import this module too, and need none of it.
+    # Imported here, because input workers import this module too and do not need these.
     from fsdit.parallel import processes
     from fsdit.training import loop
 

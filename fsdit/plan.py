@@ -1,13 +1,13 @@
-"""Whether a run fits a TPU slice and how fast it can go, without a TPU.
+"""Plans a run on a TPU slice without a TPU: does it fit, and how fast can it go?
 
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4,v5e:4x8 \
       --mesh=-1x1,1x-1 --steps=train,encode,sample --json=plan.json
 
-Compiles the real programs of the configuration, with their real shardings, and prints for
-each chip memory, FLOPs, bytes, collectives and the least times at the published peaks. Needs
-libtpu (pip install 'fsdit[tpu]'), no TPU, no network and no dataset; --topology=local plans
-for the devices of this machine.
+Compiles the programs of the configuration with the shardings of a real run. Prints, for each
+chip, memory, FLOPs, bytes, collectives and the least times at the published peaks. Needs libtpu
+(pip install 'fsdit[tpu]'), but no TPU, no network and no dataset. --topology=local plans for
+the devices of this machine.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ _CHANNELS = flags.DEFINE_enum("channels", "3", ["1", "3"], "Where there is no da
 
 
 def _meshes(config: Config) -> list[MeshConfig]:
+    """The meshes of --mesh, or that of the configuration. Raises ConfigError."""
     made = []
     for text in _MESHES.value:
         try:
@@ -44,6 +45,7 @@ def _meshes(config: Config) -> list[MeshConfig]:
 
 
 def _dataset(config: Config) -> DatasetInfo:
+    """The description of the dataset, or an assumed one where there is no dataset."""
     if (Path(config.data.dataset_dir) / "dataset.json").exists():
         return read_dataset_info(config.data.dataset_dir)
     size, channels = _IMAGE_SIZE.value, int(_CHANNELS.value)

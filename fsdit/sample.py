@@ -1,11 +1,12 @@
-"""Draws from support pictures: a user's files, or episodes of the run's dataset.
+"""Samples images from supports: a user's picture files, or episodes of the run's dataset.
 
     python -m fsdit.sample --workdir=runs/glyphs --supports=a.png,b.png --output=grid.png
     python -m fsdit.sample --model=exported --supports=FOLDER --num_drawings=64 --output=grid.png
     python -m fsdit.sample --workdir=runs/glyphs --split=test --episode=3 --output=grid.png
 
-Writes supports beside drawings to grid.png, with --singles each drawing to grid/, and what
-repeats it all to grid.json. --config.sampling.solver=heun and the like change the sampling.
+Writes the supports beside the samples to grid.png, with --singles each sample to a file in
+grid/, and all that is needed to repeat the command to grid.json. Flags such as
+--config.sampling.solver=heun change the sampler.
 """
 
 import functools
@@ -28,13 +29,13 @@ _SUPPORTS = program.define_paths("supports", "Picture files, or folders of them.
 _EPISODE = flags.DEFINE_multi_integer("episode", None, "Number of an episode; may be repeated.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the run's dataset, for --episode.")
 _OUTPUT = program.define_path("output", None, "The PNG file to write.", required=True)
-_SINGLES = flags.DEFINE_bool("singles", False, "Write each drawing to a file of its own too.")
+_SINGLES = flags.DEFINE_bool("singles", False, "Write each sample to a file of its own too.")
 _NUM_DRAWINGS = flags.DEFINE_integer(
-    "num_drawings", 16, "Drawings of each set of supports.", lower_bound=1
+    "num_drawings", 16, "Samples of each set of supports.", lower_bound=1
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Drawings made at once.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples made at once.", lower_bound=1)
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Decides the noise of the drawings.", lower_bound=0, upper_bound=2**32 - 1
+    "seed", 0, "Decides the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1
 )
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
     from fsdit.sampling import exported
     from fsdit.training import run
 
-    # Settings and pictures first: a mistake there should not wait for the weights.
+    # Settings and pictures first, so that a mistake in them is reported before weights load.
     if _WORKDIR.value:
         model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
         config = run.saved_config(model, _OVERRIDES(), _STEP())
@@ -81,9 +82,9 @@ def main(argv: list[str]) -> None:
     backend.open_devices()
     generator = load(model, _OVERRIDES())
     count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
-    with tqdm(total=len(sets) * count, desc="drawing", unit="drawing") as bar:
-        drawn = [
-            generator.draw(each.images, count, progress=bar.update, **settings) for each in sets
+    with tqdm(total=len(sets) * count, desc="sampling", unit="sample") as bar:
+        samples = [
+            generator.generate(each.images, count, progress=bar.update, **settings) for each in sets
         ]
 
     facts = {
@@ -98,9 +99,9 @@ def main(argv: list[str]) -> None:
         **settings,
         "sampling": to_dict(generator.config.sampling),
     }
-    shown = [(each.images, images) for each, images in zip(sets, drawn, strict=True)]
+    shown = [(each.images, images) for each, images in zip(sets, samples, strict=True)]
     pictures.write_drawings(output, shown, facts, singles=_SINGLES.value)
-    print(f"step {generator.step}: {count} drawings of {len(sets)} set(s) of supports: {output}")
+    print(f"step {generator.step}: {count} samples of {len(sets)} set(s) of supports: {output}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
 
     generator = fsdit.load(exported)
     (origin,) = facts["supports"]
-    again = generator.draw(
+    again = generator.generate(
         generator.read_supports(origin["files"]),
         facts["num_drawings"],
         seed=facts["seed"],

@@ -4,7 +4,7 @@
         --dataset_dir=datasets/glyphs
 
 Trains each variant for as many steps as cost what --steps steps of experiments/glyphs.py
-cost, in model FLOPs (fsdit/training/telemetry/flops.py), and evaluates it on unseen characters.
+cost, in model FLOPs (fsdit/training/flops.py), and evaluates it on unseen characters.
 Prints one table, and keeps it as ablation.json. Runs resume. One run a variant: differences below
 the intervals say nothing. On two CPU cores about two minutes a variant.
 """
@@ -23,7 +23,7 @@ from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
 from fsdit.planning.programs import abstract_batch
 from fsdit.planning.published import abstract_networks
-from fsdit.training.telemetry import flops as counting
+from fsdit.training import flops as counting
 
 _OUTPUT = program.define_path("output_dir", None, "Where runs and results go.", required=True)
 _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from fsdit.config.saved import from_dict
 from fsdit.config.settings import Config
-from fsdit.errors import ConfigError, FsditError, first_line
+from fsdit.errors import ConfigError, FsditError, first_line, system_text
 
 _LARGEST_JSON = 2**24  # bytes
 
@@ -25,7 +25,7 @@ def load_experiment(path: str | Path) -> Config:
     try:
         return _from_json(file) if file.suffix == ".json" else _from_python(file)
     except OSError as error:
-        raise ConfigError(f"--config={path}: cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"--config={path}: cannot be read: {system_text(error)}") from None
 
 
 def _from_json(file: Path) -> Config:

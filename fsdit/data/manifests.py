@@ -12,9 +12,10 @@ from typing import Any
 
 from etils import epath
 
+from fsdit.config.objects import parse_object
 from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.records import attempt_name, shard_kind
-from fsdit.errors import DataError
+from fsdit.errors import DataError, system_text
 
 _MAX_BYTES = 2**30  # of a JSON file, which is read into memory
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -40,14 +41,13 @@ def read_json(path: epath.PathLike, advice: str) -> dict[str, Any]:
             raise DataError(f"{path}: not a regular file")
         if path.stat().length > _MAX_BYTES:
             raise DataError(f"{path}: more than {_MAX_BYTES} bytes")
-        values = json.loads(path.read_bytes().decode("utf-8"))
+        return parse_object(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {system_text(error)}") from None
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: not a JSON object")
-    return values
+    except TypeError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def is_file_name(name: str) -> bool:

@@ -33,7 +33,7 @@ def drawing_grid(
 ) -> UInt8[np.ndarray, "Y X C"]:
     """The supports, a bar, the drawings; both wrapped into the same number of rows."""
     longest = max(len(supports), len(drawings))
-    rows = -(-longest // max(8, math.ceil(longest**0.5)))
+    rows = math.ceil(longest / max(8, math.ceil(longest**0.5)))
     left, right = _wrapped(supports, rows), _wrapped(drawings, rows)
     bar = np.full((len(left), 3, left.shape[-1]), 90, np.uint8)
     return np.concatenate([left, bar, right], axis=1)
@@ -42,7 +42,7 @@ def drawing_grid(
 def _wrapped(images: np.ndarray, rows: int) -> np.ndarray:
     framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=200)
     _, height, width, channels = framed.shape
-    columns = -(-len(framed) // rows)
+    columns = math.ceil(len(framed) / rows)
     cells = np.full((rows * columns, height, width, channels), 200, np.uint8)
     cells[: len(framed)] = framed
     cells = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)

@@ -12,7 +12,7 @@ from fsdit.config import Config, FeaturesConfig
 from fsdit.data.images.filenames import is_image_name
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation, read_photo
 from fsdit.data.pipeline import evaluation_examples
-from fsdit.errors import ConfigError, DataError
+from fsdit.errors import ConfigError, DataError, system_text
 
 _NAMED = 5  # in the line that says what was left out
 
@@ -52,7 +52,7 @@ def _files(path: Path) -> list[Path]:
         inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         images = [p for p in inside if is_image_name(p.name) and p.is_file()]
     except OSError as error:  # such as for want of permission
-        raise DataError(f"{error.filename or path}: {error.strerror}") from None
+        raise DataError(f"{error.filename or path}: {system_text(error)}") from None
     if not images:
         raise DataError(f"{path}: this folder has no image files to take as supports")
     _say_left_out(path, sorted({p.name for p in inside} - {p.name for p in images}))

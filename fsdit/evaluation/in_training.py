@@ -17,9 +17,6 @@ from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes
 
-# The lower, the better the checkpoint. Unbiased, so that few drawings do.
-BEST_BY = "fsd/kernel_distance"
-
 
 @dataclasses.dataclass(frozen=True)
 class Opened:

@@ -8,6 +8,7 @@ A second start draws what is missing.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from fsdit.evaluation.protocol import Plan
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
-from fsdit.sampling.drawing import Draw, make_draw
+from fsdit.sampling.images import SampleImages, compile_sampling
 
 # Left free on the disk: the report and its pictures need room too.
 _MARGIN = 64e6
@@ -49,16 +50,15 @@ class Drawer:
     def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh):
         self._config, self._spec, self._feed, self._mesh = config, spec, feed, mesh
         self._info = read_dataset_info(config.data.dataset_dir)
-        self._programs: dict[SamplingConfig, Draw] = {}
+        self._programs: dict[SamplingConfig, SampleImages] = {}
 
     def batch_size(self, plan: Plan) -> int:
         count = plan.episodes_per_seed * plan.drawings
-        return (
-            -(-min(self._config.evaluation.batch_size, count) // self._mesh.size) * self._mesh.size
-        )
+        rows = min(self._config.evaluation.batch_size, count)
+        return sharding.round_up(rows, self._mesh.size)
 
     def num_batches(self, plan: Plan) -> int:
-        return -(-plan.episodes_per_seed * plan.drawings // self.batch_size(plan))
+        return math.ceil(plan.episodes_per_seed * plan.drawings / self.batch_size(plan))
 
     def batches(
         self, ema: dict, plan: Plan, seed: int, first: int = 0
@@ -77,9 +77,9 @@ class Drawer:
             drawn = draw(ema, self._feed.codec, batch["supports"], batch["index"], np.uint32(seed))
             yield sharding.to_host(drawn)[: count - number * size]
 
-    def _draw(self, sampling: SamplingConfig) -> Draw:
+    def _draw(self, sampling: SamplingConfig) -> SampleImages:
         if sampling not in self._programs:
-            self._programs[sampling] = make_draw(self._spec, sampling, self._mesh)
+            self._programs[sampling] = compile_sampling(self._spec, sampling, self._mesh)
         return self._programs[sampling]
 
 

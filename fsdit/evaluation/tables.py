@@ -5,6 +5,7 @@ halves by seed: "reference" is what sets are compared with, the other half is th
 """
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -262,7 +263,7 @@ def halves(material: Material) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "B
         members = rng.permutation(material.real.members(class_id))
         shown = np.isin(members, material.supports)
         members = np.concatenate([members[~shown], members[shown]])
-        middle = -(-len(members) // 2)
+        middle = math.ceil(len(members) / 2)
         for half, chosen in zip(found, (members[:middle], members[middle:]), strict=True):
             half += [(turn, number) for turn, number in enumerate(rng.permutation(chosen))]
     return tuple(np.array([n for _, n in sorted(h)], np.int32) for h in found)

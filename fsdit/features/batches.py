@@ -1,8 +1,8 @@
-"""Batches as the step and drawing take them: read, passed through the frozen networks, placed.
+"""Batches for the train step and for sampling: read, passed through frozen networks, placed.
 
-in the reader's thread   numbers of supports -> features (online), rows -> global arrays
-in the loop, before the  target images -> moments; numbers -> what the devices hold
-step, in jits of its own
+in the reader's thread    indices of supports -> features (`online`), rows -> global arrays
+in the loop, in jits      target images -> moments of latents,
+before the step           indices -> features and latents on the devices (`resident`)
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ Batch = dict[str, Any]
 
 
 def compile_moments(mesh: Mesh) -> Callable[[LatentCodec, UInt8[Array, "B H W C"]], Any]:
-    """(codec, images) -> the moments of its latents, on the mesh."""
+    """Returns a compiled function (codec, images) -> moments of the latents, on the mesh."""
     by_row = sharding.batch_sharding(mesh)
     return jax.jit(lambda codec, images: codec.moments(images), out_shardings=by_row)
 
 
 class Feed:
-    """The frozen networks of a run on the devices of its mesh.
+    """Makes batches, with the frozen networks of a run on the devices of its mesh.
 
-    codec: with its parameters on the mesh. resident: features that the devices hold, of
-    the training split.
+    codec: that of the run, with its parameters on the mesh. resident: the features and latents
+    of the training split that the devices hold, or None.
     """
 
     def __init__(
@@ -58,7 +58,11 @@ class Feed:
         workers: int = 0,
         overfit_batches: int = 0,
     ) -> Generator[Batch, None, None]:
-        """Global batches from the global index `start` on."""
+        """Yields global batches of examples, from the global index `start` on.
+
+        workers: input processes; 0 reads in this one. overfit_batches: repeat so many batches
+        for ever; 0 does not.
+        """
         place = sharding.global_batch(self._mesh, batch_size)
         rows = pipeline.host_batches(
             read,
@@ -77,7 +81,7 @@ class Feed:
             rows.close()
 
     def counters(self) -> Mapping[str, int | float]:
-        """For telemetry."""
+        """Further values for the lines of telemetry."""
         return self._online.counters() if self._online else {}
 
     def _with_features(self, read: ReadExample, batch: Batch) -> Batch:

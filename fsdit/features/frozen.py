@@ -1,4 +1,4 @@
-"""The frozen networks of a run, opened and checked on the host before any device is used."""
+"""Opens and checks the frozen networks of a run on the host, before any device is used."""
 
 import contextlib
 import dataclasses
@@ -26,12 +26,12 @@ from fsdit.models.spec import ModelSpec
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """Parameters are NumPy arrays here; the feed puts them on the devices.
+    """The frozen networks of a run, with parameters as NumPy arrays.
 
-    encoder: None where supports need none, because it is learned or its outputs are read.
-    features: shape of a frozen encoder's outputs; None: the encoder is learned.
-    weights: what tells the networks behind "encoder" and "codec" from others, for
-    checkpoints: a sum of their weights, and of the encoder's preprocessing.
+    encoder: None where the encoder is learned or its stored outputs are read.
+    features: shape of a frozen encoder's outputs; None where the encoder is learned.
+    weights: digests by which checkpoints identify the networks: of the weights of "codec", and
+    of the weights and the preprocessing of "encoder".
     """
 
     codec: LatentCodec = PixelCodec()
@@ -44,8 +44,9 @@ class Frozen:
 def open_networks(config: Config, info: DatasetInfo) -> tuple[ModelSpec, Frozen]:
     """The trainable and the frozen networks of a run on a dataset.
 
-    Raises ConfigError or DataError: weights that are missing, of another architecture or not
-    those behind the precomputed files; a cache that holds less than a batch.
+    Raises ConfigError or DataError where weights are missing, have another architecture or are
+    not those that the precomputed files were made with, or where the cache of features is
+    smaller than a batch.
     """
     frozen = _with_encoder(_with_codec(Frozen(), config, info), config, info)
     spec = ModelSpec(config.model, info.image_size, info.channels, frozen.codec, frozen.features)
@@ -85,7 +86,7 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
             features=FeatureShape(described.dim, tuple(described.grid)),
             weights={
                 **frozen.weights,
-                "encoder": _encoder_sum(described.sha256, described.preprocessing),
+                "encoder": _encoder_digest(described.sha256, described.preprocessing),
             },
         )
     with _naming("model.encoder.location"):
@@ -99,27 +100,33 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
         features=features,
         weights={
             **frozen.weights,
-            "encoder": _encoder_sum(encoder.checkpoint.sha256(), encoder.preprocessing.to_dict()),
+            "encoder": _encoder_digest(
+                encoder.checkpoint.sha256(), encoder.preprocessing.to_dict()
+            ),
         },
     )
 
 
 @contextlib.contextmanager
 def _naming(setting: str) -> Iterator[None]:
-    """Errors in the block begin with the setting that named the weights."""
+    """Puts the name of a setting before the errors in the block."""
     try:
         yield
     except DataError as error:
         raise DataError(f"config.{setting}: {error}") from error
 
 
-def _encoder_sum(sha256: str, preprocessing: Mapping[str, Any]) -> str:
+def _encoder_digest(sha256: str, preprocessing: Mapping[str, Any]) -> str:
+    """One digest of an encoder's weights, given by their digest, and of its preprocessing."""
     text = json.dumps([sha256, preprocessing], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
-    """By the weights where they are at hand; their name decides where only that is known."""
+    """Raises DataError where stored features were made by another encoder than the run's.
+
+    The weights are compared where the location is a local folder, and otherwise its name.
+    """
     location = config.model.encoder.location
     if Path(location).is_dir():
         with _naming("model.encoder.location"):
@@ -128,7 +135,7 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
         same = described.sha256 == checkpoint.sha256()
         same &= described.preprocessing == preprocessing
     else:
-        # A path that was named in part when the features were made is recorded whole now.
+        # Features that were made with a relative path recorded only that; paths are absolute now.
         tail = Path(location).is_absolute() and location.endswith(f"/{described.encoder}")
         same = tail or described.encoder == location
     if not same:
@@ -141,6 +148,7 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
 
 
 def _check_cache(config: Config, features: FeatureShape) -> None:
+    """Raises ConfigError where the cache cannot hold the features of one batch."""
     width = jnp.dtype(config.model.encoder.dtype).itemsize
     tokens = features.grid[0] * features.grid[1] if config.model.use_context else 0
     supports = config.data.batch_size * num_supports(config.data.shots)

@@ -1,7 +1,7 @@
-"""Features of support images, computed when they are first needed and kept for a while.
+"""Features of support images, computed when they are needed and cached on the host.
 
-Each process encodes what its own rows need, on its own devices: processes never wait for
-one another here, so this may run in a thread beside the train step.
+Each process encodes the images of its own rows, on its own devices. Processes never wait for
+one another here, so this can run in a thread beside the train step.
 """
 
 import threading
@@ -21,25 +21,28 @@ from fsdit.models.pretrained.encoder import FrozenEncoder
 from fsdit.parallel import sharding
 
 Features = dict[str, np.ndarray]  # pooled (D,), tokens (T, D); or with leading axes
-_Key = tuple[str, int]  # split, image
+_Key = tuple[str, int]  # split, index of the image
 
 
 def encoded_rows(config: Config, mesh: Mesh) -> int:
-    """Supports that one process encodes at once."""
-    return -(-config.features.encode_batch // mesh.size) * mesh.size
+    """Number of supports that one process encodes at once."""
+    return sharding.round_up(config.features.encode_batch, mesh.size)
 
 
 def compile_encoder(encoder: FrozenEncoder, mesh: Mesh) -> Callable[..., Any]:
-    """(params, images (rows, 1, H, W, C)) -> (pooled, tokens), rows over the mesh's devices."""
+    """Returns a compiled function (params, images (rows, 1, H, W, C)) -> (pooled, tokens).
+
+    Rows are split over the mesh's devices.
+    """
     return jax.jit(encoder, out_shardings=sharding.batch_sharding(mesh))
 
 
 class OnlineFeatures:
-    """Image numbers -> features, on the host.
+    """Maps indices of images to features, on the host.
 
-    Images that are not in the cache are read and encoded, each once a batch, in a program
-    of one fixed shape. A row's result does not depend on the rows beside it, so neither
-    the cache nor a restart changes a number.
+    Images that are not in the cache are read and encoded, each at most once a batch, by a
+    program of one fixed shape. The features of a row do not depend on the other rows, so
+    neither the cache nor a restart changes any value.
     """
 
     def __init__(self, encoder: FrozenEncoder, params: dict, config: Config):
@@ -52,18 +55,20 @@ class OnlineFeatures:
         self._encode = compile_encoder(encoder, mesh)
         self._cache = LRUCache(settings.cache_mb * 1e6, getsizeof=_size)
         self._readers = ThreadPoolExecutor(config.data.read_threads)
-        self._lock = threading.Lock()  # training and evaluation prepare their batches in threads
+        # Training and evaluation call this from threads of their own.
+        self._lock = threading.Lock()
         self._hits = self._misses = 0
 
     def __call__(
-        self, images: ImageReader, split: str, numbers: Int[np.ndarray, "b K"]
+        self, images: ImageReader, split: str, indices: Int[np.ndarray, "b K"]
     ) -> Features:
-        """pooled (b, K, D) and, where the model attends to them, tokens (b, K, T, D).
+        """The features of images: pooled (b, K, D), and tokens (b, K, T, D) where the model attends
+        to them.
 
         Raises DataError for an image that cannot be read.
         """
         with self._lock:
-            wanted = dict.fromkeys((split, int(number)) for number in numbers.flat)
+            wanted = dict.fromkeys((split, int(index)) for index in indices.flat)
             found = {key: self._cache[key] for key in wanted if key in self._cache}
             missing = [key for key in wanted if key not in found]
             self._hits += len(found)
@@ -73,27 +78,28 @@ class OnlineFeatures:
             for key in missing:
                 if _size(found[key]) <= self._cache.maxsize:
                     self._cache[key] = found[key]
-        rows = [found[split, int(number)] for number in numbers.flat]
+        rows = [found[split, int(index)] for index in indices.flat]
         return {
             name: np.stack([row[name] for row in rows]).reshape(
-                *numbers.shape, *rows[0][name].shape
+                *indices.shape, *rows[0][name].shape
             )
             for name in rows[0]
         }
 
     def _encoded(self, images: ImageReader, keys: list[_Key]) -> dict[_Key, Features]:
-        """At most one program's rows; what is left of them is filled up with the first."""
+        """The features of at most `_rows` images. The first image fills the remaining rows."""
         pixels = list(self._readers.map(lambda key: images[key[1]], keys))
-        pixels += pixels[:1] * (self._rows - len(pixels))
+        pixels += [pixels[0] for _ in range(self._rows - len(pixels))]
         placed = jax.device_put(np.stack(pixels)[:, None], self._sharding)
         pooled, tokens = self._encode(self._params, placed)
         features = {"pooled": pooled, "tokens": tokens} if self._tokens else {"pooled": pooled}
-        whole = {name: np.asarray(array)[:, 0] for name, array in features.items()}
-        # Copies: a view would keep its whole batch in memory for as long as it is cached.
-        return {key: {n: a[i].copy() for n, a in whole.items()} for i, key in enumerate(keys)}
+        batch = {name: np.asarray(array)[:, 0] for name, array in features.items()}
+        # Copies, since a cached view would keep the arrays of its whole batch in memory.
+        return {key: {n: a[i].copy() for n, a in batch.items()} for i, key in enumerate(keys)}
 
     def counters(self) -> dict[str, int | float]:
-        """Since the start of this process: distinct images of batches, and bytes held."""
+        """Hits and misses since this process started, counted once for each image of a batch,
+        and bytes in the cache."""
         return {
             "encoder_cache/hits": self._hits,
             "encoder_cache/misses": self._misses,
@@ -102,4 +108,5 @@ class OnlineFeatures:
 
 
 def _size(features: Features) -> int:
+    """Bytes of the features of one image."""
     return sum(array.nbytes for array in features.values())

@@ -1,4 +1,4 @@
-"""Features and latents that live on the devices: the host sends numbers of images only."""
+"""Precomputed features and latents on the devices: the host sends only indices of images."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 
 
 class _FeatureRows:
-    """Row i: the features of image i."""
+    """A sequence whose row i holds the features of image i."""
 
     def __init__(self, reader: FeatureReader, tokens: bool):
         self._reader, self._tokens = reader, tokens
@@ -33,7 +33,7 @@ class _FeatureRows:
 
 
 class _LatentRows:
-    """Rows 2 i and 2 i + 1: the moments of image i, as it is and mirrored."""
+    """A sequence whose rows 2 i and 2 i + 1 hold the moments of image i, plain and mirrored."""
 
     def __init__(self, reader: LatentReader):
         self._reader = reader
@@ -47,9 +47,10 @@ class _LatentRows:
 
 
 class ResidentFeatures:
-    """What is precomputed of the training split, loaded once, split over all devices.
+    """The precomputed features and latents of the training split, split over all devices.
 
-    Raises ConfigError where it takes more than `config.features.device_gb` a device.
+    They are loaded once. Raises ConfigError where they take more than
+    `config.features.device_gb` on a device.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -88,11 +89,11 @@ class ResidentFeatures:
             )
 
     def __call__(self, read: ReadExample, batch: Batch) -> Batch:
-        """Numbers replaced by what they stand for, where `read` gives numbers."""
-        numbers = {"supports": read.supports == "numbers", "target": read.targets == "numbers"}
+        """The batch with features and latents in place of the indices that `read` put there."""
+        indexed = {"supports": read.supports == "numbers", "target": read.targets == "numbers"}
         found: dict[str, PyTree[jax.Array]] = {
             name: self._gather(table, batch[name])
             for name, table in self._tables.items()
-            if numbers[name]
+            if indexed[name]
         }
         return {**batch, **found}

@@ -1,21 +1,21 @@
-"""Solvers of the flow, from noise (t = 0) to data (t = 1), their times, and guidance.
+"""Solvers of the flow from noise (t = 0) to data (t = 1), their schedules, and guidance.
 
-A whole trajectory is one `lax.scan`, so it is one dispatch. The state stays float32.
-With steps of size h from t to t + h, and v the velocity at (x, t):
+A trajectory is one `lax.scan`, and so one dispatch. The state is float32. With a step of size
+h from t to t + h, and v the velocity at (x, t):
 
     euler   x + h v                                                             (1)
     heun    x + h / 2 (v + velocity at (x + h v, t + h))                        (2)
     ab2     x + h ((1 + w / 2) v - w / 2 v_before),  w = h / h_before           (3)
     sde     x + h (v - c t e) + sqrt(2 c t (1 - t) h) n,  n ~ N(0, I)           (4)
 
-The first three integrate the flow; all but heun evaluate the velocity once a step.
+The first three integrate the flow. Heun evaluates the velocity twice a step, the others once.
 
-Equation 3 is Adams-Bashforth of two steps for unequal ones (Hairer, Norsett and Wanner,
-Solving Ordinary Differential Equations I, section III.5): v is continued linearly from
-the last two; the first step is Euler's. Multistep methods of this family for diffusion:
-Zhang and Chen, arXiv 2204.13902. DPM-Solver++(2M), arXiv 2211.01095, steps in the log
-signal-to-noise ratio log(t / (1 - t)), infinite at both ends of this path, where it has
-to fall back to first order; the velocity itself has no such ends.
+Equation 3 is the two-step Adams-Bashforth method for steps of unequal size (Hairer, Norsett
+and Wanner, Solving Ordinary Differential Equations I, section III.5): it extrapolates v
+linearly from its last two values; the first step is Euler's. Zhang and Chen, arXiv 2204.13902,
+use multistep methods of this family for diffusion. DPM-Solver++(2M), arXiv 2211.01095, steps
+in the log signal-to-noise ratio log(t / (1 - t)); that is infinite at both ends of this path,
+where it has to fall back to first order. The velocity is finite at both ends.
 
 Equation 4 is Euler-Maruyama for a stochastic equation with the marginals of the flow
 (Ma et al., arXiv 2401.08740, section 2). For any g(t),
@@ -23,15 +23,26 @@ Equation 4 is Euler-Maruyama for a stochastic equation with the marginals of the
     dx = (velocity + g^2 / 2 score) dt + g dW                                   (5)
 
 has the marginals of dx = velocity dt. On this path score = -e / (1 - t), where e is the
-expected noise x - t v (`path`, equation 3). We take g^2 = 2 c t (1 - t), with the noise
-level c: it vanishes at both ends and takes the division out of the drift. The last
-step is Euler's (c = 0, which keeps the marginals too): its noise would stay in the data.
-With the expected data held, a step multiplies a difference of x by
-1 - h (1 + c t) / (1 - t), which for c <= 1 is within [-1, 1] on any schedule.
+expected noise x - t v (`path`, equations 3 and 4). We take g^2 = 2 c t (1 - t) with the noise
+level c. It is zero at both ends, and it cancels the division in the drift. The last step has
+c = 0, which keeps the marginals too, because its noise would stay in the data. If the expected
+data are held fixed, a step multiplies a difference of x by 1 - h (1 + c t) / (1 - t), which
+for c <= 1 is within [-1, 1] on any schedule.
 
-Classifier-free guidance: Ho and Salimans, arXiv 2207.12598, in velocity form; the
-guidance interval: Kynkaanniemi et al., arXiv 2404.07724. The velocity jumps where the
-interval ends, and across the jump every solver is of first order.
+Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) in velocity form, with scale s:
+
+    v = v_null + s (v_condition - v_null)                                       (6)
+
+Outside of the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) s is 1. The velocity
+jumps where the interval ends, and across that jump every solver is of first order.
+
+The shifted schedule (Esser et al., arXiv 2403.03206, resolution-dependent shifting) divides
+the odds of a uniform time s by a > 0:
+
+    t = s / (s + a (1 - s)),  so that  t / (1 - t) = 1 / a  s / (1 - s)         (7)
+
+With a > 1, steps near noise are smaller. Their formula r' = a r / (1 + (a - 1) r) is the same
+with their times r = 1 - t, which are 1 at noise.
 """
 
 from collections.abc import Callable
@@ -52,18 +63,20 @@ Field = Callable[[Array, Array], Array]
 
 
 class _Step(NamedTuple):
-    """One step of N; as arrays (N,), all of them."""
+    """The times of one step, as scalars; or of all N steps, as arrays (N,)."""
 
     index: Int[Array, "*N"]
     start: Float[Array, "*N"]
     end: Float[Array, "*N"]
     size: Float[Array, "*N"]
-    ratio: Float[Array, "*N"]  # of its size to that of the step before; 0 for the first
+    ratio: Float[Array, "*N"]  # size / size of the step before, w in (3); 0 for the first step
 
 
 class _State(NamedTuple):
+    """The state of a trajectory between two steps."""
+
     x: Float[Array, "B *D"]
-    velocity: Float[Array, "B *D"]  # of the step before, for those that look back
+    velocity: Float[Array, "B *D"]  # v at the start of the step before, for ab2
 
 
 # (field, state, step, config, keys) -> state
@@ -71,10 +84,10 @@ _Advance = Callable[[Field, _State, _Step, SamplingConfig, Any], _State]
 
 
 def guided_field(velocity: Velocity, condition: Any, null: Any, config: SamplingConfig) -> Field:
-    """v = v_null + scale (v_condition - v_null), both halves in one batched call.
+    """The guided velocity, equation 6. Both velocities come from one call with 2 B rows.
 
-    condition, null: pytrees of arrays (B, ...). A scale of 1 needs no null and
-    makes a single call. Outside the guidance interval the scale is 1.
+    condition, null: pytrees of arrays (B, ...). Where the scale is 1, null is not used and the
+    call has B rows.
     """
     scale = config.guidance_scale
 
@@ -96,13 +109,9 @@ def guided_field(velocity: Velocity, condition: Any, null: Any, config: Sampling
 
 
 def schedule_times(config: SamplingConfig) -> Float64[np.ndarray, "M"]:
-    """The M = num_steps + 1 times between steps, from 0 to 1.
+    """The M = num_steps + 1 times at which steps start and end, from 0 to 1.
 
-    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": t = s / (s + shift (1 - s)): the
-    odds t / (1 - t) are those of s, divided by the shift, so one above 1 makes the steps
-    near noise smaller. It is the timestep shift of Esser et al., arXiv 2403.03206
-    (resolution-dependent shifting): r' = a r / (1 + (a - 1) r), with a = shift and their
-    times r = 1 - t, 1 at noise.
+    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": equation 7 of these, with a = shift.
     """
     s = np.arange(config.num_steps + 1) / config.num_steps
     return s if config.schedule == "uniform" else s / (s + config.shift * (1 - s))
@@ -116,9 +125,9 @@ def solve(
 ) -> Float[Array, "B *D"]:
     """Carries noise at t = 0 to data at t = 1 by the solver and schedule of `config`.
 
-    keys: one an example, for the noise of "sde", which is a function of them and of the
-    step alone; the other solvers are deterministic and do not look at them. Raises
-    ValueError for "sde" without keys.
+    keys: one for each example. The noise of "sde" is a function of an example's key and of the
+    step; the other solvers are deterministic and ignore keys. Raises ValueError for "sde"
+    without keys.
     """
     if config.solver == "sde" and keys is None:
         raise ValueError("the sde solver needs a key for each example")
@@ -133,6 +142,7 @@ def solve(
 
 
 def _steps(times: Float64[np.ndarray, "M"]) -> _Step:
+    """All N = M - 1 steps between the times."""
     sizes = np.diff(times)
     ratios = np.append(0.0, sizes[1:] / sizes[:-1])
     floats = (jnp.asarray(a, jnp.float32) for a in (times[:-1], times[1:], sizes, ratios))
@@ -140,23 +150,27 @@ def _steps(times: Float64[np.ndarray, "M"]) -> _Step:
 
 
 def _euler(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    """Equation 1."""
     v = field(state.x, step.start)
     return _State(state.x + step.size * v, v)
 
 
 def _heun(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    """Equation 2."""
     v = field(state.x, step.start)
     ahead = field(state.x + step.size * v, step.end)
     return _State(state.x + step.size / 2 * (v + ahead), v)
 
 
 def _ab2(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    """Equation 3."""
     v = field(state.x, step.start)
     half = step.ratio / 2
     return _State(state.x + step.size * ((1 + half) * v - half * state.velocity), v)
 
 
 def _sde(field: Field, state: _State, step: _Step, config: SamplingConfig, keys: Any) -> _State:
+    """Equation 4."""
     x, t, h = state.x, step.start, step.size
     v = field(x, t)
     level = jnp.where(step.end < 1, config.noise_level, 0.0)

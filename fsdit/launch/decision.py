@@ -1,4 +1,4 @@
-"""What to do when processes of a pod have ended: wait, start again or stop."""
+"""Decides what to do when processes of a pod have ended: wait, start again or stop."""
 
 import dataclasses
 import enum
@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from fsdit.errors import EXIT_PREEMPTED
 
 
-class Verdict(enum.Enum):
-    WAIT = "wait for the others"
-    DONE = "all have finished"
+class Decision(enum.Enum):
+    """What a launcher does next."""
+
+    WAIT = "wait for the other processes"
+    DONE = "all processes have finished"
     RESTART = "start the pod again"
-    LEAVE = "leave: this launcher was told to"
-    STOP = "stop: a user's error"
+    LEAVE = "leave, as a signal to this launcher asked for"
+    STOP = "stop, because of a user's error"
 
 
 @dataclasses.dataclass(frozen=True)
 class Exit:
     """The end of one process.
 
-    status: of 128 + N and -N, N is the signal that killed it, as a shell and as
-    subprocess say it. error: its line "error: ...", where it printed one.
+    status: 128 + N (of a shell) and -N (of subprocess) mean that signal N killed it.
+    error: the line "error: ..." that it printed, or "".
     """
 
     status: int
@@ -36,11 +38,13 @@ class Exit:
 
     @property
     def well(self) -> bool:
+        """Whether the process finished, or saved and left after a preemption."""
         return self.status in (0, EXIT_PREEMPTED)
 
     @property
     def lost(self) -> bool:
-        """Killed from outside. An abort is not: JAX aborts those whose peer has died."""
+        """Whether the process was killed from outside. SIGABRT does not count: JAX aborts
+        processes whose peer has died."""
         return self.signal not in (0, signal.SIGABRT)
 
     def __str__(self) -> str:
@@ -49,25 +53,30 @@ class Exit:
         return f"exit status {self.status}"
 
 
-def judge(ended: Sequence[Exit], running: int, told_to_leave: bool) -> Verdict:
-    """What a pod's ended processes, and how many still run, call for.
+def decide(ended: Sequence[Exit], running: int, asked_to_leave: bool) -> Decision:
+    """Decides about a pod by the exits of its processes and the number that still run.
 
-    Any failure ends the wait: the others cannot go on without that process. A process
-    that was killed explains an error of its peers, and an error explains their aborts.
+    A failed process ends the wait, because the others cannot train without it. If one process
+    was killed, errors of its peers are consequences of that and no user's errors; if none was,
+    an error is the cause of the aborts of its peers.
     """
     failed = [e for e in ended if not e.well]
     if not failed and running:
-        return Verdict.WAIT
+        return Decision.WAIT
     if not any(e.lost for e in failed) and any(e.error for e in failed):
-        return Verdict.STOP
+        return Decision.STOP
     if all(e.status == 0 for e in ended) and not running:
-        return Verdict.DONE
-    return Verdict.LEAVE if told_to_leave else Verdict.RESTART
+        return Decision.DONE
+    return Decision.LEAVE if asked_to_leave else Decision.RESTART
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """restarts: how many in a row may bring no newer checkpoint. Pauses are in seconds."""
+    """How often and how fast a launcher starts a pod again.
+
+    restarts: number of restarts in a row without a newer checkpoint that are allowed.
+    first_pause, longest_pause: seconds.
+    """
 
     restarts: int = 5
     first_pause: float = 1.0
@@ -78,7 +87,7 @@ class Patience:
         return fruitless > self.restarts
 
     def pause(self, fruitless: int) -> float:
-        """Seconds before the next start: none after progress, then doubling."""
+        """Seconds before the next start: 0 after progress, then doubling from `first_pause`."""
         if fruitless == 0:
             return 0.0
         return min(self.longest_pause, self.first_pause * 2.0 ** min(fruitless - 1, 60))

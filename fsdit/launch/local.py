@@ -1,17 +1,18 @@
-"""Trains on one machine, in one process or several, and goes on after preemptions and losses.
+"""Trains on one machine, in one process or several; restarts after preemptions and losses.
 
     python -m fsdit.launch.local --num_processes=4 -- \\
       --config=experiments/glyphs.py --workdir=runs/glyphs
 
-Each line of a process begins with its number. SIGTERM, Ctrl-C and a closed terminal are
-passed on, for the processes to save; a second Ctrl-C ends them at once. The whole pod starts
-again when its processes were preempted (exit status 75) or one was lost: at once where a
-newer checkpoint came of it, else after a pause that doubles. Exit status: 0 finished; 1 an
-error that is yours to mend, in its line; 75 told to leave by a signal, or out of patience:
-the same command goes on.
+Each line of output begins with the number of its process. SIGTERM, Ctrl-C and a closed
+terminal are passed on, so that the processes save; a second Ctrl-C ends them at once. All
+processes start again when they were preempted (exit status 75) or one was lost: at once where
+a newer checkpoint was saved, else after a pause that doubles.
 
-One process asks its machine about others, so on the workers of a TPU slice the same command
-runs on each, with --num_processes=1. --prefix=srun lets one launcher care for a Slurm job.
+Exit status: 0 finished; 1 an error that you can fix, in one line; 75 a signal asked to leave,
+or restarts brought no progress: the same command resumes.
+
+With --num_processes=1 the process finds the others of its job by itself: run the same command
+on each worker of a TPU slice. With --prefix=srun, one launcher supervises a Slurm job.
 """
 
 import shlex
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 
 def _workdir(passed: list[str]) -> str:
-    """The value of --workdir among the program's flags. Raises ConfigError."""
+    """The value of --workdir among the flags of fsdit.main. Raises ConfigError."""
     for flag, following in zip(passed, [*passed[1:], ""], strict=True):
         name, equals, value = flag.lstrip("-").partition("=")
         if name == "workdir" and (value or following):

@@ -1,4 +1,4 @@
-"""A pod on this machine: processes that are started, heard and ended together."""
+"""A pod on this machine: processes that are started, listened to and ended together."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from fsdit.launch.decision import Exit
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
-_FOLLOWING_SECONDS = 5.0  # for what a process has started to end after it
+_FOLLOWING_SECONDS = 5.0  # time for the children of a process to end after it
 
 
 def _say(number: int, line: str) -> None:
@@ -22,7 +22,11 @@ def _say(number: int, line: str) -> None:
 
 
 class _Member:
-    """One process of a pod, what it has printed last, and how to hear of its end."""
+    """One process of a pod.
+
+    error: the last line "error: ..." that it printed, or "". pipe: file descriptor of its
+    output. end: file descriptor that is readable once the process has ended.
+    """
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class _Member:
 
         def die_with_the_launcher() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != launcher:  # it died before that line
+            if os.getppid() != launcher:  # the launcher had died already
                 os._exit(1)
 
         self.number, self.error = number, ""
@@ -46,15 +50,15 @@ class _Member:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            start_new_session=True,  # a terminal's Ctrl-C comes once, through the launcher
-            preexec_fn=die_with_the_launcher,  # this launcher has no threads
+            start_new_session=True,  # so that a Ctrl-C comes once, through the launcher
+            preexec_fn=die_with_the_launcher,  # safe, since this launcher has no threads
         )
         self.pipe = self.process.stdout.fileno()
         os.set_blocking(self.pipe, False)
         self.end = os.pidfd_open(self.process.pid)
 
     def read(self) -> bool:
-        """Passes on the whole lines written so far; False once there will be no more."""
+        """Passes on the complete lines so far; returns False once there will be no more."""
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self.pipe, 1 << 16):
                 *lines, self._partial = (self._partial + chunk).split(b"\n")
@@ -72,10 +76,11 @@ class _Member:
             self._hear(self.number, text)
 
     def close(self) -> None:
-        """Ends the process, with what it has started itself.
+        """Ends the process and its children.
 
-        Its input workers end when they see that it is gone, and Python's resource tracker
-        after them, which frees their shared memory: neither may be killed with it.
+        Its input workers end when they notice that it has ended. Python's resource tracker ends
+        after them, and frees their shared memory. They get some seconds for that before what is
+        left of the process group is killed.
         """
         self.process.kill()
         self.process.wait()
@@ -91,11 +96,11 @@ class _Member:
 
 
 class Pod:
-    """`count` processes of `command`, which gets JAX's flags of a pod where there are several.
+    """`count` processes of `command`; where there are several, each gets JAX's flags of a pod.
 
-    A context manager: no process outlives it, nor this launcher, even if that is killed.
-    environment: variables beside this launcher's. hear: takes the number of a process and
-    a line of it.
+    A context manager. No process outlives it, nor the launcher, even if that is killed.
+    environment: variables that are added to the launcher's. hear: called with the number of a
+    process and a line that it printed.
     """
 
     def __init__(
@@ -124,10 +129,12 @@ class Pod:
 
     @property
     def processes(self) -> list[subprocess.Popen]:
+        """The processes by number, ended ones included."""
         return [member.process for member in self._members]
 
     def listen(self, seconds: float, *wakeups: int) -> None:
-        """Passes output on, until a process ends, a file of `wakeups` speaks, or time is up."""
+        """Passes output on for `seconds`; returns earlier if a process ends, or if a file
+        descriptor of `wakeups` becomes readable."""
         deadline = time.monotonic() + seconds
         running = [m for m in self._members if m.process.poll() is None]
         with selectors.DefaultSelector() as selector:
@@ -145,7 +152,7 @@ class Pod:
                     return
 
     def ended(self) -> dict[int, Exit]:
-        """Of the processes that have ended, by number; all that they wrote is passed on."""
+        """The exits of ended processes by number, after passing on all of their output."""
         exits = {}
         for member in self._members:
             if (status := member.process.poll()) is not None:
@@ -154,17 +161,18 @@ class Pod:
         return exits
 
     def send(self, number: int) -> None:
-        """Sends a signal to every process that runs."""
+        """Sends a signal to every running process."""
         for process in self.processes:
             process.send_signal(number)
 
     def close(self) -> None:
+        """Ends all processes."""
         for member in self._members:
             member.close()
 
 
 def _pod_flags(count: int) -> list[list[str]]:
-    """Flags of each process. A single one gets none: it asks its machine about others."""
+    """The flags of each process. A single one gets none, and finds its job by itself."""
     if count == 1:
         return [[]]
     with socket.socket() as probe:

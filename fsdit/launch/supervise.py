@@ -1,4 +1,4 @@
-"""Keeps a pod running: starts it, and starts it again after preemptions and losses."""
+"""Supervises a pod: starts it, and starts it again after preemptions and losses."""
 
 import contextlib
 import os
@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fsdit.errors import EXIT_ERROR, EXIT_PREEMPTED
-from fsdit.launch.decision import Exit, Patience, Verdict, judge
+from fsdit.launch.decision import Decision, Exit, Patience, decide
 from fsdit.launch.pod import Pod
 from fsdit.training.checkpoints import listing
 
 
 class Notice:
-    """Signals that this launcher has received, in `received`; `file` is readable after one."""
+    """The signals that this launcher has received.
+
+    file: file descriptor that becomes readable when one comes.
+    """
 
     def __init__(self):
         self.received: list[int] = []
@@ -24,21 +27,23 @@ class Notice:
 
     @property
     def insists(self) -> bool:
-        """Whether a Ctrl-C came after another signal: there is no time to save."""
+        """Whether a Ctrl-C followed another signal: then the processes get no time to save."""
         return signal.SIGINT in self.received[1:]
 
     def take(self, number: int, *_: object) -> None:
+        """Notes a signal, as its handler."""
         self.received.append(number)
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"!")
 
     def wait(self, seconds: float) -> bool:
-        """Whether a signal has come, or comes within `seconds`."""
+        """Whether a signal has come already or comes within `seconds`."""
         if not self.received:
             select.select([self.file], [], [], seconds)
         return bool(self.received)
 
     def drain(self) -> None:
+        """Empties `file`, so that it becomes readable with the next signal."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.file, 64):
                 pass
@@ -46,9 +51,9 @@ class Notice:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Notice]:
-    """SIGTERM, Ctrl-C and a closed terminal are noted, and no longer end this process.
+    """Notes SIGTERM, Ctrl-C and a closed terminal in the block, instead of ending this process.
 
-    Under nohup a closed terminal stays without effect.
+    Under nohup a closed terminal is still ignored.
     """
     notice = Notice()
     heard = [signal.SIGTERM, signal.SIGINT]
@@ -63,7 +68,7 @@ def listening() -> Iterator[Notice]:
 
 
 def newest_checkpoint(workdir: str | Path) -> int:
-    """The newest step of the workdir that is whole by what it says of itself, or 0."""
+    """The newest step of the workdir whose small files are valid, or 0. Loads no arrays."""
     found = listing.saved_meta(workdir)
     return found[0] if found else 0
 
@@ -77,31 +82,33 @@ def supervise(
     tick: Callable[[Pod], None] | None = None,
     tick_seconds: float = 600.0,
 ) -> int:
-    """Runs pods until one has finished. Returns an exit status of this launcher.
+    """Runs pods until one has finished; returns the exit status of this launcher.
 
-    0: finished. EXIT_ERROR: an error that is the user's to mend. EXIT_PREEMPTED: told to
-    leave by a signal, or out of patience; started again, it goes on.
+    0: finished. EXIT_ERROR: an error that the user can fix. EXIT_PREEMPTED: a signal asked to
+    leave, or restarts brought no progress; training resumes when it is started again.
 
-    start: makes the next pod, of as many processes as it likes. progress: the newest
-    checkpoint. grace: seconds that a pod has to end in, once it was told to or one of its
-    processes has ended well. tick: called every tick_seconds while a pod runs.
+    start: makes the next pod, of any number of processes. progress: returns the newest
+    checkpoint. grace: seconds in which a pod must end after a signal, or after one of its
+    processes has ended without an error. tick: called every tick_seconds while a pod runs.
     """
     fruitless = 0
     while True:
         before = progress()
         with start() as pod:
-            verdict, ended = _attend(pod, notice, grace, tick, tick_seconds)
+            decision, ended = _attend(pod, notice, grace, tick, tick_seconds)
             story = _story(ended, len(pod.processes))
-        if verdict is Verdict.DONE:
+        if decision is Decision.DONE:
             return 0
-        if verdict is Verdict.STOP:
-            error = next(e.error for e in ended.values() if e.error)
+        if decision is Decision.STOP:
+            errors = [end.error for end in ended.values() if end.error]
+            error = errors[0]
             print(f"{error} [no restart: {story}]", file=sys.stderr, flush=True)
             return EXIT_ERROR
-        if verdict is Verdict.LEAVE:
-            _say(f"leaving as told: {story}")
+        if decision is Decision.LEAVE:
+            _say(f"leaving as asked: {story}")
             return EXIT_PREEMPTED
-        # Another one, not a later one: a damaged step that was set aside is made again.
+        # A different newest checkpoint is progress even if it is not later: a step that was
+        # damaged and set aside has been made again.
         fruitless = 0 if progress() != before else fruitless + 1
         if patience.exhausted(fruitless):
             _say(f"giving up, {fruitless} starts without a newer checkpoint: {story}")
@@ -118,25 +125,28 @@ def _attend(
     grace: float,
     tick: Callable[[Pod], None] | None,
     tick_seconds: float,
-) -> tuple[Verdict, dict[int, Exit]]:
-    """Waits for the pod's end, or for what makes waiting useless; passes signals on."""
+) -> tuple[Decision, dict[int, Exit]]:
+    """Waits until there is a decision about the pod; passes signals on meanwhile.
+
+    Returns the decision, and the exits of the processes that have ended.
+    """
     deadline, passed = None, 0
     while True:
         notice.drain()
         for number in notice.received[passed:]:
             _say(f"passing {signal.Signals(number).name} on, as SIGTERM")
-            pod.send(signal.SIGTERM)  # srun keeps other signals to itself
+            pod.send(signal.SIGTERM)  # srun does not forward other signals
             passed += 1
         ended = pod.ended()
         running = len(pod.processes) - len(ended)
-        verdict = judge(list(ended.values()), running, told_to_leave=passed > 0)
-        if verdict is not Verdict.WAIT:
-            return verdict, ended
+        decision = decide(list(ended.values()), running, asked_to_leave=passed > 0)
+        if decision is not Decision.WAIT:
+            return decision, ended
         now = time.monotonic()
         if deadline is None and (ended or passed):
             deadline = now + grace
         if notice.insists or (deadline is not None and now >= deadline):
-            return (Verdict.LEAVE if passed else Verdict.RESTART), ended
+            return (Decision.LEAVE if passed else Decision.RESTART), ended
         if tick:
             tick(pod)
         left = tick_seconds if deadline is None else min(tick_seconds, deadline - now)
@@ -144,7 +154,7 @@ def _attend(
 
 
 def _story(ended: dict[int, Exit], count: int) -> str:
-    """How the processes ended, alike ones together."""
+    """How the processes ended, for a message; equal ends are listed together."""
     alike: dict[str, list[str]] = {}
     for number, end in ended.items():
         alike.setdefault(str(end), []).append(str(number))

@@ -5,11 +5,11 @@
 #   export MOUNT='mountpoint -q ~/bucket || { mkdir -p ~/bucket && gcsfuse BUCKET ~/bucket; }'
 #   fsdit/launch/tpu_vm.sh NAME --config=... --workdir=/home/USER/bucket/runs/NAME
 #
-# Runs where gcloud is logged in, in the repository, whose committed files go to the workers.
-# Every worker runs the local launcher, which restarts training; this script cares for the
-# slice. Exit status: that of training. 0 finished, and the slice is deleted; 1 an error that
-# is yours to mend, and the slice stays; 75 out of patience: the same command goes on. The
-# workdir must outlive the slice: it lies on what MOUNT mounts.
+# Run it in the repository, where gcloud is logged in; the committed files go to the workers.
+# Every worker runs the local launcher, which restarts training; this script looks after the
+# slice. Exit status: that of training. 0: finished, and the slice is deleted. 1: an error that
+# you have to fix, and the slice stays. 75: too many failures; the same command resumes. The
+# workdir must outlive the slice, so it must lie on what MOUNT mounts.
 set -euo pipefail
 
 usage="usage: ZONE=... ACCELERATOR_TYPE=... $0 NAME FLAGS_OF_FSDIT_MAIN..."
@@ -26,7 +26,7 @@ install="${INSTALL:-pip install --user --quiet uv &&
   ~/.local/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[tpu]'}"
 if [ "${SPOT:-yes}" = yes ]; then spot=(--spot); else spot=(); fi
 
-patience="${MAX_FAILURES:-5}" # failures in a row of gcloud, or on a slice that is there
+patience="${MAX_FAILURES:-5}" # failures in a row: of gcloud, or of training on a live slice
 failures=0
 
 say() { echo "tpu_vm: $*" >&2; }
@@ -44,8 +44,8 @@ failed() { # STATUS WHAT...
   sleep "$poll"
 }
 
-# Sets $now to the state of the request: ABSENT only where gcloud says so, or nothing at all.
-look() { # STATUS to end with where gcloud cannot tell
+# Sets $now to the state of the request. ABSENT: gcloud says so, or says nothing three times.
+look() { # STATUS to exit with if gcloud keeps failing
   local before=$failures silent=0
   while ! now=$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
     --format='value(state.state)' 2>"$errors"); do
@@ -69,7 +69,7 @@ delete() {
   gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
 }
 
-# Returns once the slice is there. A request of this name that has had its slice goes first.
+# Returns once the slice is there. Deletes an earlier request whose slice was taken away.
 acquire() {
   while true; do
     look 1
@@ -104,20 +104,20 @@ setup() {
   return "$status"
 }
 
-# Each worker prints what training ended with: gcloud has a status 1 of its own, for a slice
-# that is taken away while it connects or for a server that is busy.
-# flock: a launcher that an earlier, broken connection has left ends before this one starts.
+# Each worker prints the exit status of training, because gcloud itself exits with 1 when the
+# slice is taken away while it connects, or when a server is busy.
+# flock: waits until a launcher that a broken connection left behind has ended.
 printf -v flags ' %q' "$@"
 train="cd fsdit && flock .launcher .venv/bin/python -m fsdit.launch.local --$flags; \
 status=\$?; echo \"tpu_vm: training ended with \$status\"; exit \$status"
 
-# Returns the status of training: an error of the user's before any other that is not 0.
+# Returns the status of training on all workers: 1 if any has it, else the largest.
 run() {
   local status=0 ends
   on_all_workers "$train" | tee "$output" || status=$?
   ends=$(sed -n 's/.*tpu_vm: training ended with \([0-9]*\).*/\1/p' "$output" | sort -nu)
   if grep -qx 1 <<<"$ends"; then
-    told=yes
+    users_error=yes
     return 1
   fi
   ends=$(tail -n 1 <<<"$ends")
@@ -130,7 +130,7 @@ errors=$(mktemp)
 trap 'rm -f "$output" "$errors"' EXIT
 while true; do
   acquire
-  status=0 told=
+  status=0 users_error=
   { setup && run; } || status=$?
   if [ "$status" -eq 0 ]; then
     say "finished: deleting the slice"
@@ -142,7 +142,7 @@ while true; do
     failures=0
     say "status $status, and the slice is $now: going on in $poll s"
     sleep "$poll"
-  elif [ "$told" = yes ]; then
+  elif [ "$users_error" = yes ]; then
     say "an error of training, above; the slice stays until you delete it"
     exit 1
   else

@@ -6,7 +6,6 @@ the patch embedding (Dual PatchNorm, Kumar et al., arXiv 2302.01327).
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -23,18 +22,6 @@ class FeatureShape:
 
     dim: int
     grid: tuple[int, int]
-
-
-@runtime_checkable
-class SupportEncoder(Protocol):
-    """Images -> (pooled, tokens), both of width `dim`; tokens are a grid, row by row."""
-
-    dim: int
-    grid: tuple[int, int]
-
-    def __call__(
-        self, supports: UInt8[Array, "B K H W C"]
-    ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]: ...
 
 
 class _Block(nnx.Module):

@@ -1,9 +1,8 @@
-"""JAX's own settings and backend, as every program that touches devices needs them.
+"""Sets JAX's own settings and starts its backend, for every program that touches devices.
 
-JAX reads its settings from the environment (JAX_ENABLE_X64=1), where a login script or a
-cluster may have put them for other programs. What would change the numbers of a run in
-silence, or break it in the middle, is set here to what the project was written and
-tested for.
+JAX reads settings from the environment (JAX_ENABLE_X64=1), where a login script or a cluster
+may have put them for other programs. Those that would silently change the numbers of a run,
+or break it in the middle, get the values that this project was written and tested for.
 """
 
 import sys
@@ -13,9 +12,10 @@ import jax
 
 from fsdit.errors import ConfigError, first_line
 
-# JAX's defaults. A run that is resumed elsewhere, or sampled from, computes the same.
+# Setting -> the value that is enforced, JAX's default. So a run computes the same wherever it
+# is resumed or sampled from.
 PINNED: dict[str, Any] = {
-    # Types: other states, checkpoints and programs.
+    # Types of arrays: others would make other states, checkpoints and programs.
     "jax_enable_x64": False,
     "jax_explicit_x64_dtypes": "warn",
     "jax_numpy_dtype_promotion": "standard",
@@ -23,15 +23,15 @@ PINNED: dict[str, Any] = {
     "jax_default_matmul_precision": None,
     "jax_allow_f16_reductions": True,
     "jax_softmax_custom_jvp": False,
-    # Random numbers: rule 2 of the design derives all from the seed.
+    # Random numbers: all of them are derived from the seed (`fsdit.randomness`).
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
     "jax_enable_custom_prng": False,
     "jax_legacy_prng_key": "allow",
     "jax_high_dynamic_range_gumbel": False,
-    # Checks and debugging aids that end or multiply the work of a program as a whole: the
-    # non-finite guard keeps both updates and computes on, donated state cannot be run twice.
+    # Checks and debugging aids. They would end a program at a NaN that the train step is made
+    # to skip, run a step twice although its state was donated, or multiply the work.
     "jax_debug_nans": False,
     "jax_debug_infs": False,
     "jax_error_checking_behavior_nan": "ignore",
@@ -43,23 +43,23 @@ PINNED: dict[str, Any] = {
     "jax_no_tracing": False,
     "jax_no_execution": False,
     "jax_default_device": None,
-    # The loop sets its own guard; one around the start refuses what a start has to move.
+    # Transfer guards: the training loop sets its own, and a start has to transfer arrays.
     "jax_transfer_guard": None,
     "jax_transfer_guard_host_to_device": None,
     "jax_transfer_guard_device_to_device": None,
     "jax_transfer_guard_device_to_host": None,
     "jax_array_garbage_collection_guard": None,
     "jax_thread_guard": False,
-    # How a job hears of a preemption, and ends when one of its processes is lost.
+    # How a job learns of a preemption, and how it ends when one of its processes is lost.
     "jax_enable_preemption_service": True,
     "jax_enable_recoverability": False,
 }
 
 
 def pin_settings() -> None:
-    """Gives JAX's settings the values of PINNED, with a warning for each that had another."""
+    """Sets JAX's settings to the values of PINNED, with a warning for each that differed."""
     for name, value in PINNED.items():
-        if name not in jax.config.values:  # of another version of JAX
+        if name not in jax.config.values:  # this version of JAX has no such setting
             continue
         found = _plain(jax.config.values[name])
         if found != value:
@@ -70,14 +70,14 @@ def pin_settings() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as it is written: of an enumeration its name."""
+    """The value of a setting as it is written in text: an enumeration's member by its name."""
     return value.name.lower() if hasattr(value, "name") else value
 
 
 def open_devices() -> None:
-    """Pins JAX's settings and starts its backend. Raises ConfigError where there is none.
+    """Pins JAX's settings and starts its backend; to be called before the first array.
 
-    For every program that touches devices, before its first array.
+    Raises ConfigError where this machine has none of the wanted platforms.
     """
     pin_settings()
     wanted = jax.config.jax_platforms

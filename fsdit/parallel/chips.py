@@ -1,7 +1,7 @@
-"""Published peaks of accelerators, by what JAX calls them.
+"""Published peaks of accelerators, by the kind of device that JAX reports.
 
-TPU figures: Google Cloud's page of each TPU version. GPU figures: NVIDIA's data sheets, dense
-bfloat16, of the SXM form where there are several.
+TPU figures are from Google Cloud's page of each TPU version. GPU figures are from NVIDIA's
+data sheets: dense bfloat16, and the SXM form where there are several.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ import dataclasses
 class Chip:
     """Peaks of one JAX device.
 
-    flops: bfloat16, a second. memory: bytes. bandwidth: of that memory, bytes a second.
-    link: what it sends to its neighbours over all links together, bytes a second (it receives
-    as much at the same time); None where it depends on the machine.
+    flops: bfloat16 operations a second. memory: bytes. bandwidth: bytes a second to and from
+    that memory. link: bytes a second that it can send over all its links together, while it
+    receives as much; None where that depends on the machine.
     """
 
     name: str
@@ -37,5 +37,5 @@ _CHIPS = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`; None for one that is not known here."""
+    """The chip of a `jax.Device.device_kind`, or None for a kind that is not listed here."""
     return _CHIPS.get(device_kind)

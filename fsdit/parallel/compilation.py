@@ -1,8 +1,9 @@
-"""The persistent compilation cache: what one start compiled, the next one loads.
+"""The persistent compilation cache, with checked entries.
 
-JAX's process 0 writes, all processes read. JAX itself trusts what it finds: a flipped bit
-crashes the process or computes other numbers, an entry that a kill cut off stays for ever.
-So each entry ends with a digest, and what does not match its own is compiled anew.
+JAX's process 0 writes the cache, and all processes read it. JAX does not check entries: a
+flipped bit crashes the process or makes it compute other numbers, and an entry that a kill
+cut off stays for ever. Here each entry ends with a digest, and a program whose entry does not
+match its digest is compiled again.
 """
 
 import hashlib
@@ -10,18 +11,18 @@ import platform
 from pathlib import Path
 
 import jax
-from jax._src import compilation_cache  # of jax 0.10: there is no public way into the cache
+from jax._src import compilation_cache  # jax 0.10 has no public interface to the cache
 from jax._src.compilation_cache_interface import CacheInterface
 
 from fsdit.parallel import processes
 
 
 def use_cache(setting: str, workdir: Path) -> None:
-    """Call before anything is compiled, when the runtime is up.
+    """Sets JAX's cache up; to be called after `processes.start`, before anything is compiled.
 
-    setting: a directory; "off"; or "", which is the one that JAX was told of by its own
-    means (JAX_COMPILATION_CACHE_DIR), and otherwise WORKDIR/compilation_cache. A pod of
-    CPU processes has none of ours.
+    setting: a directory; "off"; or "" for the directory of JAX_COMPILATION_CACHE_DIR, and
+    WORKDIR/compilation_cache where that is not set. A pod of CPU processes uses a cache only
+    where setting is "" and JAX_COMPILATION_CACHE_DIR is set.
     """
     if setting == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -31,41 +32,42 @@ def use_cache(setting: str, workdir: Path) -> None:
         return
     backend = jax.default_backend()
     if backend == "cpu" and jax.process_count() > 1:
-        # Here JAX's key names the process, so that only the one that writes ever finds
-        # something, and waits for the others in a collective that gives up after 30 seconds.
+        # On the CPU, JAX's key names the process, so that only process 0, which writes, ever
+        # finds an entry. It then waits for the others, which compile, in a collective that
+        # gives up after 30 seconds.
         return
     directory = setting or str((workdir / "compilation_cache").absolute())
     if backend == "cpu":
-        # Machine code for another processor's instructions may not run on this one, and
-        # JAX's key does not tell processors apart.
+        # JAX's key does not tell processors apart, and code that was compiled for the
+        # instructions of another one may not run here.
         directory = f"{directory.rstrip('/')}/cpu-{_processor()}"
     if backend != "gpu":
-        # XLA's caches are for GPUs; elsewhere they only put this directory's name into the
-        # keys, so that a moved workdir would find nothing.
+        # XLA's own caches serve GPUs only. Elsewhere they merely put the directory's name into
+        # the keys, so that a workdir that was moved would find nothing.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     jax.config.update("jax_compilation_cache_dir", directory)
 
 
-# Most programs of a start are those of single operations, in milliseconds each: as files
-# they would be many, and hardly faster to read than to compile.
+# Most programs of a start hold a single operation, and compile within milliseconds: reading so
+# many small files would hardly be faster.
 _MIN_COMPILE_SECONDS = 0.2
 
 
 def _processor() -> str:
-    """A short name of what this machine's processor can run."""
+    """A short digest of the instructions that this machine's processor can run."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         lines = [platform.processor()]
-    # "flags" on x86, "Features" on Arm; the same for every core.
-    told = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    features = " ".join(sorted(told.split()))
+    # The line is called "flags" on x86 and "Features" on Arm; it is the same for every core.
+    listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    features = " ".join(sorted(listed.split()))
     return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:8]
 
 
 _get_file_cache = compilation_cache.get_file_cache
-# A frame that Zstandard's readers skip: another JAX reads entries with it as without.
+# The header of a frame that Zstandard's readers skip, so that plain JAX can read entries too.
 _FRAME = b"\x50\x2a\x4d\x18" + (32).to_bytes(4, "little")
 
 
@@ -75,7 +77,7 @@ def _checked_file_cache(path: str) -> tuple[CacheInterface, str] | None:
 
 
 class CheckedCache(CacheInterface):
-    """A cache of JAX whose entries end with a digest of themselves and their key."""
+    """One of JAX's caches, whose entries end with a digest of their content and key."""
 
     def __init__(self, cache: CacheInterface):
         self._cache, self._path = cache, cache._path
@@ -88,7 +90,7 @@ class CheckedCache(CacheInterface):
         value = entry[: -len(_digest(key, b""))]
         if value + _digest(key, value) == entry:
             return value
-        if processes.is_main_process():  # the one that writes it anew: JAX never writes over one
+        if processes.is_main_process():  # JAX does not overwrite entries: this one has to go
             file = Path(self._path) / f"{key}-cache"
             print(
                 f"warning: {file} has no digest or another one: cut off, changed, or of another "

@@ -1,19 +1,20 @@
-"""Hears the signals that ask this process to leave: SIGTERM, Ctrl-C, a closed terminal.
+"""Receives the signals that ask this process to leave: SIGTERM, Ctrl-C, a closed terminal.
 
-The first one is a notice: the training loop asks for it after each step, saves and leaves
-with EXIT_PREEMPTED. Where this process has done nothing yet that a save would keep, it
-leaves at once. So does a Ctrl-C that follows a notice, whatever the process is doing.
+The first signal is a notice: after each step the training loop looks for one, saves and
+leaves with EXIT_PREEMPTED. A process that has nothing to save yet leaves at once. So does
+every process at a Ctrl-C that follows a notice.
 
-Python runs signal handlers between two instructions of the main thread, so not while that
-waits in C code for a compiler or for devices. Here a thread hears them instead, through
-the file that Python's C handler writes each signal's number to.
+Python runs signal handlers between two instructions of the main thread, and so not while
+that thread waits in C code for a compiler or for devices. Here a thread of its own receives
+the signals, from the file that Python's C handler writes their numbers to
+(`signal.set_wakeup_fd`).
 
-In a job of several processes JAX carries the notice to the others, so that all leave at
-the same step. It listens to SIGTERM alone, with a handler of its own: other signals are
-sent on to it as that. `fsdit.parallel.processes` decides which way is taken.
+In a job of several processes, JAX passes the notice on to the others, so that all leave at
+the same step. JAX listens to SIGTERM only, with a handler of its own, so other signals are
+sent to this process again as SIGTERM. `fsdit.parallel.processes` chooses between the two ways.
 
-This module imports neither JAX nor anything else that takes long: a signal may come while
-the rest is imported.
+This module imports neither JAX nor anything else that loads slowly: a signal may come while
+the rest is being imported.
 """
 
 import contextlib
@@ -25,17 +26,23 @@ import threading
 from fsdit.errors import EXIT_PREEMPTED
 
 _NOTICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_AT_ONCE = "leaving; the same command goes on"
+_AT_ONCE = "leaving; the same command goes on"  # what is printed when leaving unsaved
 
 
 class _Listener:
-    """State of the one listener of a process. lock: held while a signal is decided about."""
+    """State of the one listener of a process.
+
+    lock: held while the response to a signal is decided. received: whether a signal has come.
+    at_once: whether the first signal ends the process. to_jax: whether JAX's handler of
+    SIGTERM must learn of every signal.
+    """
 
     def __init__(self):
         self.lock = threading.Lock()
         self.received = self.at_once = self.to_jax = False
 
     def take(self, number: int) -> None:
+        """Responds to a signal, in the listener's thread."""
         name = signal.Signals(number).name
         with self.lock:
             if self.received and number == signal.SIGINT:
@@ -53,10 +60,10 @@ _listener: _Listener | None = None
 
 
 def listen(*, at_once: bool = False) -> None:
-    """Notes signals from now on. For the main thread of a program, before it imports much.
+    """Starts the listener. To be called in a program's main thread, before slow imports.
 
-    at_once: leave at the first signal, as a program does that loses nothing by it. A signal
-    that the caller has this process ignore, as nohup does, stays ignored.
+    at_once: leave at the first signal, for programs that lose nothing by that. A signal that
+    is ignored already, as nohup has it, stays ignored.
     """
     global _listener
     _listener = _Listener()
@@ -66,19 +73,19 @@ def listen(*, at_once: bool = False) -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in _NOTICES:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # without a handler, nothing is written
+            signal.signal(number, lambda *_: None)  # only signals with a handler are written
     threading.Thread(target=_attend, args=(reading,), name="signals", daemon=True).start()
 
 
 def received() -> bool:
-    """Whether this process was asked to leave. Never, where it does not listen."""
+    """Whether this process was asked to leave; False where there is no listener."""
     return _listener is not None and _listener.received
 
 
 def leave_at_once(allowed: bool) -> None:
-    """Says whether there is nothing to save, so that a notice ends this process at once.
+    """Sets whether a notice ends this process at once, because there is nothing to save.
 
-    One that has come already does.
+    If so, a notice that has come already ends it now.
     """
     if _listener is None:
         return
@@ -89,7 +96,7 @@ def leave_at_once(allowed: bool) -> None:
 
 
 def hand_over_to_jax() -> None:
-    """From now on JAX's handler of SIGTERM hears of every notice, also of an earlier one."""
+    """Passes every notice on to JAX's handler of SIGTERM, including one that has come already."""
     if _listener is None:
         return
     with _listener.lock:
@@ -99,6 +106,7 @@ def hand_over_to_jax() -> None:
 
 
 def _attend(file: int) -> None:
+    """Reads the numbers of signals from a file, for ever."""
     while numbers := os.read(file, 64):
         for number in numbers:
             if number in _NOTICES:
@@ -111,6 +119,6 @@ def _leave(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    """Past Python's streams, whose locks the main thread may hold."""
+    """Prints past Python's streams: the main thread may hold their locks."""
     with contextlib.suppress(OSError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""Processes of a job: bringing them up, hearing of a preemption, leaving."""
+"""The processes of a job: joining, agreeing, learning of a preemption, and leaving."""
 
 import itertools
 import os
@@ -9,12 +9,13 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from fsdit.errors import ConfigError, first_line
+from fsdit.errors import ConfigError, with_type
 from fsdit.parallel import backend, clusters, preemption
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
 _FLAGS = "--coordinator_address, --num_processes and --process_id"
 
+# Numbers of the calls of `preemption_reached` in this start.
 _questions = itertools.count(1)
 
 
@@ -26,11 +27,12 @@ def start(
 ) -> None:
     """Joins the processes of this job, and opens the devices.
 
-    With flags: those. Without: what a TPU pod, Slurm, MPI or Kubernetes announces; where
-    nothing does, or num_processes is 1, this process alone, which needs no jax.distributed.
-    heartbeat_timeout: seconds after which a silent process is taken for lost, and the
-    others abort. Raises ConfigError for an incomplete or impossible set of flags, for a
-    job that is announced in a way that cannot be joined, and where there are no devices.
+    The first three arguments are the flags of a program. Without them, the job is the one that
+    a TPU pod, Slurm, MPI or Kubernetes announces. Where nothing announces one, or
+    num_processes is 1, this process is alone and needs no jax.distributed.
+    heartbeat_timeout: seconds after which a silent process counts as lost, and the others
+    abort. Raises ConfigError for an incomplete or impossible set of flags, for an announced
+    job that cannot be joined, and where there are no devices.
     """
     backend.pin_settings()
     given = (coordinator_address, num_processes, process_id)
@@ -72,8 +74,8 @@ def _check_address(address: str) -> None:
 
 
 def _join(address: str | None, count: int | None, number: int | None, heartbeat: int) -> None:
-    """Through jax.distributed; without an address as JAX's clusters say."""
-    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is seen to here
+    """Joins through jax.distributed; where address is None, JAX finds the job by itself."""
+    jax.config.update("jax_check_proxy_envs", False)  # no warning: proxies are removed below
     with clusters.without_proxies(os.environ) as proxies:
         jax.distributed.initialize(
             address,
@@ -87,32 +89,29 @@ def _join(address: str | None, count: int | None, number: int | None, heartbeat:
 
 
 def _join_announced(heartbeat: int) -> None:
-    """What JAX finds out by itself; where it finds nothing, this process is alone."""
+    """Joins the job that JAX finds by itself; where it finds none, this process is alone."""
     variable, count = clusters.count_of_processes(os.environ)
     if count == 1:
         return
     clusters.set_port(os.environ)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of Kubernetes, in five lines
+        # Outside of Kubernetes, JAX warns about that in five lines.
+        with warnings.catch_warnings(action="ignore"):
             _join(None, None, None, heartbeat)
-    except Exception as error:  # whatever the variables or servers of a cluster lead to
+    except Exception as error:  # variables and servers of a cluster can cause any exception
         if jax.distributed.is_initialized():
-            raise  # the job is known; its processes did not find each other
+            raise  # the job was found, but its processes did not find each other
         nothing = isinstance(error, ValueError) and "should be defined" in str(error)
         if count > 1 or (clusters.on_tpu() and not nothing):
             who = f"{variable} says that this is one process of {count}"
             who = who if count > 1 else "this TPU machine may be one of several"
-            reason = "JAX does not know who started it" if nothing else _told(error)
+            reason = "JAX does not know who started it" if nothing else with_type(error)
             raise ConfigError(
                 f"{who}, and it cannot join the others ({reason}): give each {_FLAGS}, or "
                 "--num_processes=1 to train alone"
             ) from None
         if not nothing:
-            _warn(f"this machine's cluster cannot be made out ({_told(error)}): training alone")
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)[:200]}"
+            _warn(f"this machine's cluster cannot be made out ({with_type(error)}): training alone")
 
 
 def _warn(text: str) -> None:
@@ -125,11 +124,12 @@ def is_main_process() -> bool:
 
 
 def preemption_reached() -> bool:
-    """Whether to save and leave now. Every process asks, each time that the others do.
+    """Whether to save and leave now. All processes must call it equally often.
 
-    JAX has all leave at the question after the last one that any process has asked. It
-    knows a question by its number, so these are counted here, from 1 in each start: a
-    process that began with the number of its step would never ask the one after 0.
+    When a notice comes, JAX lets all processes leave at the call after the last one that any of
+    them has made. It tells calls apart by a number, which here counts from 1 in each start.
+    (The number of the step would not do: a process that resumes at a late step would never
+    make the call number 1, at which JAX lets all leave if none has made a call yet.)
     """
     number = next(_questions)
     if jax.distributed.is_initialized():
@@ -138,20 +138,21 @@ def preemption_reached() -> bool:
 
 
 def agree(value: bool) -> bool:
-    """True when the value is true on every process. All processes must call it."""
+    """Whether the value is true on every process. All processes must call it."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(value).all())
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come here, however late.
+    """Returns once every process has called it with this name, however late.
 
-    By the coordination service: collectives of the CPU backend give up after 30 seconds.
+    It uses the coordination service, since collectives of the CPU backend give up after 30
+    seconds.
     """
     multihost.get_barrier_sync_fn()(key=name, timeout_ms=_WEEK_MS)
 
 
 def stop() -> None:
-    """Leaves the job once every process has come this far."""
+    """Leaves the job once every process has called it."""
     jax.distributed.shutdown()

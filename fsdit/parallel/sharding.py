@@ -1,7 +1,7 @@
-"""The device mesh, the sharding rules, and host rows -> global arrays.
+"""The device mesh, the sharding rules, and how rows of the host become global arrays.
 
-Two named axes, used everywhere: `data` replicates parameters, `fsdp` shards them.
-The batch is split over both. This is the only place where arrays meet devices.
+The mesh has two named axes: `data` replicates parameters, `fsdp` shards them. The batch is
+split over both. All rules of which array lies on which device are in this module.
 """
 
 import math
@@ -21,16 +21,19 @@ from fsdit.errors import ConfigError, divisors, multiples_near
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)
 
-# Below this many elements a parameter is replicated: gathering it costs more
-# latency than it saves memory.
+# Parameters with fewer elements are replicated: gathering them would cost more in latency than
+# sharding them saves in memory.
 _MIN_SHARDED_SIZE = 2**14
 
-# Parameters under these names are stacked by layer; axis 0 is what a scan slices.
+# Parameters under this name are stacked by layer: axis 0 is the layer, over which a scan runs.
 _STACKED = "blocks"
 
 
 def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
-    """Sizes of (data, fsdp). Raises ConfigError when the mesh or batch cannot be laid out."""
+    """Sizes of the axes (data, fsdp).
+
+    Raises ConfigError where they do not fit the devices, or the batch does not fit them.
+    """
     sizes = [config.mesh.data, config.mesh.fsdp]
     if sizes == [-1, -1]:
         raise ConfigError("config.mesh.data and config.mesh.fsdp cannot both be -1")
@@ -54,15 +57,16 @@ def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
 
 
 def _laid_out(num_devices: int) -> str:
+    """The meshes that fit, for the end of a message: "4 x 1, 2 x 2, 1 x 4 would"."""
     sizes = [f"{num_devices // n} x {n}" for n in divisors(num_devices)]
     return f"{', '.join(sizes[:8])} would"
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices of the job, or over the given ones.
+    """The mesh over the given devices, by default all devices of the job.
 
-    Its axes are Auto: XLA's partitioner places the collectives, and the model's
-    code stays free of axis names.
+    Its axes are Auto: XLA's partitioner places the collectives, so that the model's code needs
+    no names of axes.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
@@ -70,20 +74,21 @@ def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array of which every device holds a complete copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 over all devices."""
+    """The sharding of an array whose axis 0 is split over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def state_shardings(
     mesh: Mesh, abstract: PyTree[jax.ShapeDtypeStruct | Array]
 ) -> PyTree[NamedSharding]:
-    """Shardings of a state by rule: the first axis that `fsdp` divides is split.
+    """Shardings of a training state: `fsdp` splits the first axis whose size it divides.
 
-    Optimizer and EMA have their parameter's shape and name, so they get its sharding.
+    Optimizer state and EMA have the shapes and names of the parameters, and so their shardings.
     """
 
     def rule(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct | Array) -> NamedSharding:
@@ -98,8 +103,11 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
 
 
 def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
-    """Splits the first axis from `first` on that `fsdp` divides: shares lie one after another
-    in memory, and gathering copies them into place once."""
+    """Splits the first axis, from `first` on, whose size `fsdp` divides.
+
+    An early axis is best: the shares of the devices then lie one after another in memory, and
+    gathering copies each into its place at once.
+    """
     axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not axes:
         return PartitionSpec()
@@ -109,13 +117,13 @@ def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> Partit
 def sharded_gradients(
     mesh: Mesh, gradients: Callable[..., tuple[PyTree[Array], PyTree[Array]]], dtype: jnp.dtype
 ) -> Callable[..., tuple[PyTree[Array], PyTree[Array]]]:
-    """`gradients` of a batch that lies over all devices and parameters that they share.
+    """Makes `gradients` work on a batch and on parameters that are split over the devices.
 
-    gradients: (params, batch, step) -> (aux, gradients), means over the batch it is given;
-    so are these, over the whole batch. Each device gathers the parameters once, computes on
-    its rows alone, and keeps its share of the mean: left to itself, the partitioner gathers
-    the activations of the whole batch instead, in every layer. Stacked layers travel in
-    `dtype`, which they are used in.
+    gradients: (params, batch, step) -> (aux, gradients), means over the given batch. The
+    returned function has the same form, with means over the global batch. Each device gathers
+    the parameters once, computes on its own rows, and keeps its share of the mean gradient.
+    (XLA's partitioner, if left to itself, gathers the activations of the whole batch in every
+    layer instead.) Stacked layers are gathered and reduced in `dtype`, in which they are used.
     """
 
     def gather(path: tuple[Any, ...], leaf: Array, spec: PartitionSpec) -> Array:
@@ -137,8 +145,8 @@ def sharded_gradients(
         specs = jax.tree.map(lambda s: s.spec, state_shardings(mesh, params))
 
         def local(shares: PyTree[Array], rows: PyTree[Array], step: Array):
-            whole = jax.tree.map_with_path(gather, shares, specs)
-            aux, found = gradients(whole, rows, step)
+            complete = jax.tree.map_with_path(gather, shares, specs)
+            aux, found = gradients(complete, rows, step)
             return jax.lax.pmean(aux, AXES), jax.tree.map(scatter, found, specs, shares)
 
         return jax.shard_map(
@@ -152,11 +160,19 @@ def sharded_gradients(
     return call
 
 
+def round_up(rows: int, num_devices: int) -> int:
+    """The smallest multiple of `num_devices` that is at least `rows`.
+
+    A batch of that many rows can be split evenly over the devices.
+    """
+    return math.ceil(rows / num_devices) * num_devices
+
+
 def host_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
     """The rows of a global batch that this process must supply, ascending.
 
-    Read off the sharding itself, so it holds for any order in which the mesh lays
-    out devices, and where two processes need the same rows.
+    They are read off the sharding, so this holds for any order of devices in the mesh, and
+    where two processes need the same rows.
     """
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     rows = [np.arange(batch_size)[index] for index in slices]
@@ -164,7 +180,7 @@ def host_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
 
 
 def global_batch(mesh: Mesh, batch_size: int) -> Callable[[PyTree], PyTree[jax.Array]]:
-    """A function from this host's rows (b, ...) to global arrays (batch_size, ...)."""
+    """Returns a function from this process's rows (b, ...) to global arrays (batch_size, ...)."""
     sharding = batch_sharding(mesh)
 
     def put(rows: np.ndarray) -> jax.Array:
@@ -174,9 +190,9 @@ def global_batch(mesh: Mesh, batch_size: int) -> Callable[[PyTree], PyTree[jax.A
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over this process's own devices, for work that needs no other process.
+    """A mesh over the devices of one process, for work that needs no other process.
 
-    devices: those of one process where it is not this one.
+    devices: by default those of this process.
     """
     mine = jax.local_devices() if devices is None else devices
     return Mesh(np.array(mine).reshape(-1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
@@ -185,13 +201,13 @@ def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def row_table(
     mesh: Mesh, read: Callable[[int], PyTree[np.ndarray]], count: int
 ) -> PyTree[jax.Array]:
-    """Arrays (N, ...) of the rows 0 to `count`, axis 0 over all devices, read by who holds them.
+    """Arrays (N, ...) of the rows read(0) to read(count - 1), with axis 0 over all devices.
 
-    N is `count` filled up to a multiple of the devices. One device's rows are on the host
-    at a time.
+    N is `count` rounded up to a multiple of the devices; the last row fills the rest. Each
+    process reads the rows of its own devices, and holds those of one device at a time.
     """
     sharding = batch_sharding(mesh)
-    total = -(-count // mesh.size) * mesh.size
+    total = round_up(count, mesh.size)
     pieces = []
     for device, (span,) in sharding.addressable_devices_indices_map((total,)).items():
         mine = [read(min(i, count - 1)) for i in range(*span.indices(total))]
@@ -208,10 +224,11 @@ def row_table(
 def gather_rows(
     mesh: Mesh, table: Shaped[Array, "N ..."], rows: Int[Array, "B ..."]
 ) -> Shaped[Array, "B ..."]:
-    """table[rows], where axis 0 of both and of the result lies over all devices.
+    """table[rows], where axis 0 of both and of the result is split over all devices.
 
-    Each device looks up what it holds of the whole batch, and a reduce-scatter brings
-    every row home. Bits are added, not numbers, so what arrives is what was stored.
+    Each device looks up the rows of the whole batch that it holds, with zeros for the others,
+    and a reduce-scatter adds them and leaves each device its own rows. Bits are added as
+    integers, not as floats, so that rows arrive exactly as they were stored.
     """
     bits = {2: jnp.uint16, 4: jnp.uint32}[table.dtype.itemsize]
 
@@ -229,9 +246,10 @@ def gather_rows(
 
 
 def to_host(tree: PyTree[jax.Array]) -> PyTree[np.ndarray]:
-    """Arrays as NumPy: global ones whole on every process, and then all of them must call it.
+    """Copies arrays to the host, as NumPy arrays.
 
-    What lies on this process's own devices is its own, and only copied.
+    An array that lies on the devices of several processes is gathered on each of them, and all
+    processes must call this. One that lies on this process's own devices is only copied.
     """
     if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)

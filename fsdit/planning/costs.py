@@ -1,14 +1,25 @@
-"""What one run of a compiled program costs a chip, loops counted in full.
+"""Costs of one run of a compiled program on a chip, with loops counted in full.
 
-XLA's own cost analysis counts the body of a loop once. Here each body is cut out as a program
-of its own, counted by the same analysis, and added for every further iteration. A program
-without loops costs exactly what `compiled.cost_analysis()` says.
+XLA's own cost analysis X counts the body of a loop once. Here each body is cut out as a program
+of its own and given to the same analysis. With n the number of a loop's iterations,
+
+    cost(computation) = X(computation) + more(computation)                         (1)
+    more(computation) = sum over its loops of (n - 1) X(body) + n more(body)       (2)
+
+so a program without loops costs exactly what `compiled.cost_analysis()` says.
 
 "Bytes" are XLA's "bytes accessed": operands and results of every top-level instruction, in
-whatever memory of the chip they lie. A TPU program keeps some in the fast memory beside the
-core, so that the traffic of the main memory is less. The analysis of what was cut out knows
-nothing of the TPU's padding and of fusions that carry a collective on, whose buffers it counts
-in each: the bytes of further iterations are good to some percent.
+whatever memory of the chip they lie. A TPU program keeps some of them in the fast memory beside
+the core, so the traffic of the main memory is less. The analysis of a part that was cut out
+does not know the TPU's padding, and counts the buffers of an asynchronous collective in every
+fusion that continues it: the bytes of further iterations are good to some percent.
+
+In a collective over g chips with ring algorithms, each with an operand of b bytes, a chip sends
+
+    all-gather                      (g - 1) b                                      (3)
+    reduce-scatter, all-to-all      (g - 1) b / g                                  (4)
+    all-reduce                      2 (g - 1) b / g                                (5)
+    collective-permute              b                                              (6)
 """
 
 import dataclasses
@@ -29,7 +40,10 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind, all of a run. size: bytes of the whole buffers; sent: bytes that a chip sends."""
+    """All collectives of one kind in a run.
+
+    size: bytes of the complete buffers. sent: bytes that a chip sends.
+    """
 
     kind: str
     count: int
@@ -39,7 +53,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one chip. unknown_loops: loops of unknown length, counted once."""
+    """Costs of a run on one chip. unknown_loops: loops of unknown length, counted once."""
 
     flops: float
     bytes: float
@@ -48,16 +62,16 @@ class Costs:
 
 
 def count(compiled: jax.stages.Compiled) -> Costs:
-    """Costs of one run."""
+    """The costs of one run of a compiled program."""
     text = compiled.as_text()
     program = hlo.parse(text)
     printed = _analyse(text)
-    whole = compiled.cost_analysis() or printed
-    size = whole.get("bytes accessed", 0.0)
+    analysed = compiled.cost_analysis() or printed
+    size = analysed.get("bytes accessed", 0.0)
     counter = _Counter(program)
     more = counter.repeated(program.entry)
     return Costs(
-        flops=whole.get("flops", 0.0) + more[0],
+        flops=analysed.get("flops", 0.0) + more[0],
         bytes=size + more[1],
         collectives=collectives(program),
         unknown_loops=counter.unknown,
@@ -65,20 +79,22 @@ def count(compiled: jax.stages.Compiled) -> Costs:
 
 
 def _analyse(text: str) -> dict[str, float]:
-    """XLA's count of a printed program, of any backend."""
+    """XLA's cost analysis of a printed program of any backend."""
     client = jax.local_devices(backend="cpu")[0].client
-    # Metadata points to tables that a part of a program does not have.
+    # Metadata refers to tables that a part of a program lacks.
     module = _hlo.hlo_module_from_text(_METADATA.sub("", text))
     return _jax.hlo_module_cost_analysis(client, module)
 
 
 class _Counter:
+    """Counts what XLA's analysis leaves out. unknown: number of loops of unknown length."""
+
     def __init__(self, program: Program):
         self._program = program
         self.unknown = 0
 
     def repeated(self, computation: Computation) -> tuple[float, float]:
-        """(FLOPs, bytes) that a run of `computation` adds to XLA's count of it."""
+        """(FLOPs, bytes) that a run of `computation` adds to XLA's count of it, equation 2."""
         flops = size = 0.0
         for holder, loop in self._program.reached(computation):
             if loop.opcode != "while":
@@ -93,14 +109,14 @@ class _Counter:
             size += (trips - 1) * once[1] + trips * more[1]
         return flops, size
 
-    @functools.cache  # noqa: B019  # lives as long as one count
+    @functools.cache  # noqa: B019  # the counter lives no longer than one count
     def _once(self, body: Computation) -> tuple[float, float]:
         counted = _analyse(self._program.cut(body))
         return counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
 
 
 def collectives(program: Program) -> tuple[Collective, ...]:
-    """By kind, with loops repeated."""
+    """The collectives of a run by kind; those in loops count for every iteration."""
     totals: dict[str, list[int]] = {}
     for times, holder, instruction in _collectives(program, program.entry):
         kind = _kind(holder, instruction)
@@ -115,10 +131,11 @@ def collectives(program: Program) -> tuple[Collective, ...]:
 def _collectives(
     program: Program, computation: Computation, times: int = 1
 ) -> Iterator[tuple[int, Computation, Instruction]]:
-    """(how often, holder, instruction) of each one that a run of `computation` makes.
+    """(times, holder, instruction) of each collective that a run of `computation` performs.
 
-    Where the TPU compiler fuses one with what is computed meanwhile, the fusions that start it,
-    carry it on and end it all name it, under the one number of its chain.
+    times: number of its runs. holder: the computation that the instruction is in. The TPU
+    compiler may fuse a collective with what is computed meanwhile. The fusions that start,
+    continue and end it then all contain it, with one chain_id; only the first one counts.
     """
     chains = set()
     for holder, instruction in program.reached(computation):
@@ -130,11 +147,12 @@ def _collectives(
             chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
             if chain is None or chain[1] not in chains:
                 yield times, holder, instruction
-            chains |= {chain[1]} if chain else set()
+            if chain is not None:
+                chains.add(chain[1])
 
 
 def _kind(holder: Computation, instruction: Instruction) -> str | None:
-    """An asynchronous one counts where it starts."""
+    """The kind of a collective, or None. An asynchronous one counts where it starts."""
     kind = instruction.opcode.removesuffix("-start")
     if kind == "all-reduce" and holder.name.startswith("all-reduce-scatter"):
         return "reduce-scatter"  # the TPU compiler's form of it
@@ -142,7 +160,7 @@ def _kind(holder: Computation, instruction: Instruction) -> str | None:
 
 
 def _group_size(program: Program, instruction: Instruction) -> int:
-    """Chips that take part together."""
+    """Number of chips that take part in a collective together."""
     groups = instruction.attribute("replica_groups") or ""
     if listed := re.match(r"\{\{([\d,]*)\}", groups):
         return len(listed[1].split(","))
@@ -150,13 +168,14 @@ def _group_size(program: Program, instruction: Instruction) -> int:
         return int(counted[1])
     if named := re.match(r"mesh\[([^\]]*)\].*?\{([^}]*)\}", groups):
         sizes = dict(re.findall(r"('[^']+')=(\d+)", named[1]))
-        parts = re.findall(r"('[^']+')(?::\(\d+\)(\d+))?", named[2])  # an axis, or a part of it
+        # Each entry is an axis, or a part of one: 'fsdp', 'fsdp':(1)4.
+        parts = re.findall(r"('[^']+')(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part or sizes[axis]) for axis, part in parts)
     return program.num_partitions
 
 
 def _volume(kind: str, operand: int, group: int) -> tuple[int, int]:
-    """(bytes of the whole buffer, bytes that a chip sends) by the ring algorithms."""
+    """(bytes of the complete buffer, bytes that a chip sends), equations 3 to 6."""
     if kind == "all-gather":
         return operand * group, operand * (group - 1)
     if kind == "collective-permute":

@@ -1,7 +1,7 @@
-"""Compiled programs as XLA prints them: computations, the loops in them, how often each runs.
+"""Reads compiled programs in XLA's printed form: computations, loops and their lengths.
 
-The printed form is the only one that every backend gives, TPU compilers without a TPU
-included.
+The printed form is the only one that every backend offers, including the TPU compiler without
+a TPU.
 """
 
 import dataclasses
@@ -22,14 +22,17 @@ _NO_CALL = {"control_predecessors", "control-predecessors"}
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: `NAME = SHAPE OPCODE(OPERANDS), ATTRIBUTES`."""
+    """One line `NAME = SHAPE OPCODE(OPERANDS), ATTRIBUTES`.
+
+    argument: the text between the brackets, of which `operands` are the names.
+    """
 
     name: str
     shape: str
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    argument: str  # what stands between the brackets
+    argument: str
 
     def attribute(self, name: str) -> str | None:
         """The rest of the line after `name=`."""
@@ -39,30 +42,34 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Computation:
+    """A named list of instructions. text: as printed, from its header to the closing brace."""
+
     name: str
     text: str
 
     @functools.cached_property
     def instructions(self) -> dict[str, Instruction]:
-        return {i.name: i for i in map(_parse, self.text.splitlines()) if i is not None}
+        """The instructions by name, in order."""
+        parsed = [_parse(line) for line in self.text.splitlines()]
+        return {instruction.name: instruction for instruction in parsed if instruction}
 
     @functools.cached_property
     def root(self) -> Instruction:
-        """The result; of text without a mark, the last line."""
+        """The instruction that is marked as the result; without a mark, the last one."""
         marked = re.search(r"^\s+ROOT %?([\w.\-]+) =", self.text, re.MULTILINE)
         return self.instructions[marked[1]] if marked else list(self.instructions.values())[-1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """computations: by name, each after those that it calls."""
+    """A compiled program. computations: by name, each after those that it calls."""
 
     computations: dict[str, Computation]
     entry: Computation
     num_partitions: int
 
     def called(self, instruction: Instruction) -> list[Computation]:
-        """Every computation that the instruction names, in order."""
+        """The computations that an instruction names, in order."""
         names = []
         for attribute, one, several in _CALLED.findall(instruction.attributes):
             if attribute not in _NO_CALL:
@@ -70,9 +77,9 @@ class Program:
         return [self.computations[name] for name in names if name in self.computations]
 
     def cut(self, computation: Computation) -> str:
-        """A program of its own whose entry is `computation`."""
+        """The text of a program with `computation` as its entry."""
         needed = {computation.name}
-        for name in reversed(self.computations):  # callers come last
+        for name in reversed(self.computations):  # callers before the computations they call
             if name in needed:
                 for instruction in self.computations[name].instructions.values():
                     needed |= {c.name for c in self.called(instruction)}
@@ -81,9 +88,9 @@ class Program:
         return "\n\n".join([f"HloModule cut, num_partitions={self.num_partitions}", *parts])
 
     def reached(self, computation: Computation) -> Iterator[tuple[Computation, Instruction]]:
-        """(holder, instruction) of all that one run of `computation` runs.
+        """(holder, instruction) of every instruction that one run of `computation` runs.
 
-        Loops are among them, what they repeat is not.
+        The instructions of loops are included, their bodies are not.
         """
         for instruction in computation.instructions.values():
             yield computation, instruction
@@ -92,10 +99,16 @@ class Program:
                     yield from self.reached(inner)
 
     def body(self, loop: Instruction) -> Computation:
+        """The body of a `while` instruction."""
         return self.computations[_OPERAND.match(loop.attribute("body"))[1]]
 
     def trips(self, holder: Computation, loop: Instruction) -> int | None:
-        """How often a loop runs its body; None where the program does not tell."""
+        """Number of times that a loop runs its body; None where the program does not show it.
+
+        holder: the computation that the loop is in. Where XLA printed no number, the loop has
+        to count: its state has an element i with start value s, step d > 0 and the condition
+        i + a < n. Then the number is ceil((n - a - s) / d), or 0 where that is negative.
+        """
         if known := _KNOWN_TRIPS.search(loop.attributes):
             return int(known[1])
         condition = self.computations[_OPERAND.match(loop.attribute("condition"))[1]]
@@ -116,8 +129,8 @@ class Program:
         return max(math.ceil((limit - offset - start[1]) / step[1]), 0)
 
     def _comparison(self, condition: Computation) -> tuple[tuple[int, int], int] | None:
-        """((i, a), n) of a condition `element i + a < n`."""
-        root, values = condition.root, None
+        """((i, a), n) of a condition `element i + a < n`; None where it has another form."""
+        root = condition.root
         holder, arguments = condition, None
         if root.opcode in ("fusion", "call"):
             arguments = [self._affine(condition, name) for name in root.operands]
@@ -132,14 +145,16 @@ class Program:
         small, large = values if direction in ("LT", "LE") else reversed(values)
         if small[0] is None or large[0] is not None:
             return None
-        return small, large[1] + (direction in ("LE", "GE"))
+        inclusive = direction in ("LE", "GE")  # x <= n is x < n + 1
+        return small, large[1] + int(inclusive)
 
     def _affine(
         self, holder: Computation, name: str, arguments: list | None = None
     ) -> tuple[int | None, int] | None:
-        """A whole number as (i, a): element i of the loop's state plus a; i None: a alone.
+        """An integer as (i, a): element i of the loop's state plus a, or a alone where i is None.
 
-        arguments: of a computation that is called, the values of its parameters.
+        Returns None for any other value. arguments: where `holder` is called by another
+        computation, the values of its parameters in this form.
         """
         instruction = holder.instructions.get(name)
         if instruction is None:
@@ -169,7 +184,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """The program in XLA's printed form."""
+    """Parses a program in XLA's printed form."""
     computations: dict[str, Computation] = {}
     entry, name, lines = None, "", []
     for line in text.splitlines():
@@ -186,7 +201,7 @@ def parse(text: str) -> Program:
 
 
 def num_bytes(shape: str) -> int:
-    """Of an array, or of a tuple's arrays together, without the padding of tiles."""
+    """Bytes of an array, or of all arrays of a tuple, without the padding of tiles."""
     total = 0
     for kind, bits, dimensions in _ARRAY.findall(shape):
         width = {"pred": 8, "token": 0}.get(kind) or int(bits or 0)
@@ -195,12 +210,13 @@ def num_bytes(shape: str) -> int:
 
 
 def _parse(line: str) -> Instruction | None:
+    """The instruction in a line, or None where there is none."""
     found = _INSTRUCTION.match(line)
     opcode = _OPCODE.search(" " + found[3]) if found else None
     if opcode is None:
         return None
     rest = found[3]
-    start = opcode.end() - 1  # the blank put before shifts by one
+    start = opcode.end() - 1  # the match was in a text with one more space in front
     depth, end = 1, start
     while depth:
         depth += {"(": 1, ")": -1}.get(rest[end], 0)

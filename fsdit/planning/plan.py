@@ -1,4 +1,19 @@
-"""A program measured: what it holds, moves and computes on each chip, and how fast it can be."""
+"""Plans: what a program holds, moves and computes on each chip, and its least time.
+
+With the published peaks of a chip,
+
+    arithmetic = FLOPs / peak FLOP/s                                              (1)
+    memory     = bytes accessed / bandwidth                                       (2)
+    links      = bytes sent / bandwidth of all links                              (3)
+    bound      = the largest of these three                                       (4)
+    in turn    = max(arithmetic, memory) + links                                  (5)
+    utilisation <= arithmetic / bound                                             (6)
+
+(4) assumes that everything else is hidden behind the largest (the roofline model: Williams,
+Waterman and Patterson, doi 10.1145/1498765.1498785). (5) assumes that links and chip wait for
+each other, as in a step that gathers its parameters before its first layer and sums its
+gradients after its last.
+"""
 
 import dataclasses
 import time
@@ -19,7 +34,7 @@ from fsdit.planning.target import Target
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on each chip. aliased: of the outputs, what lies where arguments lay."""
+    """Bytes on each chip. aliased: bytes of outputs that take the place of arguments."""
 
     arguments: int
     outputs: int
@@ -29,15 +44,16 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes that a run needs at once; outputs in the place of arguments count once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One program on one target and mesh; all numbers are of one run of it, a chip.
+    """One program on one target and mesh. Costs and memory are those of one run on one chip.
 
-    images: that a run works on, over all chips. memory: None where XLA does not say.
-    chip: None for a kind whose peaks are not known.
+    images: number of images that a run works on, over all chips. memory: None where XLA does
+    not report it. chip: None for a kind whose peaks are unknown.
     """
 
     program: str
@@ -52,13 +68,14 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
+        """Whether the program fits into the chip's memory; None where that is unknown."""
         if self.memory is None or self.chip is None:
             return None
         return self.memory.total <= self.chip.memory
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The least time for each resource by its published peak, where it has one."""
+        """The least seconds for each resource whose peak is published, equations 1 to 3."""
         if self.chip is None:
             return {}
         times = {
@@ -72,16 +89,12 @@ class Plan:
 
     @property
     def bound(self) -> str | None:
-        """The resource that takes longest."""
+        """Name of the resource that takes longest, equation 4."""
         return max(self.seconds, key=self.seconds.__getitem__, default=None)
 
     @property
     def seconds_in_turn(self) -> float | None:
-        """The least time where the links wait for the chip, and the chip for the links.
-
-        So it is with a step that gathers its parameters before its first layer and sums its
-        gradients after its last.
-        """
+        """The least seconds where links and chip wait for each other, equation 5."""
         times = self.seconds
         if not times:
             return None
@@ -89,12 +102,12 @@ class Plan:
 
     @property
     def utilisation(self) -> float | None:
-        """The best possible share of peak arithmetic: all else hidden behind what binds."""
+        """The best possible share of the peak of arithmetic, equation 6."""
         times = self.seconds
         return times["arithmetic"] / max(times.values()) if times else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: what is measured, and what follows from it."""
+        """The plan as JSON values, with the quantities that follow from it."""
         values = dataclasses.asdict(self)
         if self.memory is not None:
             values["memory"]["total"] = self.memory.total
@@ -111,14 +124,14 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A configuration on a target that its mesh and batch fit."""
+    """A configuration and a target whose devices its mesh and batch fit."""
 
     config: Config
     target: Target
 
 
 def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]) -> list[Job]:
-    """Every mesh on every target. Raises ConfigError for one that does not fit."""
+    """A job for every mesh on every target. Raises ConfigError where a mesh does not fit."""
     made = []
     for target in targets:
         for mesh in meshes:
@@ -132,7 +145,10 @@ def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]
 
 
 def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
-    """Compiles the programs of a step, and reads off what XLA says. Raises ConfigError."""
+    """Compiles the programs of a step, and yields the plan of each. Raises ConfigError.
+
+    step: one of `programs.STEPS`.
+    """
     for name, images, mesh, lowered in programs.lower(step, job.config, info, job.target):
         start = time.perf_counter()
         compiled = lowered.compile()
@@ -164,7 +180,7 @@ def _memory(compiled: jax.stages.Compiled) -> Memory | None:
 
 
 def advice(plan: Plan) -> str | None:
-    """What to change where it does not fit."""
+    """Advice for a program that does not fit, or None."""
     if plan.fits is not False:
         return None
     if plan.program != "train":

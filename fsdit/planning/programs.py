@@ -1,4 +1,4 @@
-"""The compiled programs of a run, as it would start them, on devices that need not exist."""
+"""The programs that a run compiles, lowered for devices that need not exist."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -19,19 +19,19 @@ from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.planning.target import Target
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.step import compile_train_step
 
 STEPS = ("train", "encode", "sample")
-_STORED = jnp.bfloat16  # of features and latents whose files are not at hand
+_STORED = jnp.bfloat16  # assumed type of stored features and latents without their dataset
 
 Lowered = jax.stages.Lowered
 
 
 class Program(NamedTuple):
-    """images: that one run of it works on."""
+    """A lowered program of a step. images: number of images that one run of it works on."""
 
     name: str
     images: int
@@ -40,11 +40,11 @@ class Program(NamedTuple):
 
 
 def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Iterator[Program]:
-    """The programs of a step.
+    """Lowers the programs of a step.
 
     train   the train step
-    encode  the frozen networks beside it: one process's encoder, and the codec on the mesh
-    sample  a batch of guided drawings
+    encode  the frozen networks: the encoder on one process's devices, the codec on the mesh
+    sample  a batch of guided samples
 
     Raises ConfigError or DataError.
     """
@@ -54,7 +54,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
         lowered = _train(spec, frozen, config, info, mesh)
         yield Program("train", config.data.batch_size, mesh, lowered)
     elif step == "sample":
-        rows = -(-config.evaluation.batch_size // mesh.size) * mesh.size
+        rows = sharding.round_up(config.evaluation.batch_size, mesh.size)
         lowered = _sample(spec, frozen, config, info, mesh, rows)
         yield Program("sample", rows, mesh, lowered)
     else:
@@ -83,7 +83,7 @@ def _sample(
         jax.ShapeDtypeStruct((rows,), jnp.uint32, sharding=by_row),
         jax.ShapeDtypeStruct((), jnp.uint32),
     )
-    return make_draw(spec, config.sampling, mesh).lower(*arguments)
+    return compile_sampling(spec, config.sampling, mesh).lower(*arguments)
 
 
 def _encode(
@@ -111,7 +111,7 @@ def _encode(
 def abstract_batch(
     spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo
 ) -> Mapping[str, Any]:
-    """Shapes of a global batch as the step takes it."""
+    """Shapes and types of a global batch of the train step."""
     rows, shape = config.data.batch_size, jax.ShapeDtypeStruct
     images = shape((rows, spec.image_size, spec.image_size, spec.channels), jnp.uint8)
     target: Any = jax.eval_shape(lambda codec, x: codec.moments(x), frozen.codec, images)
@@ -141,7 +141,7 @@ def _supports(
 
 
 def _stored(described: Mapping[str, Any]) -> jnp.dtype:
-    """Type of stored features or latents."""
+    """The type of stored features or latents, if the dataset describes one type only."""
     kinds = {jnp.dtype(one.dtype) for one in described.values()}
     return kinds.pop() if len(kinds) == 1 else jnp.dtype(_STORED)
 

@@ -1,6 +1,6 @@
-"""Frozen networks without their weights: the sizes of published ones, or of a local directory.
+"""Frozen networks without their weights, by published sizes or from a local directory.
 
-Their parameters are shapes, so that planning needs neither files nor a network.
+Their parameters are shapes, so that planning needs neither files nor access to a hub.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def _dinov2(width: int, depth: int, heads: int) -> TowerConfig:
     )
 
 
-# Hub id -> sizes, by each one's config.json and preprocessor_config.json.
+# Hub id -> sizes, copied from its config.json and preprocessor_config.json.
 ENCODERS: dict[str, tuple[TowerConfig, Preprocessing]] = {
     "google/siglip2-base-patch16-224": (SiglipConfig(), _SIGLIP),
     "facebook/dinov2-small": (_dinov2(384, 12, 6), _DINOV2),
@@ -60,10 +60,10 @@ CODECS = {"stabilityai/sd-vae-ft-ema": _SD_VAE, "stabilityai/sd-vae-ft-mse": _SD
 
 
 def abstract_networks(config: Config, info: DatasetInfo) -> tuple[ModelSpec, Frozen]:
-    """As `open_networks`, with shapes for the parameters of all that is frozen.
+    """The networks of `open_networks`, with shapes as the parameters of frozen ones.
 
-    The encoder is there also where its outputs are read. Raises ConfigError for networks that
-    are neither known nor in a directory, DataError for a damaged directory.
+    The encoder is included even where the run reads its stored outputs. Raises ConfigError for
+    networks that are neither known here nor in a directory, DataError for a damaged directory.
     """
     codec = _codec(config.model.codec)
     encoder, params = _encoder(config.model.encoder)

@@ -1,4 +1,4 @@
-"""Plans as people read them, and as JSON."""
+"""Plans as text for people, and as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _COLUMNS = (
 
 
 def document(plans: Sequence[Plan], config: Config) -> dict[str, Any]:
-    """What --json writes."""
+    """The content of the file that --json names."""
     return {
         "jax": jax.__version__,
         "plans": [plan.to_dict() for plan in plans],
@@ -24,7 +24,7 @@ def document(plans: Sequence[Plan], config: Config) -> dict[str, Any]:
 
 
 def text(plans: Sequence[Plan]) -> str:
-    """A listing of a single plan, a table of several."""
+    """The plans as text: a listing of a single plan, a table of several."""
     if len(plans) == 1:
         return listing(plans[0])
     notes = [f"{_name(p)}: {note}" for p in plans for note in _notes(p)]
@@ -39,12 +39,12 @@ def text(plans: Sequence[Plan]) -> str:
 
 
 def table(plans: Sequence[Plan]) -> str:
-    """One line a plan."""
+    """A table with one line for each plan."""
     return _aligned([_COLUMNS, *map(_row, plans)], words=3)
 
 
 def collectives(plans: Sequence[Plan]) -> str:
-    """One line for each kind of collective of each plan."""
+    """A table with one line for each kind of collective of each plan."""
     rows = [("program", "topology", "mesh", "collective", "count", "buffers", "sent", "ms")]
     for plan in plans:
         for c in plan.costs.collectives:
@@ -56,7 +56,7 @@ def collectives(plans: Sequence[Plan]) -> str:
 
 
 def best_meshes(plans: Sequence[Plan]) -> list[str]:
-    """For each program and topology with several meshes a line that names the fastest, and why."""
+    """A line that names the fastest mesh, for each program and topology with several meshes."""
     groups: dict[tuple[str, str], list[Plan]] = {}
     for plan in plans:
         if plan.fits:
@@ -65,16 +65,16 @@ def best_meshes(plans: Sequence[Plan]) -> list[str]:
     for (program, topology), able in groups.items():
         if len({p.mesh for p in able}) > 1:
             able.sort(key=lambda p: p.seconds_in_turn)
-            floors = ", ".join(f"{_mesh(p)} {_floor(p)}" for p in able)
+            times = ", ".join(f"{_mesh(p)} {_least(p)}" for p in able)
             lines.append(
                 f"{program} on {topology}: mesh {_mesh(able[0])} is best of those that fit. "
-                f"Least ms, links in turn with the chip: {floors}"
+                f"Least ms, links in turn with the chip: {times}"
             )
     return lines
 
 
-def _floor(plan: Plan) -> str:
-    """Where the least time comes from: 22.3 = memory 18.5 + links 3.9."""
+def _least(plan: Plan) -> str:
+    """The least milliseconds as a sum: "22.3 = memory 18.5 + links 3.9"."""
     ms = {name: 1e3 * seconds for name, seconds in plan.seconds.items()}
     name = max("arithmetic", "memory", key=ms.__getitem__)
     links = ms.get("links", 0.0)
@@ -82,7 +82,7 @@ def _floor(plan: Plan) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], words: int) -> str:
-    """Columns: the first `words` to the left, numbers to the right."""
+    """Rows with aligned columns: the first `words` columns to the left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -116,7 +116,7 @@ def _row(plan: Plan) -> tuple[str, ...]:
 
 
 def listing(plan: Plan) -> str:
-    """Everything about one plan."""
+    """All values of one plan, one a line."""
     chips = plan.mesh[0] * plan.mesh[1]
     lines = [
         f"{plan.program} on {plan.topology}: {chips} x {plan.device_kind}, mesh data x fsdp = "
@@ -203,5 +203,5 @@ def _gb(size: int | float) -> str:
 
 
 def _rounded(value: int | float) -> str:
-    """Three decimals, of small numbers three digits."""
+    """A number with three decimals; below 0.1, with three significant digits."""
     return f"{value:.3f}" if value >= 0.1 or not value else f"{value:.3g}"

@@ -10,7 +10,7 @@ from absl import flags
 
 from fsdit import config as configs
 from fsdit.checks import validate
-from fsdit.errors import ConfigError
+from fsdit.errors import ConfigError, system_text
 
 # Flags that are defined here belong to the program that asks: --help shows them.
 flags.disclaim_key_flags()
@@ -39,7 +39,7 @@ class _PathParser(flags.ArgumentParser):
         try:
             wrong = self._folder and Path(path).exists() and not Path(path).is_dir()
         except OSError as error:
-            raise ValueError(error.strerror) from None
+            raise ValueError(system_text(error)) from None
         if wrong:
             raise ValueError(f"{path} is no folder: name one, or one that is not there yet")
         return path

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from fsdit.errors import EXIT_ERROR, OutputError, remedy
+from fsdit.errors import EXIT_ERROR, OutputError, remedy, system_text
 
 EXPIRY = 90.0  # seconds; NFS shows another machine's heartbeat up to 60 late
 _POLL = 1.0
@@ -42,7 +42,7 @@ def owned(folder: str | Path, lock: str | Path | None = None) -> Iterator[None]:
         )
         _take(lease, folder)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; {remedy(error)}") from error
+        raise OutputError(f"cannot write {path}: {system_text(error)}; {remedy(error)}") from error
     try:
         yield
     finally:

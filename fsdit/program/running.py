@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from fsdit.errors import EXIT_ERROR, FsditError, first_line
+from fsdit.errors import EXIT_ERROR, FsditError, first_line, system_text
 from fsdit.program.flags import parse
 from fsdit.program.terminal import guard_output
 
@@ -81,7 +81,7 @@ def users_error(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in _USERS:
         named = [os.fsdecode(f) for f in (error.filename, error.filename2) if _is_path(f)]
-        return f"{' -> '.join(named)}: {error.strerror}" if named else str(error)
+        return f"{' -> '.join(named)}: {system_text(error)}" if named else str(error)
     if isinstance(error, MemoryError):
         return f"out of memory: {str(error) or 'the machine has no more'}; ask for less at once"
     if "RESOURCE_EXHAUSTED" in str(error) and type(error).__name__ in _OF_XLA:

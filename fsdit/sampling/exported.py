@@ -1,9 +1,11 @@
-"""An exported model: what drawing needs of a run, without its optimizer or its dataset.
+"""An exported model: what sampling needs of a run, without its optimizer and dataset.
 
-    DIR/model.safetensors   the EMA weights in float32, named "blocks/attention/qkv/kernel"
+    DIR/model.safetensors   the EMA weights in float32, by names such as
+                            "blocks/attention/qkv/kernel"
     DIR/config.json         an ExportedInfo
 
-The frozen networks stay where they are; their sums tell that they are the same ones.
+Frozen networks are not copied. Digests of their weights show at loading that they are the
+ones that the model was trained with.
 """
 
 import dataclasses
@@ -35,12 +37,12 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class ExportedInfo:
-    """What config.json says.
+    """The content of config.json.
 
-    sha256: of model.safetensors. features: of the frozen encoder's outputs, None where the
-    encoder was learned. frozen: sha256 of the weights of "encoder" and "codec", where they
-    are frozen ones. config: the run's. preparation: of supports; exports that are older than
-    this field have its defaults.
+    sha256: digest of model.safetensors. features: shape of the frozen encoder's outputs; None
+    where the encoder was learned. frozen: digests of the weights of "encoder" and "codec",
+    where these are frozen networks. config: that of the run. preparation: how supports are
+    prepared; exports that are older than this field have its defaults.
     """
 
     version: Literal[1]
@@ -55,15 +57,15 @@ class ExportedInfo:
 
 
 def check_free(directory: str | Path) -> None:
-    """Raises ConfigError where a model cannot be exported to."""
+    """Raises ConfigError where the folder holds something already."""
     if not is_free(directory):
         raise ConfigError(f"{directory} exists and is not empty: name a new folder to export to")
 
 
 def save(directory: str | Path, generator: Generator) -> None:
-    """Writes an exported model; the folder is whole or not there.
+    """Exports a model; the folder is complete or absent.
 
-    Raises ConfigError where something is there already.
+    Raises ConfigError where the folder holds something already.
     """
     check_free(directory)
     target = Path(directory).absolute()
@@ -110,7 +112,7 @@ def _config_file(directory: str | Path) -> Path:
 
 
 def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
-    """The run's settings; those that are younger than the export have their defaults."""
+    """The run's settings; those that the export is too old to have get their defaults."""
     try:
         saved = from_dict(info.config)
         validate(saved)
@@ -120,11 +122,11 @@ def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
 
 
 def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Generator:
-    """Reads an exported model on the host; no device is used before it draws.
+    """Reads an exported model on the host; no device is used before it samples.
 
-    overrides: settings as text by dotted path, of sampling ("sampling.num_steps": "20") or
-    of where frozen weights lie ("model.encoder.location": "DIR").
-    Raises DataError, ConfigError, or CheckpointError where frozen networks are not those
+    overrides: settings as text by dotted path: those of sampling ("sampling.num_steps": "20"),
+    and where frozen weights lie ("model.encoder.location": "DIR").
+    Raises DataError, ConfigError, or CheckpointError where the frozen networks are not those
     that the model was trained with.
     """
     info = read_info(directory)

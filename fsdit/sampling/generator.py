@@ -1,11 +1,12 @@
-"""A trained model that draws from pictures which no dataset holds.
+"""A trained model that samples from a user's pictures.
 
 generator = fsdit.load("exported")
-drawings = generator.draw(generator.read_supports(["a.png", "b.png"]), count=16)
+samples = generator.generate(generator.read_supports(["a.png", "b.png"]), count=16)
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
-from fsdit.sampling.drawing import draw_images
+from fsdit.sampling.images import sample_images
 
 
 def online_networks(config: Config, image_size: int, channels: int) -> tuple[ModelSpec, Frozen]:
-    """The networks of a run, its frozen ones too where it was trained on their stored outputs.
+    """The networks of a run, with its frozen networks opened.
 
-    Raises ConfigError or DataError.
+    They are opened even where the run was trained on their stored outputs, since new pictures
+    have none. Raises ConfigError or DataError.
     """
     online = dataclasses.replace(config, features=FeaturesConfig(cache_mb=0))
     info = DatasetInfo(image_size, channels, splits={}, command="", seed=0)
@@ -42,10 +44,11 @@ def online_networks(config: Config, image_size: int, channels: int) -> tuple[Mod
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """The EMA weights of a run's step with the frozen networks that belong to them.
+    """The EMA weights of a step, with the frozen networks that they were trained with.
 
-    Pictures are (image_size, image_size, channels) of `spec`. All devices of this
-    process share the work. preparation: how the training images were made of pictures.
+    Images have the size and channels of `spec`. All devices of this process share the work.
+
+    params: the EMA weights. preparation: how the training images were made from pictures.
     """
 
     config: Config
@@ -59,7 +62,7 @@ class Generator:
     )
 
     def read_supports(self, files: Iterable[str | Path]) -> UInt8[np.ndarray, "K H W C"]:
-        """Picture files of any size, or folders of them, as `draw` takes them.
+        """Supports for `generate` from picture files of any size, or folders of them.
 
         They are prepared as the training images were. Raises DataError naming a file that is
         no picture.
@@ -67,7 +70,7 @@ class Generator:
         size, channels = self.spec.image_size, self.spec.channels
         return support_pictures.from_files(files, size, channels, self.preparation).images
 
-    def draw(
+    def generate(
         self,
         supports: Shaped[np.ndarray, "..."],
         count: int = 1,
@@ -77,21 +80,23 @@ class Generator:
         batch_size: int = 16,
         progress: Callable[[int], Any] | None = None,
     ) -> UInt8[np.ndarray, "N H W C"]:
-        """`count` drawings of what the supports (K, H, W, C) uint8 show, for any K.
+        """Samples `count` images of what the supports (K, H, W, C) uint8 show, for any K.
 
-        Drawing i follows (seed, i), whatever the count and the batch are, up to the
-        rounding of a pixel. sampling: the run's, unless it is given. progress: called with
-        the number of new drawings after each batch. A first call compiles for its K, batch
-        and sampling. Raises DataError or ConfigError.
+        Sample i depends on (seed, i) alone, whatever the count and the batch are, up to the
+        rounding of a pixel. sampling: by default that of the run. progress: called after each
+        batch with the number of its samples. The first call with a K, a batch size and a
+        sampling compiles. Raises DataError or ConfigError.
         """
         sampling = sampling or self.config.sampling
         self._check(supports, count, seed, sampling, batch_size)
-        drawn = []
+        samples = []
         for images in self._batches(supports, count, seed, sampling, batch_size):
-            drawn.append(images)
+            samples.append(images)
             if progress:
                 progress(len(images))
-        return np.concatenate(drawn)
+        return np.concatenate(samples)
+
+    draw = generate  # its name in earlier versions
 
     def _check(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
@@ -113,15 +118,16 @@ class Generator:
     def _batches(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
     ) -> Iterator[np.ndarray]:
-        even = -(-count // -(-count // batch))  # of as few batches as it takes
-        rows = -(-even // self._mesh.size) * self._mesh.size
-        encoded, draw = self._encoded(supports), self._program(sampling)
+        # As few batches as `batch` allows, of equal size.
+        num_batches = math.ceil(count / batch)
+        rows = sharding.round_up(math.ceil(count / num_batches), self._mesh.size)
+        encoded, sample = self._encoded(supports), self._program(sampling)
         params, codec, _ = self._placed
         for start in range(0, count, rows):
-            # The last batch is drawn whole, so that all have one shape.
+            # The last batch is as long as the others, so that one program serves all.
             index = np.arange(start, start + rows, dtype=np.uint32)
-            drawn = jax.device_get(draw(params, codec, encoded, index, np.uint32(seed)))
-            yield drawn[: count - start]
+            images = jax.device_get(sample(params, codec, encoded, index, np.uint32(seed)))
+            yield images[: count - start]
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -132,11 +138,11 @@ class Generator:
         """Parameters, codec and the encoder's parameters on the devices."""
         shared = sharding.replicated(self._mesh)
         params, codec = jax.device_put((self.params, self.frozen.codec), shared)
-        # A handful of supports is encoded on one device.
+        # The few supports of an episode are encoded on one device.
         return params, codec, jax.device_put(self.frozen.encoder_params)
 
     def _encoded(self, supports: np.ndarray) -> Supports:
-        """The supports of one episode as the model takes them, on the devices."""
+        """The supports (1, K, ...) of one episode as the model takes them, on the devices."""
         made: Any = supports[None]
         if self.frozen.encoder is not None:
             pooled, tokens = self._encode(self._placed[2], made)
@@ -150,21 +156,24 @@ class Generator:
         return jax.jit(self.frozen.encoder)
 
     def _program(self, sampling: SamplingConfig) -> Callable:
-        """(params, codec, supports of one episode, index (B,), seed) -> images, compiled once."""
+        """(params, codec, supports of one episode, index (B,), seed) -> images (B, H, W, C).
+
+        Compiled once for each sampling.
+        """
         rows = sharding.batch_sharding(self._mesh)
 
-        def draw(
+        def sample(
             params: dict, codec: LatentCodec, supports: Supports, index: Array, seed: Array
         ) -> Array:
             def repeated(array: Array) -> Array:
                 return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
 
             each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
-            return draw_images(self.spec, sampling, params, codec, each, index, seed)
+            return sample_images(self.spec, sampling, params, codec, each, index, seed)
 
         if sampling not in self._programs:
             shared = sharding.replicated(self._mesh)
             self._programs[sampling] = jax.jit(
-                draw, in_shardings=(shared, shared, shared, rows, shared), out_shardings=rows
+                sample, in_shardings=(shared, shared, shared, rows, shared), out_shardings=rows
             )
         return self._programs[sampling]

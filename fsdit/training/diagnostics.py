@@ -1,10 +1,12 @@
-"""What is looked at every eval_interval, on the EMA weights, in jits of their own.
+"""Diagnostics of the EMA weights, computed every `eval_interval` steps.
 
-Noise and times are fixed, so one evaluation compares with the next. Nothing here
-costs anything on the steps between.
+These are losses on fixed episodes, statistics of conditions, layers and attention, and grids of
+samples. Noise and times are the same in every evaluation, so that one can be compared with the
+next. They have compiled programs of their own, and cost nothing on the steps between.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from fsdit.events import writing
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 from fsdit.training.step import Batch, example_losses, noised, time_bins
-from fsdit.training.telemetry.telemetry import Telemetry, bin_means
+from fsdit.training.telemetry.running import bin_means
+from fsdit.training.telemetry.telemetry import Telemetry
 
 SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 
@@ -31,11 +34,14 @@ SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
 def condition_statistics(
     pooled: Float[Array, "B K D"], class_id: Int[Array, "B"]
 ) -> dict[str, Float[Array, ""]]:
-    """How the support embeddings lie: do they tell classes apart?
+    """Statistics of the pooled support embeddings, which show whether they separate classes.
 
-    cosine_within: between supports of one episode; cosine_between: between the means
-    of episodes of different classes; spread: root mean square distance of supports
-    to their mean.
+    mean and norm: averages over all embeddings. cosine_within: mean cosine between two supports
+    of an episode. cosine_between: mean cosine between the mean embeddings of two episodes of
+    different classes. spread: root mean square distance of supports to the mean of their
+    episode. With unit vectors u_1 to u_K, the mean cosine of two different ones is
+
+        (|u_1 + ... + u_K|^2 - K) / (K (K - 1)).
     """
     pooled = pooled.astype(jnp.float32)
     k = pooled.shape[1]
@@ -56,7 +62,7 @@ def condition_statistics(
 
 
 def layer_scalars(stats: dict[str, np.ndarray]) -> dict[str, float]:
-    """Statistics by layer (L,) or by layer and head (L, heads) -> one tag each."""
+    """Gives each statistic (), of each layer (L,) or of each layer and head (L, heads) a tag."""
     row = {}
     for name, values in stats.items():
         if values.ndim == 0:
@@ -73,7 +79,7 @@ def layer_scalars(stats: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 class Diagnostics:
-    """Compiled once, run at every evaluation. examples: of each split that is watched."""
+    """Computes the diagnostics of a run."""
 
     def __init__(
         self,
@@ -84,23 +90,26 @@ class Diagnostics:
         workdir: Path,
         examples: Mapping[str, pipeline.FixedExamples],
     ):
+        """examples: the fixed episodes of SEEN, and of UNSEEN where the dataset has that split."""
         self._config, self._mesh, self._feed, self._workdir = config, mesh, feed, workdir
         self._examples = examples
-        self._judged = UNSEEN if UNSEEN in examples else SEEN
+        self._validation = UNSEEN if UNSEEN in examples else SEEN
         out = sharding.replicated(mesh)
         self._losses = jax.jit(_make_losses(spec, config), out_shardings=out)
         self._statistics = jax.jit(_make_statistics(spec, config), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
-        self._draw = [make_draw(spec, sampling, mesh) for sampling in (plain, config.sampling)]
+        self._samplers = [
+            compile_sampling(spec, sampling, mesh) for sampling in (plain, config.sampling)
+        ]
 
     def run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
-        """Scalars of the step; pictures and histograms go out on the way."""
-        with jax.transfer_guard("allow"):  # looking means copying to the host
+        """Returns the scalars of a step; pictures and histograms go to telemetry on the way."""
+        with jax.transfer_guard("allow"):  # diagnostics copy to the host
             return self._run(ema, step, telemetry)
 
     def _run(self, ema: dict, step: int, telemetry: Telemetry) -> dict[str, float]:
         row = self._evaluate(ema)
-        batch = next(self._batches(self._judged, 1))
+        batch = next(self._batches(self._validation, 1))
         stats, pooled = self._statistics(ema, batch)
         stats = jax.device_get(stats)
         row |= {k: float(stats.pop(k)) for k in list(stats) if k.startswith("condition/")}
@@ -113,15 +122,16 @@ class Diagnostics:
         return self._feed.batches(self._examples[split][0], self._config.data.batch_size, count)
 
     def _evaluate(self, ema: dict) -> dict[str, float]:
-        """Validation loss, its time bins, and the gap to as many training episodes."""
+        """Losses on validation and on equally many training episodes, and their difference."""
         size = self._config.data.batch_size
-        limit = self._config.train.eval_batches or -(-self._examples[self._judged][1] // size)
+        _, num_validation = self._examples[self._validation]
+        limit = self._config.train.eval_batches or math.ceil(num_validation / size)
         sums = {}
         for split, (_, available) in self._examples.items():
             episodes = min(available, limit * size)
             sums[split] = sum(
                 np.stack(jax.device_get(self._losses(ema, batch, np.uint32(episodes))))
-                for batch in self._batches(split, -(-episodes // size))
+                for batch in self._batches(split, math.ceil(episodes / size))
             )
         loss = {split: float(values.sum() / n.sum()) for split, (values, n) in sums.items()}
         row = {"train_ema/loss": loss[SEEN]}
@@ -131,20 +141,23 @@ class Diagnostics:
         return row
 
     def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
-        """Supports | target | drawing without guidance | with, seen classes above unseen."""
+        """Makes and saves a picture with a row for each episode, seen classes above unseen ones:
+        supports, target, sample without guidance, sample with guidance."""
         rows = self._config.train.grid_episodes
-        size = -(-rows // self._mesh.size) * self._mesh.size
+        size = sharding.round_up(rows, self._mesh.size)
         blocks, seed = {}, np.uint32(self._config.seed)
         for split, (read, _) in self._examples.items():
             batch = next(self._feed.batches(read, size, 1))
-            drawn = [
+            samples = [
                 sharding.to_host(
-                    draw(ema, self._feed.codec, batch["supports"], batch["index"], seed)
+                    sample(ema, self._feed.codec, batch["supports"], batch["index"], seed)
                 )
-                for draw in self._draw
+                for sample in self._samplers
             ]
-            supports, targets = map(np.stack, zip(*map(read.pictures, range(size)), strict=True))
-            blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *drawn)])
+            pictures = [read.pictures(i) for i in range(size)]
+            supports = np.stack([shown for shown, _ in pictures])
+            targets = np.stack([target for _, target in pictures])
+            blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *samples)])
         tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
         telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
         if processes.is_main_process():

@@ -1,8 +1,8 @@
-"""The training loop: dispatch a step, hand on its metrics, save, ask about preemption."""
+"""The training loop: dispatches steps, hands their metrics on, evaluates, saves and resumes."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ from fsdit.data import pipeline, precomputed
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
-from fsdit.evaluation.in_training import BEST_BY, Opened, Watch, open_watch
+from fsdit.evaluation.in_training import Opened, Watch, open_watch
 from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
@@ -24,25 +24,26 @@ from fsdit.parallel import preemption, processes, sharding
 from fsdit.parallel.chips import find_chip
 from fsdit.parallel.compilation import use_cache
 from fsdit.program.ownership import owned
-from fsdit.training import optimizer
+from fsdit.training import flops, optimizer
 from fsdit.training import state as train_state
-from fsdit.training.checkpoints import listing, store
+from fsdit.training.checkpoints import listing, selection, store
+from fsdit.training.checkpoints.selection import SELECTED_BY
 from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import Batch, compile_train_step
-from fsdit.training.telemetry import flops
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.telemetry import Telemetry
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a run is made of and reads, opened and checked.
+    """The networks and data of a run, opened and checked; no device is used yet.
 
-    evaluation: the fixed episodes of the splits that are watched. judged: what drawings
-    are judged by, if they are. identity: sums of the dataset and of the frozen weights.
-    changes: what the workdir's run computes otherwise from now on.
+    training: reads training episode i. evaluation: fixed validation episodes of each split.
+    judged: what the few-shot metrics in training need, or None where they are off.
+    identity: digests of the dataset and of the frozen weights, by name. changes: a line for
+    each changed setting by which a resumed run computes its steps differently.
     """
 
     spec: ModelSpec
@@ -55,15 +56,15 @@ class Inputs:
 
 
 def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> Inputs:
-    """Finds everything that can be wrong with the input, before any device work.
+    """Opens and checks the inputs of a run, before any device work.
 
-    start_over: whether a workdir without a valid checkpoint may begin again. Raises
+    start_over: whether a workdir whose checkpoints are all damaged may begin again. Raises
     ConfigError, DataError or CheckpointError.
     """
     check_workdir(workdir)
     info = read_run_dataset(config)
     training = pipeline.training_examples(config)
-    training(0)
+    training(0)  # raises DataError where the first example cannot be read
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
     judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
@@ -78,31 +79,24 @@ def train(
     config: Config,
     workdir: Path,
     inputs: Inputs,
-    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch] = Watch,
     *,
     start_over: bool = False,
 ) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
-    start_over: begin at step 0 where checkpoints are there and none is valid.
-    watch: makes what judges drawings every `config.train.fsd_interval` steps.
-    Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
-    runtime must be up. Raises FsditError, where another run is in the workdir too.
+    start_over: begin at step 0 where the workdir holds checkpoints and none is valid.
+    Returns the exit status: 0 when the last step is done, EXIT_PREEMPTED after a preemption.
+    `processes.start` must have been called. Raises FsditError, among other reasons where
+    another run writes to the workdir.
     """
     hush_tracebacks()
-    # A pod is one owner; its other processes wait until it is.
+    # The main process owns the workdir for its whole pod; the others wait until it does.
     with owned(workdir) if processes.is_main_process() else contextlib.nullcontext():
         processes.wait_for_all("owned")
-        return _train(config, workdir, inputs, watch, start_over)
+        return _train(config, workdir, inputs, start_over)
 
 
-def _train(
-    config: Config,
-    workdir: Path,
-    inputs: Inputs,
-    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch],
-    start_over: bool,
-) -> int:
+def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> int:
     clock, spec = Clock(), inputs.spec
     mesh = sharding.make_mesh(config)
     use_cache(config.train.compilation_cache, workdir)
@@ -133,8 +127,9 @@ def _train(
         feed.counters,
     )
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
-    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, restored.best)
-    judge = watch(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
+    selected = selection.resumed(workdir, config, restored.step, restored.best)
+    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, selected)
+    judge = Watch(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(spec, config, mesh, feed, workdir, inputs.evaluation)
     batches = feed.batches(
         inputs.training,
@@ -151,7 +146,7 @@ def _train(
                 config, restored, batches, step_fn, telemetry, diagnostics, judge, checkpoints
             )
     except NonFiniteError:
-        checkpoints.finish()  # the last good state may still be on its way to disk
+        checkpoints.finish()  # the last checkpoint may still be on its way to disk
         raise
     finally:
         batches.close()
@@ -159,9 +154,9 @@ def _train(
     with clock.part("checkpoint_stall"):
         checkpoints.finish()
     telemetry.conclude()
-    best = checkpoints.best
+    best = selected.best
     if finished and best and processes.is_main_process():
-        print(f"best by {BEST_BY}: step {best.step}, {best.value:.6g}", flush=True)
+        print(f"best by {SELECTED_BY}: step {best.step}, {best.value:.6g}", flush=True)
     return 0 if finished else EXIT_PREEMPTED
 
 
@@ -175,7 +170,7 @@ def _run(
     judge: Watch | None,
     checkpoints: Checkpoints,
 ) -> bool:
-    """Returns whether the last step was reached."""
+    """Runs steps until the last one or a preemption; returns whether the last one was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
     if processes.preemption_reached():
         print(f"preempted before step {restored.step + 1}: leaving", flush=True)
@@ -194,16 +189,18 @@ def _run(
             with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
         if judge and (step % config.train.fsd_interval == 0 or step == last):
-            # Drawings are judged on the host: the transfer guard is lifted.
+            # The metrics are computed on the host, so the loop's transfer guard is lifted.
             with telemetry.evaluating(), jax.transfer_guard("allow"):
                 found |= judge.run(state.ema)
         if found:
             telemetry.read(found)
-        best = BEST_BY in found and checkpoints.judge(step, found[BEST_BY])
+        is_best = False
+        if SELECTED_BY in found:
+            is_best = checkpoints.selection.consider(step, found[SELECTED_BY])
 
         checkpoints.check()
         preempted = processes.preemption_reached()
-        if step % config.checkpoint.interval == 0 or step == last or preempted or best:
+        if step % config.checkpoint.interval == 0 or step == last or preempted or is_best:
             with telemetry.saving():
                 checkpoints.save(state, step, next_index, telemetry.running)
         if preempted and step < last:
@@ -213,6 +210,7 @@ def _run(
 
 
 def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
+    """Loads the precomputed features onto the devices, if the configuration asks for it."""
     if config.features.location == "host":
         return None
     if processes.is_main_process():
@@ -223,6 +221,7 @@ def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
 def _announce(
     config: Config, workdir: Path, mesh: Mesh, restored: Restored, inputs: Inputs
 ) -> None:
+    """Prints the model, the devices, and what the run starts or resumes from."""
     if not processes.is_main_process():
         return
     print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))

@@ -1,4 +1,20 @@
-"""AdamW with linear warm-up, cosine decay and gradient clipping."""
+"""AdamW with linear warm-up, cosine decay and gradient clipping.
+
+With a gradient g over all parameters theta, Adam's moments m and v and their corrections for
+the start at zero m^ = m / (1 - b1^n) and v^ = v / (1 - b2^n) in update n, the learning rate r
+and the weight decay w:
+
+    g <- g min(1, clip_norm / |g|)                                         (1)
+    m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2                    (2)
+    theta <- theta - r (m^ / (sqrt(v^) + eps) + w theta)                   (3)
+
+Loshchilov and Hutter, arXiv 1711.05101, algorithm 2; w applies to matrices only. The rate of
+the update after s completed steps, with a warm-up of u of n steps:
+
+    r(s) = r_peak s / u                                     for s < u      (4)
+    r(s) = r_final + (r_peak - r_final) (1 + cos(pi (s - u) / (n - u))) / 2
+                                                            from u to n    (5)
+"""
 
 import jax
 import optax
@@ -8,9 +24,9 @@ from fsdit.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate of the update that follows `step` completed ones.
+    """The learning rate by the number of completed steps, equations 4 and 5.
 
-    A run no longer than its warm-up warms up over its first tenth instead.
+    A run that is no longer than its warm-up warms up over its first tenth instead.
     """
     warmup = config.warmup_steps if config.warmup_steps < num_steps else num_steps // 10
     return optax.warmup_cosine_decay_schedule(
@@ -23,15 +39,12 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def matrices(params: PyTree) -> PyTree[bool]:
-    """Which parameters weight decay acts on: kernels, not biases nor learned tokens."""
+    """Whether weight decay applies to a parameter: to kernels, not to biases or learned tokens."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def transformation(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Everything but the learning rate, which the step multiplies in.
-
-    Loshchilov and Hutter, arXiv 1711.05101.
-    """
+    """Equations 1 to 3 without the learning rate, which the train step multiplies in."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.b1, config.b2, config.eps),

@@ -1,4 +1,4 @@
-"""A trained run, ready to draw."""
+"""Loads a trained run from its workdir, for evaluation and sampling."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from fsdit.training.checkpoints.listing import Choice
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """ema: the EMA weights of `step`."""
+    """A run's networks on a mesh. ema: the EMA weights of `step`."""
 
     config: Config
     spec: ModelSpec
@@ -37,19 +37,19 @@ class Run:
 def saved_config(
     workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
 ) -> Config:
-    """The configuration of a workdir's run. Touches no device; raises as `load_run` does."""
+    """The configuration of a workdir's run. Touches no device; raises what `load_run` raises."""
     return _saved(workdir, overrides, step)[2]
 
 
 def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest") -> Run:
-    """Loads a workdir for evaluation or drawing. All local devices share the batch.
+    """Loads a workdir for evaluation, on a mesh over all devices.
 
-    overrides: settings as text by dotted path; those that may change on resume may here.
-    step: "newest" is the newest sound checkpoint; for "best" and a number there is no other.
-    Raises CheckpointError, ConfigError or DataError.
+    overrides: settings as text by dotted path, of those that may change on resume.
+    step: "newest" takes the newest valid checkpoint; "best" and a number take that checkpoint
+    and no other. Raises CheckpointError, ConfigError or DataError.
     """
     found, meta, config = _saved(workdir, overrides, step)
-    # The training mesh and where its features lay do not matter here.
+    # Evaluation has a mesh of its own, and reads stored features on the host.
     features = dataclasses.replace(config.features, location="host")
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
     validate(config)
@@ -64,10 +64,10 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
 def load_generator(
     workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
 ) -> Generator:
-    """Loads a workdir for drawing from a user's pictures, on this process's devices.
+    """Loads a workdir for sampling from a user's pictures, on this process's devices.
 
-    Of the dataset only its description is read; frozen networks are opened even where the
-    run was trained on their stored outputs. Arguments and errors are those of `load_run`.
+    Only the description of the dataset is read. Frozen networks are opened even where the run
+    was trained on their stored outputs. Arguments and errors are those of `load_run`.
     """
     found, meta, config = _saved(workdir, overrides, step)
     validate(config)
@@ -82,7 +82,7 @@ def load_generator(
 def _saved(
     workdir: str | Path, overrides: Mapping[str, str], choice: Choice
 ) -> tuple[int, dict[str, Any], Config]:
-    """(step, meta, configuration) of the chosen checkpoint, of the newest with a readable meta."""
+    """(step, meta, configuration) of the chosen checkpoint; "newest" has the newest valid meta."""
     found = listing.saved_meta(workdir, choice)
     if found is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
@@ -96,12 +96,12 @@ def _saved(
 def _restored(
     workdir: str | Path, config: Config, spec: ModelSpec, mesh: Mesh, step: int | None
 ) -> tuple[dict, int]:
-    """(EMA weights, step) of the step; None: of the newest sound checkpoint."""
+    """(EMA weights, step) of the checkpoint of `step`, or with None of the newest valid one."""
     template = train_state.abstract(spec, optimizer.transformation(config.optimizer), mesh)
     if step is None:
         restored = store.restore(workdir, template, set_aside=False)
     else:
         restored = store.restore_step(workdir, step, template)
     if restored is None:
-        raise CheckpointError(f"{workdir} holds no sound checkpoint; train again")
+        raise CheckpointError(f"{workdir} holds no valid checkpoint; train again")
     return restored.state.ema, restored.step

@@ -1,4 +1,4 @@
-"""The training state: what a checkpoint holds and a step transforms."""
+"""The training state, which a train step transforms and a checkpoint holds."""
 
 from typing import Any
 
@@ -15,20 +15,21 @@ from fsdit.parallel import sharding
 
 @dataclass
 class TrainState:
-    """All float32. `step` counts completed steps, skipped ones included.
+    """The training state; parameters, averages and optimizer are float32.
 
     Leaves are arrays, or in templates their shapes or shardings.
     """
 
-    step: Any  # () int32
+    step: Any  # () int32: completed steps, including those whose update was skipped
     params: dict
-    ema: dict  # average of the parameters after each update
+    ema: dict  # moving average of the parameters after each update
     opt_state: Any
-    nonfinite: Any  # () int32: updates skipped in all
-    nonfinite_in_row: Any  # () int32: updates skipped since the last good one
+    nonfinite: Any  # () int32: updates skipped so far
+    nonfinite_in_row: Any  # () int32: updates skipped since the last one that was not
 
 
 def fresh(spec: ModelSpec, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step. The average begins at the initial parameters."""
     params = spec.init(seed)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
@@ -44,7 +45,7 @@ def fresh(spec: ModelSpec, tx: optax.GradientTransformation, seed: int) -> Train
 def abstract(
     spec: ModelSpec, tx: optax.GradientTransformation, mesh: Mesh
 ) -> PyTree[jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of the state; nothing is allocated."""
+    """The template of the state: shapes, types and shardings. Nothing is allocated."""
     shapes = jax.eval_shape(lambda: fresh(spec, tx, 0))
     return jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
@@ -59,6 +60,6 @@ def init(
     seed: int,
     template: PyTree[jax.ShapeDtypeStruct],
 ) -> TrainState:
-    """A fresh state, born with the shardings of `template`."""
+    """A fresh state, created with the shardings of `template`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(lambda: fresh(spec, tx, seed), out_shardings=shardings)()

@@ -1,4 +1,19 @@
-"""The objective and the train step: one pure function (state, batch) -> (state, metrics)."""
+"""The objective and the train step: one pure function (state, batch) -> (state, metrics).
+
+With data x, noise e, time t and the path x_t and its velocity u of `fsdit.flow.path`, the
+velocity network v with parameters theta and the condition c (or the null condition, with
+probability `condition_dropout`), the loss is the mean over examples and elements of
+
+    |v(x_t, t, c; theta) - u|^2                                                (1)
+
+(conditional flow matching: Lipman et al., arXiv 2210.02747, equation 9). The moving average
+after update s + 1 is
+
+    ema <- d ema + (1 - d) theta,    d = min(ema_decay, (1 + s) / (10 + s))    (2)
+
+where d begins at 0.1, so that early averages forget the initial parameters (TensorFlow's
+`ExponentialMovingAverage` with `num_updates`).
+"""
 
 from collections.abc import Callable
 
@@ -17,14 +32,17 @@ from fsdit.training import optimizer
 from fsdit.training.state import TrainState
 from fsdit.training.telemetry.running import TIME_BINS
 
-# index (B,), class_id (B,), target: moments of the codec, supports: as the model takes them.
+# index (B,), class_id (B,), target: moments of the latents, supports: as the model takes them.
 Batch = dict[str, PyTree[Array]]
 
 
 def noised(
     spec: ModelSpec, config: Config, batch: Batch, stream: str, step: int | Array
 ) -> tuple[Array, Array, Array]:
-    """(x_t (B, h, w, c), target velocity, t (B,)) of a batch, by (seed, stream, step, index)."""
+    """(x_t (B, h, w, c), velocity u (B, h, w, c), t (B,)) of a batch.
+
+    Latents, noise and times are random by (seed, stream, step, index of the example).
+    """
 
     def keys(name: str) -> Array:
         return example_keys(stream_key(config.seed, f"{stream}/{name}", step), batch["index"])
@@ -44,7 +62,10 @@ def example_losses(
     step: int | Array = 0,
     dropout: float = 0.0,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """(squared error of the velocity, mean over its elements; t), for each example."""
+    """(loss, t) of each example, equation 1.
+
+    dropout: probability of the null condition. stream, step: as for `noised`.
+    """
     model = spec.model(params)
     x_t, target, t = noised(spec, config, batch, stream, step)
     condition = model.condition(batch["supports"])
@@ -59,7 +80,10 @@ def example_losses(
 def time_bins(
     losses: Float[Array, "B"], t: Float[Array, "B"], weights: Float[Array, "B"] | float = 1.0
 ) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
-    """(sum of losses, number of examples) in TIME_BINS equal bins of t."""
+    """(sum of losses, number of examples) in each of TIME_BINS equal bins of t.
+
+    weights: 1 for examples that count, 0 for those that do not.
+    """
     member = jnp.floor(t * TIME_BINS).clip(0, TIME_BINS - 1).astype(jnp.int32)
     weight = jax.nn.one_hot(member, TIME_BINS) * jnp.broadcast_to(weights, t.shape)[:, None]
     return (losses[:, None] * weight).sum(0), weight.sum(0)
@@ -68,7 +92,7 @@ def time_bins(
 def make_train_step(
     spec: ModelSpec, config: Config, tx: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The step of a configuration; jit it with the shardings of its state and batch."""
+    """The train step of a configuration, not compiled yet; see `compile_train_step`."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
 
     def loss_fn(params: dict, batch: Batch, step: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -94,8 +118,8 @@ def make_train_step(
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        # A finite gradient does not make a finite update: rates and decays may not be. The
-        # average lies between finite numbers where its decay lies between 0 and 1.
+        # A finite gradient can still make an update that is not finite, by a rate or a decay.
+        # The average needs no look: it lies between finite numbers if its decay is in [0, 1].
         finite &= all_finite(params, opt_state) & (decay >= 0) & (decay <= 1)
 
         def guarded(new: PyTree, old: PyTree) -> PyTree:
@@ -115,7 +139,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             "learning_rate": rate,
-            # Sums over a device's rows come back as their mean over devices.
+            # `sharded_gradients` averages over devices; these are sums over all of them.
             "bin_losses": mesh.size * bins[0],
             "bin_counts": mesh.size * bins[1],
             "nonfinite": state.nonfinite,
@@ -126,7 +150,7 @@ def make_train_step(
 
 
 def all_finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every number of the trees is finite."""
+    """Whether every element of the trees is finite."""
     found = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)]
     share = jnp.stack(found).astype(jnp.float32).mean()
     # XLA repeats cheap operations in each fusion that reads their result, so an "and" over all
@@ -141,7 +165,7 @@ def compile_train_step(
     mesh: Mesh,
     template: TrainState,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The step on the mesh, its state laid out as `template` says and donated."""
+    """The compiled train step; the state has the shardings of `template`, and is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(
         make_train_step(spec, config, tx, mesh),
@@ -152,17 +176,16 @@ def compile_train_step(
 
 
 def ema_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
-    """Decay of the average after `step` updates: short memory first, so that early
-    averages do not remember the initial values."""
+    """The decay d of the average in the update after `step` completed ones, equation 2."""
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def _accumulated(
     gradients: Callable, count: int, params: dict, batch: Batch, step: Array
 ) -> PyTree:
-    """Mean gradients over `count` micro-batches, one after another.
+    """Mean of `gradients` over `count` micro-batches, which run one after another.
 
-    Micro-batch m takes rows m, m + count, ... of those that the device holds. Sums are float32.
+    Micro-batch m holds the rows m, m + count, ... of the device. Sums are float32.
     """
     if count == 1:
         return gradients(params, batch, step)

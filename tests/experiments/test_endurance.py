@@ -12,7 +12,7 @@ from experiments.benchmarks.lifecycle.disturbances import (
     Disturbance,
     Disturber,
     Record,
-    plan,
+    schedule,
 )
 from experiments.benchmarks.lifecycle.endurance_report import failures
 from tests.conftest import small_disk_at
@@ -40,7 +40,7 @@ def test_one_disturbance_of_each_kind_loses_nothing(tmp_path, glyphs):
 
 def ended(kind="kill", **changes):
     record = Record(kind, 2, early=False, began=0.0)
-    values = {"step": 27, "sound": 20, "resumed": 20, "seconds": 5.0, "restarted": True}
+    values = {"step": 27, "undamaged": 20, "resumed": 20, "seconds": 5.0, "restarted": True}
     for name, value in {**values, **changes}.items():
         setattr(record, name, value)
     return record
@@ -48,25 +48,25 @@ def ended(kind="kill", **changes):
 
 STEPS = [(step, 1.0 / step) for step in range(1, 41)]
 OTHER = [*STEPS[:30], (31, 0.5), *STEPS[31:]]
-VERDICTS = {
-    "sound": ([ended()], STEPS, True, None),
+OUTCOMES = {
+    "passed": ([ended()], STEPS, True, None),
     "unfinished": ([ended()], STEPS, False, "did not reach its end"),
     "a loss differs": ([ended()], OTHER, True, "1 losses are not those"),
     "a step twice": ([ended()], [*STEPS, STEPS[-1]], True, "every step once"),
     "a step missing": ([ended()], STEPS[1:], True, "every step once"),
     "not all done": ([], STEPS, True, "0 of 1 disturbances"),
     "never came back": ([ended(seconds=0.0)], STEPS, True, "0 of 1 disturbances"),
-    "a sound checkpoint passed over": ([ended(resumed=10)], STEPS, True, "20 was sound"),
-    "too old a checkpoint": ([ended(sound=0, resumed=0)], STEPS, True, "27 steps were lost"),
-    "a hangup that lost": ([ended("hangup")], STEPS, True, "told to save"),
-    "a preemption that lost": ([ended("preempt")], STEPS, True, "told to save"),
-    "one that saved": ([ended("preempt", sound=27, resumed=27)], STEPS, True, None),
-    "damage costs a save": ([ended("lost file", sound=0, resumed=0)], STEPS, True, None),
+    "an undamaged checkpoint passed over": ([ended(resumed=10)], STEPS, True, "20 was undamaged"),
+    "too old a checkpoint": ([ended(undamaged=0, resumed=0)], STEPS, True, "27 steps were lost"),
+    "a hangup that lost": ([ended("hangup")], STEPS, True, "asked to save"),
+    "a preemption that lost": ([ended("preempt")], STEPS, True, "asked to save"),
+    "one that saved": ([ended("preempt", undamaged=27, resumed=27)], STEPS, True, None),
+    "damage costs a save": ([ended("lost file", undamaged=0, resumed=0)], STEPS, True, None),
 }
 
 
-@pytest.mark.parametrize(("records", "steps", "finished", "word"), VERDICTS.values(), ids=VERDICTS)
-def test_the_verdict_names_what_was_lost(records, steps, finished, word):
+@pytest.mark.parametrize(("records", "steps", "finished", "word"), OUTCOMES.values(), ids=OUTCOMES)
+def test_the_failures_name_what_was_lost(records, steps, finished, word):
     found = failures(records, steps, STEPS, finished=finished, asked=1, interval=10)
     if word is None:
         assert found == []
@@ -74,8 +74,8 @@ def test_the_verdict_names_what_was_lost(records, steps, finished, word):
         assert any(word in failure for failure in found), found
 
 
-def test_a_plan_has_every_kind_and_notices_in_every_phase_of_a_start():
-    planned = plan(list(KINDS), 50, 10, random.Random(0))
+def test_a_schedule_has_every_kind_and_notices_in_every_phase_of_a_start():
+    planned = schedule(list(KINDS), 50, 10, random.Random(0))
     counts = collections.Counter(d.kind for d in planned)
     assert set(counts) == set(KINDS) and set(counts.values()) == {5}
     for kind in ("kill", "preempt", "interrupt", "hangup", "stop"):

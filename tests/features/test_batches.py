@@ -81,7 +81,7 @@ def test_the_cache_changes_no_bit(frozen_config, dtype):
 
 
 def test_where_a_batch_begins_changes_no_bit(frozen_config):
-    """As after a restart: other images are missing, so they meet other rows."""
+    """After a restart other images are missing from the cache, so rows have other neighbours."""
     whole, _ = batches(frozen_config, count=4)
     resumed, _ = batches(frozen_config, count=2, start=2)
     assert_same(resumed, whole[2:])

@@ -81,7 +81,7 @@ def save_slowly(seconds: float) -> None:
     """Takes `seconds` after the test has said that it sent its second signal."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (FOLDER / "deaf").touch()
-    while not (FOLDER / "told").exists():
+    while not (FOLDER / "signalled").exists():
         time.sleep(0.01)
     time.sleep(seconds)
     sys.exit(75)

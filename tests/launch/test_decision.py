@@ -2,40 +2,40 @@ import signal
 
 import pytest
 
-from fsdit.launch.decision import Exit, Patience, Verdict, judge
+from fsdit.launch.decision import Decision, Exit, Patience, decide
 
 DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong")
 KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)
 FOLLOWING = Exit(1, "error: cannot write a checkpoint: its peer is gone")
 
-# What has ended, how many still run -> the verdict, and the one of a launcher told to leave.
+# Exits, how many still run -> the decision, and that of a launcher that was asked to leave.
 CASES = {
-    "nothing": ([], 2, Verdict.WAIT, Verdict.WAIT),
-    "one is done": ([DONE], 1, Verdict.WAIT, Verdict.WAIT),
-    "one is preempted": ([PREEMPTED], 1, Verdict.WAIT, Verdict.WAIT),
-    "all done": ([DONE, DONE], 0, Verdict.DONE, Verdict.DONE),
-    "all preempted": ([PREEMPTED, PREEMPTED], 0, Verdict.RESTART, Verdict.LEAVE),
-    "one done, one preempted": ([DONE, PREEMPTED], 0, Verdict.RESTART, Verdict.LEAVE),
-    "one killed": ([KILLED], 3, Verdict.RESTART, Verdict.LEAVE),
-    "killed before it could hear": ([Exit(-signal.SIGTERM)], 1, Verdict.RESTART, Verdict.LEAVE),
-    "a crash": ([Exit(-signal.SIGSEGV)], 1, Verdict.RESTART, Verdict.LEAVE),
-    "a peer of it aborts": ([KILLED, ABORTED], 0, Verdict.RESTART, Verdict.LEAVE),
-    "a peer of it sees an error": ([KILLED, FOLLOWING], 2, Verdict.RESTART, Verdict.LEAVE),
-    "a peer aborts first": ([ABORTED], 1, Verdict.RESTART, Verdict.LEAVE),
-    "a traceback": ([TRACEBACK], 1, Verdict.RESTART, Verdict.LEAVE),
-    "a user's error": ([ERROR], 3, Verdict.STOP, Verdict.STOP),
-    "a user's error on all": ([ERROR, ERROR], 0, Verdict.STOP, Verdict.STOP),
-    "a user's error, peers abort": ([ERROR, ABORTED], 0, Verdict.STOP, Verdict.STOP),
-    "a scheduler's command": ([Exit(128 + signal.SIGKILL)], 0, Verdict.RESTART, Verdict.LEAVE),
-    "its task's error": ([Exit(134, ERROR.error)], 0, Verdict.STOP, Verdict.STOP),
+    "nothing": ([], 2, Decision.WAIT, Decision.WAIT),
+    "one is done": ([DONE], 1, Decision.WAIT, Decision.WAIT),
+    "one is preempted": ([PREEMPTED], 1, Decision.WAIT, Decision.WAIT),
+    "all done": ([DONE, DONE], 0, Decision.DONE, Decision.DONE),
+    "all preempted": ([PREEMPTED, PREEMPTED], 0, Decision.RESTART, Decision.LEAVE),
+    "one done, one preempted": ([DONE, PREEMPTED], 0, Decision.RESTART, Decision.LEAVE),
+    "one killed": ([KILLED], 3, Decision.RESTART, Decision.LEAVE),
+    "killed before it could hear": ([Exit(-signal.SIGTERM)], 1, Decision.RESTART, Decision.LEAVE),
+    "a crash": ([Exit(-signal.SIGSEGV)], 1, Decision.RESTART, Decision.LEAVE),
+    "a peer of it aborts": ([KILLED, ABORTED], 0, Decision.RESTART, Decision.LEAVE),
+    "a peer of it sees an error": ([KILLED, FOLLOWING], 2, Decision.RESTART, Decision.LEAVE),
+    "a peer aborts first": ([ABORTED], 1, Decision.RESTART, Decision.LEAVE),
+    "a traceback": ([TRACEBACK], 1, Decision.RESTART, Decision.LEAVE),
+    "a user's error": ([ERROR], 3, Decision.STOP, Decision.STOP),
+    "a user's error on all": ([ERROR, ERROR], 0, Decision.STOP, Decision.STOP),
+    "a user's error, peers abort": ([ERROR, ABORTED], 0, Decision.STOP, Decision.STOP),
+    "a scheduler's command": ([Exit(128 + signal.SIGKILL)], 0, Decision.RESTART, Decision.LEAVE),
+    "its task's error": ([Exit(134, ERROR.error)], 0, Decision.STOP, Decision.STOP),
 }
 
 
-@pytest.mark.parametrize(("ended", "running", "alone", "told"), CASES.values(), ids=CASES.keys())
-def test_every_end_has_its_verdict(ended, running, alone, told):
-    assert judge(ended, running, told_to_leave=False) is alone
-    assert judge(ended, running, told_to_leave=True) is told
-    assert judge(ended[::-1], running, told_to_leave=False) is alone
+@pytest.mark.parametrize(("ended", "running", "alone", "asked"), CASES.values(), ids=CASES.keys())
+def test_every_end_has_its_decision(ended, running, alone, asked):
+    assert decide(ended, running, asked_to_leave=False) is alone
+    assert decide(ended, running, asked_to_leave=True) is asked
+    assert decide(ended[::-1], running, asked_to_leave=False) is alone
 
 
 def test_pauses_double_up_to_a_bound_and_begin_anew_after_progress():
@@ -46,7 +46,7 @@ def test_pauses_double_up_to_a_bound_and_begin_anew_after_progress():
     assert Patience(restarts=0).exhausted(1)
 
 
-def test_an_end_is_told_in_words():
+def test_an_end_is_put_in_words():
     assert str(KILLED) == "killed by SIGKILL"
     assert str(PREEMPTED) == "exit status 75"
     assert str(Exit(-200)) == "killed by signal 200"

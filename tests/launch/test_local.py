@@ -55,7 +55,7 @@ def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment,
     assert status == 75, output
     assert re.search(r"launcher: starting again in 0 s, from step \d+: process 1: killed", output)
     assert re.search(r"^\[0\] resuming .* after step", output, re.MULTILINE)
-    assert "leaving as told: process 0, 1: exit status 75" in output
+    assert "leaving as asked: process 0, 1: exit status 75" in output
     stopped = int(re.search(r"preempted at step (\d+)", output)[1])
     assert newest_checkpoint(workdir) == stopped
 

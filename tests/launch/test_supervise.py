@@ -110,7 +110,7 @@ def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
     assert pods("save_on_sigterm", 2, tick=tell) == (75, ["0 of 2", "1 of 2"])
     output = capfd.readouterr().out
     assert f"passing {number.name} on" in output
-    assert "leaving as told: process 0, 1: exit status 75" in output
+    assert "leaving as asked: process 0, 1: exit status 75" in output
 
 
 def test_who_does_not_leave_in_time_is_ended(pods):
@@ -125,7 +125,7 @@ def test_who_does_not_leave_in_time_is_ended(pods):
     assert not psutil.pid_exists(pids[0])
 
 
-# What comes after a first signal -> whether the pod, which takes its time, is ended at once.
+# Signals after a first one -> whether the pod, which is slow to leave, is ended at once.
 @pytest.mark.parametrize(
     ("second", "at_once"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
 )
@@ -139,9 +139,9 @@ def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
         if not sent:
             sent.append(signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif not (folder / "told").exists():
+        elif not (folder / "signalled").exists():
             os.kill(os.getpid(), second)
-            (folder / "told").touch()
+            (folder / "signalled").touch()
 
     began = time.monotonic()
     assert pods(behaviour, 1, tick=tell, grace=500.0)[0] == 75

@@ -10,7 +10,7 @@ from fsdit.flow import sampler
 from fsdit.models.conditioning import Condition
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 
 pytestmark = pytest.mark.medium
 
@@ -149,7 +149,7 @@ def test_drawing_guides_with_the_null_of_training(monkeypatch):
 
     monkeypatch.setattr(sampler, "guided_field", spy)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(nets, SamplingConfig(num_steps=1), mesh)
+    draw = compile_sampling(nets, SamplingConfig(num_steps=1), mesh)
     index = jnp.arange(BATCH, dtype=jnp.uint32)
     jax.block_until_ready(draw(params, nets.codec, supports(), index, np.uint32(0)))
     jax.effects_barrier()

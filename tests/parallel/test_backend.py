@@ -30,7 +30,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize(("name", "value"), OTHER.items(), ids=OTHER.keys())
-def test_a_setting_that_changes_numbers_is_pinned_and_told_of(name, value, capsys):
+def test_a_setting_that_changes_numbers_is_pinned_with_a_warning(name, value, capsys):
     before = jax.config.values[name]
     jax.config.update(name, value)
     try:
@@ -44,7 +44,7 @@ def test_a_setting_that_changes_numbers_is_pinned_and_told_of(name, value, capsy
     assert not capsys.readouterr().err
 
 
-# What jax.devices() raises -> whether it is for want of the backend that is asked for.
+# Error of jax.devices() -> whether the wanted backend is missing.
 FAILURES = {
     "no plugin": (AssertionError(), "plugin"),
     "no device": (RuntimeError("Unable to initialize backend 'tpu': NOT_FOUND"), "NOT_FOUND"),
@@ -53,7 +53,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("failure", "word"), FAILURES.values(), ids=FAILURES.keys())
-def test_a_missing_backend_is_told_apart_from_a_lost_process(monkeypatch, failure, word):
+def test_a_missing_backend_is_distinguished_from_a_lost_process(monkeypatch, failure, word):
     def devices():
         raise failure
 

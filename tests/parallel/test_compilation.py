@@ -87,7 +87,7 @@ DAMAGES = {
 }
 
 
-def test_a_damaged_entry_is_told_of_and_made_again(tmp_path):
+def test_a_damaged_entry_is_reported_and_made_again(tmp_path):
     compile_once("", tmp_path)
     ((path, whole),) = entries(tmp_path).items()
     for damage in DAMAGES.values():
@@ -134,16 +134,16 @@ def test_what_another_program_left_there_stays(tmp_path):
 def test_off_and_the_environment_keep_the_workdir_clean(tmp_path, monkeypatch):
     found, _ = compile_once("off", tmp_path / "run")
     assert found["asked"] == found["written"] == 0
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "told"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "named"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     assert compile_once("", tmp_path / "run")[0]["written"] > 1
-    assert entries(tmp_path / "told") and not (tmp_path / "run").exists()
+    assert entries(tmp_path / "named") and not (tmp_path / "run").exists()
 
 
 def test_code_for_one_processor_is_not_given_to_another(tmp_path, monkeypatch):
     names = set()
     for flags in ("fpu avx avx2", "fpu avx avx2 avx512f", "avx2 fpu avx"):
-        told = f"processor : 0\nvendor_id : any\nflags\t\t: {flags}\n"
-        monkeypatch.setattr(Path, "read_text", lambda self, told=told: told)
+        listed = f"processor : 0\nvendor_id : any\nflags\t\t: {flags}\n"
+        monkeypatch.setattr(Path, "read_text", lambda self, listed=listed: listed)
         names.add(compilation._processor())
     assert len(names) == 3 - 1  # the order of flags does not matter

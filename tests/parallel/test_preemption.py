@@ -9,7 +9,7 @@ from tests.programs import ROOT, environment
 
 TERM, INT, HUP, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL
 
-# What the program does, what it is sent -> how it ends. It would stay for ever: -9 ends it.
+# (behaviour of the program, signals to it, exit status). It would run for ever; -9 ends it.
 ENDS = {
     "SIGTERM while it asks": ("asking", [TERM], 3),
     "Ctrl-C while it asks": ("asking", [INT], 3),

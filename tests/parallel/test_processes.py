@@ -44,7 +44,7 @@ def test_impossible_flags_of_a_pod_are_named(given, words):
         processes.start(*given)
 
 
-# What the environment says -> the program's flags, its output, or a word of its error.
+# (environment, flags of the program, its output, or a word of its error).
 PLACES = {
     "nothing": ({}, [], ALONE),
     "a proxy": ({"https_proxy": "http://127.0.0.1:9"}, [], ALONE),
@@ -128,8 +128,8 @@ def test_a_pod_finds_itself_whatever_proxy_is_set(host):
     assert [process.returncode for process in pod] == [0, 0], outputs
     for output in outputs:
         assert "2 processes, agreed True, distributed True" in output
-        told = "warning: https_proxy and HTTP_PROXY set: " in output
-        assert told == (host != "127.0.0.1")
+        warned = "warning: https_proxy and HTTP_PROXY set: " in output
+        assert warned == (host != "127.0.0.1")
 
 
 def test_a_tpu_worker_that_cannot_ask_for_the_others_does_not_train_alone(monkeypatch):

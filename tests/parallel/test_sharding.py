@@ -163,7 +163,7 @@ def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
 
 @pytest.mark.parametrize("layout", [(8, 1), (2, 4), (1, 8)])
 def test_sharded_gradients_are_those_of_the_whole_batch(layout):
-    """Of a loss with a stacked layer that is split, a matrix that is, and a bias that is not."""
+    """Gradients with a stacked layer and a matrix that are split, and a bias that is not."""
     mesh = sharding.make_mesh(config(*layout))
     rng = np.random.default_rng(0)
     params = {

@@ -143,7 +143,7 @@ def test_a_collective_of_groups_reaches_its_group_only():
     assert costs.count(program).collectives == (costs.Collective("all-reduce", 1, 4096, 4096),)
 
 
-# What the TPU compiler prints, shortened: an all-gather in the fusions that start and end it,
+# A program of the TPU compiler, shortened: an all-gather in the fusions that start and end it,
 # under one chain, where channels may be the same for all,
 # a reduce-scatter written as an all-reduce, groups named by the axes of the mesh.
 TPU = """HloModule jit_f, num_partitions=8

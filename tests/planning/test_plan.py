@@ -215,7 +215,7 @@ def test_what_does_not_fit_comes_with_what_to_change():
 
 
 def test_abstract_networks_are_the_real_ones_without_values(frozen_config, photos):
-    """Of a directory's checkpoints: the same shapes, types and structure."""
+    """The parameters of a directory have the same shapes, types and structure."""
     spec, frozen = open_networks(frozen_config, INFO)
     abstract, shapes = abstract_networks(frozen_config, INFO)
     assert abstract.features == spec.features

@@ -27,7 +27,7 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def valid(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
     spec, frozen = online_networks(CONFIG, image_size=8, channels=1)
     random = np.random.default_rng(0)
@@ -39,8 +39,8 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(sound, tmp_path):
-    return shutil.copytree(sound, tmp_path / "model")
+def folder(valid, tmp_path):
+    return shutil.copytree(valid, tmp_path / "model")
 
 
 def attempt(folder, mutation):
@@ -60,9 +60,9 @@ def test_no_value_hangs_fills_memory_or_shows_a_traceback(folder):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_file_that_is_something_else_is_named(sound, tmp_path, name):
+def test_a_file_that_is_something_else_is_named(valid, tmp_path, name):
     for number, (mutation, tamper) in enumerate(hostile.FILES.items()):
-        folder = shutil.copytree(sound, tmp_path / str(number))
+        folder = shutil.copytree(valid, tmp_path / str(number))
         tamper(folder / name)
         assert name.partition(".")[0] in attempt(folder, f"{name} is {mutation}")
 
@@ -73,17 +73,17 @@ def test_json_that_is_none_is_named(folder):
         assert "config.json" in attempt(folder, mutation)
 
 
-def test_tensors_that_are_none_are_named(sound, tmp_path):
+def test_tensors_that_are_none_are_named(valid, tmp_path):
     for number, (mutation, tamper) in enumerate(hostile.TENSORS.items()):
-        folder = shutil.copytree(sound, tmp_path / str(number))
+        folder = shutil.copytree(valid, tmp_path / str(number))
         tamper(folder / "model.safetensors")
         assert attempt(folder, mutation), mutation
 
 
 @pytest.mark.medium
-def test_no_flipped_bit_shows_a_traceback(sound, tmp_path):
+def test_no_flipped_bit_shows_a_traceback(valid, tmp_path):
     for seed in range(40):
-        folder = shutil.copytree(sound, tmp_path / str(seed))
+        folder = shutil.copytree(valid, tmp_path / str(seed))
         hostile.flipped(folder / ("config.json", "model.safetensors")[seed % 2], seed)
         attempt(folder, f"flip {seed}")
 

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def workdir(folder, small_config):
-    """Of a run on a dataset of padded images, made once."""
+    """The workdir of a run on a dataset of padded images, made once."""
     dataset, workdir = folder / "dataset", folder / "run"
     if not workdir.exists():
         shutil.copytree(small_config.data.dataset_dir, dataset)

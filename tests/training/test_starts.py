@@ -1,4 +1,4 @@
-"""Two starts of one run: what is compiled once, what is profiled, what is told of the start."""
+"""Two starts of one run: what is compiled once, what is profiled, and the figures of a start."""
 
 import re
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 from data_prep.conversion.inputs.entries import Row, printable, skipped
 from data_prep.conversion.inputs.listing import File, is_hidden, plain
 from fsdit.data.images.image_files import read_file
-from fsdit.errors import DataError
+from fsdit.errors import DataError, system_text
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -61,7 +61,7 @@ def list_folder(root: Path) -> tuple[list[File], list[Row]]:
 def _refuse(error: OSError) -> NoReturn:
     folder = printable(str(error.filename))
     raise DataError(
-        f"--input: the folder {folder} cannot be read: {error.strerror}: make it readable, or "
+        f"--input: the folder {folder} cannot be read: {system_text(error)}: make it readable, or "
         "take it out of --input"
     )
 

@@ -19,7 +19,7 @@ from data_prep.conversion.inputs.classes import classify
 from data_prep.conversion.inputs.entries import Entry, Row, skipped
 from data_prep.conversion.inputs.listing import File, images_of, is_hidden
 from data_prep.conversion.inputs.spool import RangeReader, Spool
-from fsdit.errors import DataError
+from fsdit.errors import DataError, system_text
 
 
 class Reader(Protocol):
@@ -81,7 +81,7 @@ def _check_kind(path: Path) -> None:
             with path.open("rb"):
                 pass
     except OSError as error:
-        raise DataError(f"--input={path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"--input={path}: cannot be read: {system_text(error)}") from None
 
 
 def _parquet_names(root: Path, files: Sequence[File], image: str) -> list[str]:

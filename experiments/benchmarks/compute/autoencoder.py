@@ -1,10 +1,10 @@
-"""The SD VAE's encoder and decoder on the CPU, against diffusers' PyTorch module.
+"""Images/s of the SD VAE's encoder and decoder, here and in diffusers' PyTorch, on the CPU.
 
     python -m experiments.benchmarks.compute.autoencoder
 
-Both at the size of stabilityai/sd-vae-ft-mse, with the same random weights, in float32, in
-turns in one process; the ratio is ours / PyTorch's, in images/s. Then what a 3 x 3
-convolution of the network takes in several forms, the one in use first.
+Both have the size of stabilityai/sd-vae-ft-mse and the same random weights, in float32. They
+take turns in one process. The ratio is ours / PyTorch's. Then 3 x 3 convolutions of the network
+are measured in several forms, the form in use first.
 """
 
 import copy
@@ -28,7 +28,7 @@ _SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images.")
 _BATCH = flags.DEFINE_integer("batch", 1, "Images at once.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each side; the best counts.")
 
-# (side, channels in, channels out) of convolutions that take most of the time, at 224.
+# (side, channels in, channels out) of the convolutions that take most time at 224 pixels.
 _CONVOLUTIONS = ((224, 128, 128), (112, 256, 256), (56, 512, 512), (28, 512, 512))
 
 
@@ -39,13 +39,14 @@ def main(argv: list[str]) -> None:
         0, 256, (_BATCH.value, _SIZE.value, _SIZE.value, 3), dtype=np.uint8
     )
     with torch.inference_mode():
-        spec(images)
+        networks(images)
         for shape in _CONVOLUTIONS:
             convolutions(*shape)
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
-def spec(images: np.ndarray) -> None:
+def networks(images: np.ndarray) -> None:
+    """Prints images/s of encoder and decoder."""
     model = diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
@@ -82,7 +83,7 @@ def spec(images: np.ndarray) -> None:
 
 
 def fastest(sides: dict[str, Callable]) -> dict[str, float]:
-    """Seconds of each side's best round; sides in turns, so that a disturbance meets all."""
+    """Seconds of each side's best round. Sides take turns, so that a disturbance affects all."""
     for run in sides.values():
         jax.block_until_ready(run())  # compiles
     seconds = {name: [] for name in sides}
@@ -95,6 +96,7 @@ def fastest(sides: dict[str, Callable]) -> dict[str, float]:
 
 
 def convolutions(side: int, inputs: int, outputs: int) -> None:
+    """Prints GFLOP/s of a 3 x 3 convolution in several forms."""
     random = np.random.default_rng(0)
     x = random.normal(size=(1, side, side, inputs)).astype(np.float32)
     kernel = random.normal(size=(3, 3, inputs, outputs)).astype(np.float32)
@@ -116,24 +118,27 @@ def convolutions(side: int, inputs: int, outputs: int) -> None:
 
 
 def jitted(function: Callable, *arguments: np.ndarray) -> Callable:
+    """A compiled call of the function with arguments that lie on the device already."""
     compiled, placed = jax.jit(function), jax.device_put(arguments)
     return lambda: compiled(*placed)
 
 
 def convolve(layout: str, kernel_layout: str) -> Callable:
+    """XLA's 3 x 3 convolution in a layout of images and of kernels."""
     return lambda x, kernel: jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=(layout, kernel_layout, layout)
     )
 
 
 def shifted(x: jax.Array) -> list[jax.Array]:
-    """The nine neighbours of every place, row by row."""
+    """The image shifted to each of the nine places of a 3 x 3 kernel, row by row."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     _, h, w, _ = x.shape
     return [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
 
 
 def nine_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3 x 3 convolution as the sum of nine matrix products."""
     inputs, outputs = kernel.shape[2:]
     products = zip(shifted(x), kernel.reshape(9, inputs, outputs), strict=True)
     flat = sum(part.reshape(-1, inputs) @ matrix for part, matrix in products)
@@ -141,6 +146,7 @@ def nine_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def patches_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3 x 3 convolution as one matrix product of patches of 9 pixels."""
     width = 9 * kernel.shape[2]
     patches = jnp.concatenate(shifted(x), -1).reshape(-1, width)
     return (patches @ kernel.reshape(width, -1)).reshape(*x.shape[:3], -1)

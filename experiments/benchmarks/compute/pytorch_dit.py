@@ -1,9 +1,9 @@
-"""A plain PyTorch DiT with pooled support features, and its train step: the other side.
+"""A plain PyTorch DiT with pooled support features, and its train step, to compare with.
 
-SiT-S/2 (Ma et al., arXiv 2401.08740) as its authors write it: adaLN-Zero, scaled dot-product
-attention, tanh-GELU, AdamW, clipped gradients, an EMA of the parameters, squared error of the
-velocity. The condition is the mean of the supports' pooled features through an MLP, with a
-learned null.
+It is SiT-S/2 (Ma et al., arXiv 2401.08740) as its authors write it: adaLN-Zero, scaled
+dot-product attention, tanh-GELU, AdamW, clipped gradients, an EMA of the parameters, squared
+error of the velocity. The condition is the mean of the supports' pooled features through an MLP,
+with a learned null.
 """
 
 import copy
@@ -23,6 +23,8 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
+    """A block of the DiT: x (B, N, D), vector (B, D) -> (B, N, D)."""
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -94,7 +96,7 @@ class DiT(nn.Module):
 def make_train_step(
     model: DiT, *, compiled: bool, learning_rate: float = 1e-4
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """(latents (B, C, H, W), pooled (B, K, E)) -> the loss; each call trains the model."""
+    """Returns a function (latents (B, C, H, W), pooled (B, K, E)) -> loss that trains a step."""
     average = copy.deepcopy(model)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]

@@ -1,10 +1,10 @@
-"""A guided trajectory in one dispatch, against a Python loop over a jitted step.
+"""A guided trajectory in one dispatch, compared with a Python loop over a compiled step.
 
     python -m experiments.benchmarks.compute.sampler
 
-A small DiT on pixels with random weights, Euler, guidance 3. Both sides start from the same
-supports and noise; the loop dispatches one step after the other and waits at the end only.
-They take turns in one process and the best turn counts.
+A small DiT on pixels with random weights; Euler, guidance 3. Both sides start from the same
+supports and noise. The loop dispatches one step after the other, and waits only at the end.
+The sides take turns in one process, and the best turn of each counts.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from fsdit.flow import path, sampler
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.randomness import example_keys, stream_key
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 
 _SIZE, _SHOTS = 24, 5
 _DISPATCH, _LOOP = "one dispatch", "Python loop"
@@ -32,7 +32,7 @@ _DISPATCH, _LOOP = "one dispatch", "Python loop"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """steps: of Euler. batches: sizes of the batches that are drawn."""
+    """What is measured. steps: of Euler. batches: batch sizes. turns: of each side."""
 
     steps: int = 50
     batches: tuple[int, ...] = (1, 8)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Seconds of each turn by side, for each size of a batch."""
+    """Seconds of each turn of each side, for each batch size, and figures that follow."""
     encoder = EncoderConfig(patch_size=6, hidden_size=64, depth=1, num_heads=4)
     model = ModelConfig(
         hidden_size=settings.hidden_size,
@@ -79,7 +79,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def random_params(spec: ModelSpec) -> dict:
-    """Parameters under which the velocity is not zero, as it is before training."""
+    """Random parameters. With the initial ones the velocity would be zero everywhere."""
     leaves, tree = jax.tree.flatten(spec.init(0))
     random = np.random.default_rng(0)
     moved = [p + 0.05 * random.normal(size=p.shape).astype(p.dtype) for p in leaves]
@@ -87,19 +87,20 @@ def random_params(spec: ModelSpec) -> dict:
 
 
 def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
+    """Seconds of each turn of both sides for one batch size, and how far their images differ."""
     config = SamplingConfig(num_steps=settings.steps, guidance_scale=3.0)
     mesh = jax.make_mesh((1, 1), AXES, devices=jax.devices()[:1])
-    draw = make_draw(spec, config, mesh)
+    sample = compile_sampling(spec, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     index = jnp.arange(batch, dtype=jnp.uint32)
     loop = python_loop(spec, config)
     sides = {
-        _DISPATCH: lambda: draw(params, spec.codec, supports, index, np.uint32(0)),
+        _DISPATCH: lambda: sample(params, spec.codec, supports, index, np.uint32(0)),
         _LOOP: lambda: loop(params, supports, index),
     }
-    seconds, drawn = take_turns(sides, settings.turns)
-    apart = np.abs(np.subtract(*(np.asarray(d, int) for d in drawn.values()))).max()
+    seconds, images = take_turns(sides, settings.turns)
+    apart = np.abs(np.asarray(images[_DISPATCH], int) - np.asarray(images[_LOOP], int)).max()
     best = {side: min(values) for side, values in seconds.items()}
     return {
         **seconds,
@@ -110,7 +111,7 @@ def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> di
 
 
 def python_loop(spec: ModelSpec, config: SamplingConfig) -> Callable[..., jax.Array]:
-    """What make_draw does, with a dispatch for every step."""
+    """Computes what compile_sampling's function computes, with a dispatch for every step."""
 
     @jax.jit
     def start(params, supports, index):
@@ -131,18 +132,18 @@ def python_loop(spec: ModelSpec, config: SamplingConfig) -> Callable[..., jax.Ar
     decode = jax.jit(spec.codec.decode)
     times = sampler.schedule_times(config).astype(np.float32)
 
-    def draw(params, supports, index):
+    def sample(params, supports, index):
         x, condition, null = start(params, supports, index)
         for t, end in itertools.pairwise(times):
             x = step(params, x, t, end - t, condition, null)
         return decode(x)
 
-    return draw
+    return sample
 
 
 if __name__ == "__main__":
-    _STEPS = flags.DEFINE_integer("steps", 50, "Euler steps of a drawing.")
-    _BATCHES = flags.DEFINE_multi_integer("batch", [1, 8], "Drawings at once; may be repeated.")
+    _STEPS = flags.DEFINE_integer("steps", 50, "Euler steps of a sample.")
+    _BATCHES = flags.DEFINE_multi_integer("batch", [1, 8], "Samples at once; may be repeated.")
     _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.")
     _HIDDEN = flags.DEFINE_integer("hidden_size", 64, "Width of the DiT.")
     _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of the DiT.")

@@ -1,10 +1,10 @@
-"""Frozen towers against their PyTorch originals: images/s, float32, on the CPU.
+"""Images/s of frozen vision towers and of their PyTorch originals, in float32 on the CPU.
 
     python -m experiments.benchmarks.compute.towers
 
-Random weights, saved by transformers and loaded by us. Both sides get the same prepared
-images, in turns, in one process; the best of all turns counts. Beside it, what our
-preprocessing adds. Needs the packages of the test extra.
+The weights are random, saved by transformers and loaded here. Both sides get the same prepared
+images and take turns in one process; the best turn counts. The tower is also measured with its
+preprocessing. Needs the packages of the test extra.
 """
 
 import os
@@ -22,9 +22,11 @@ from absl import flags
 from fsdit import program
 from fsdit.models.pretrained.encoder import load_encoder
 
-_BATCH = flags.DEFINE_integer("batch", 8, "Images a batch.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Images in a batch.")
 _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.")
-_MODELS = flags.DEFINE_list("models", ["siglip", "dinov2"], "Of siglip (B/16), dinov2 (B/14).")
+_MODELS = flags.DEFINE_list(
+    "models", ["siglip", "dinov2"], "Any of siglip (B/16) and dinov2 (B/14)."
+)
 
 
 def siglip() -> tuple[torch.nn.Module, transformers.SiglipImageProcessorPil]:
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare(name: str, model: torch.nn.Module, processor: transformers.BaseImageProcessor) -> None:
+    """Prints images/s of both sides, and how much their outputs differ."""
     with tempfile.TemporaryDirectory() as folder:
         model.eval().save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -83,7 +86,7 @@ def compare(name: str, model: torch.nn.Module, processor: transformers.BaseImage
 def measure(
     sides: dict[str, Callable[[], np.ndarray]],
 ) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """(images/s of each turn, result), by side; a first call of each is not counted."""
+    """(images/s of each turn, result) of each side. A first call of each is not measured."""
     results = {side: call() for side, call in sides.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(_TURNS.value):

@@ -1,15 +1,15 @@
-"""The train step on this machine: images/s, scanned and unrolled, and against PyTorch.
+"""Images/s of the train step on this machine, scanned and unrolled, and compared with PyTorch.
 
     python -m experiments.benchmarks.compute.train_step
 
-The step that training compiles, with optimizer, EMA and guard, in float32, at the size of
-SiT-S/2 on latents of 28 x 28 x 4: with the tokens of five supports, and without them beside
-a plain PyTorch DiT of the same shape under torch.compile. The sides of a comparison take
-turns in one process. Needs PyTorch, of the test extra; without it the comparison is left out by
---nopytorch.
+This is the step that training compiles, with optimizer, EMA and guard against non-finite
+values, in float32, at the size of SiT-S/2 on latents of 28 x 28 x 4. It is measured with the
+tokens of five supports, and without them, where a plain PyTorch DiT of the same shape under
+torch.compile is measured too. The sides of a comparison take turns in one process. PyTorch
+belongs to the test extra; --nopytorch leaves its side out.
 
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment (glibc 2.35, transparent huge pages
-allowed) may help: a step's large temporary memory then comes in huge pages. The results say
+allowed) may help: the large temporary arrays of a step then lie in huge pages. The results say
 whether it was set.
 """
 
@@ -42,7 +42,10 @@ _PYTORCH_SIDE = "pooled, PyTorch"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """steps: of a turn. threads: of PyTorch; JAX takes all cores. forms: of the condition."""
+    """What is measured. steps: in a turn. threads: of PyTorch; JAX uses all cores.
+
+    forms: of the condition: "pooled" has no tokens, "tokens" has them.
+    """
 
     turns: int = 5
     steps: int = 4
@@ -52,6 +55,7 @@ class Settings:
 
 
 def config(*, tokens: bool, scan: bool) -> Config:
+    """The configuration of one side. scan: whether blocks are a scan or unrolled."""
     model = dit(
         "S",
         patch_size=2,
@@ -67,6 +71,7 @@ def config(*, tokens: bool, scan: bool) -> Config:
 
 
 def networks_of(config: Config) -> ModelSpec:
+    """The trainable model of a configuration."""
     return opened(config)[0]
 
 
@@ -98,7 +103,7 @@ def example_batch(spec: ModelSpec, config: Config) -> dict[str, Any]:
 
 
 def trainer(config: Config) -> Callable[[int], jax.Array]:
-    """steps -> the loss of the last of so many, on one batch."""
+    """Returns a function that trains `steps` steps on one batch and returns the last loss."""
     spec, mesh = networks_of(config), sharding.make_mesh(config)
     step, state = _compiled(config, spec, mesh)
     place = sharding.global_batch(mesh, config.data.batch_size)
@@ -123,8 +128,8 @@ def _compiled(
 
 
 def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
-    """As `trainer`, for the model of PyTorch, without tokens of supports."""
-    import torch  # of the test extra
+    """A `trainer` of the PyTorch model, which has no tokens of supports."""
+    import torch  # belongs to the test extra
 
     from experiments.benchmarks.compute import pytorch_dit
 
@@ -145,6 +150,7 @@ def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
 
 
 def pytorch_model(spec: ModelSpec) -> Any:
+    """The PyTorch model of the size of `spec`."""
     from experiments.benchmarks.compute.pytorch_dit import DiT
 
     model = spec.config
@@ -153,7 +159,7 @@ def pytorch_model(spec: ModelSpec) -> Any:
 
 
 def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """images/s by side, and the ratio to PyTorch; each comparison is told when it is made."""
+    """Images/s of each side, and the ratio to PyTorch. say: prints each side when it is done."""
     found: dict[str, dict[str, Any]] = {}
     for form in settings.forms:
         compared = compare(form, settings)
@@ -165,7 +171,7 @@ def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str,
 
 
 def compare(form: str, settings: Settings) -> dict[str, dict[str, Any]]:
-    """The sides of one form in turns; nothing of them is left when it returns."""
+    """Images/s of the sides of one form, which take turns. Frees their memory at the end."""
     tokens = form == "tokens"
     sides = {
         f"{form}, {name}": trainer(config(tokens=tokens, scan=scan))
@@ -184,7 +190,7 @@ def compare(form: str, settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """JAX / PyTorch of the best turns and of the medians, of the form that is the faster."""
+    """JAX / PyTorch of the best turns and of the medians; JAX by its faster form."""
     other = found.get(_PYTORCH_SIDE)
     if other is None:
         return {}

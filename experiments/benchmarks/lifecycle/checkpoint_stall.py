@@ -1,9 +1,9 @@
-"""What saving a checkpoint costs the loop, against one step of the same run.
+"""How long saving a checkpoint stalls the loop, compared with a step of the same run.
 
     python -m experiments.benchmarks.lifecycle.checkpoint_stall --dataset_dir=datasets/glyphs
 
-Trains the glyph experiment for a few steps on eight forced host devices, saving at
-every 10th, and reads both figures from the log that the run itself wrote.
+Trains the glyph experiment for a few steps on eight forced host devices, saves every 10th
+step, and reads both figures from the log of that run.
 """
 
 import statistics
@@ -25,9 +25,9 @@ def main(argv: list[str]) -> None:
 
 
 def measure(dataset: str, num_steps: int = 60, devices: int = 8) -> dict[str, float]:
-    """Median seconds of a step and of a save's stall, and stall / step."""
+    """Median seconds of a step and of the stall of a save, and their ratio stall / step."""
     with tempfile.TemporaryDirectory() as folder:
-        # A line holds the stall of the save before it; the first lines compile.
+        # A line holds the stall of the save before it. The first two lines include compiling.
         rows = train(folder, dataset, num_steps, interval=10, devices=devices)[2:]
     stall = statistics.median(row["timing/checkpoint_stall_seconds"] for row in rows)
     step = statistics.median(row["timing/step_seconds"] for row in rows)

@@ -1,4 +1,4 @@
-"""What is done to a pod of the endurance run, and what is noted of each."""
+"""Disturbances of the pod in the endurance run, and a record of each."""
 
 import contextlib
 import dataclasses
@@ -26,9 +26,9 @@ KINDS = {
     "empty folder": "SIGKILL to one process; the newest checkpoint emptied",
     "full disk": "the file system filled until a write fails, then freed",
 }
-NOTICES = ("preempt", "interrupt", "hangup")  # a process hears them, and all save
-# Of a pod's life: until it has restored, until its first step, later; and the moments of a
-# step that is saved, and of one that is evaluated.
+NOTICES = ("preempt", "interrupt", "hangup")  # all processes save after one of these
+# Phases of a pod: until it has restored, until its first step, and later: at any step, at one
+# that is saved, at one that is evaluated.
 PHASES = ("start", "compile", "step", "save", "evaluation")
 _IN_EACH_PHASE = ("preempt", "kill", "interrupt", "hangup", "stop")
 _SIGNALS = {
@@ -43,10 +43,11 @@ _DAMAGES = ("flipped bytes", "lost file", "empty folder")
 
 @dataclasses.dataclass(frozen=True)
 class Disturbance:
-    """When: in a phase, one of PHASES. In "step", `steps` after the first one of a pod.
+    """What is done to a pod, and when.
 
-    victim: in [0, 1), which process. seconds: after the start of the pod, in that phase;
-    also how long a pause lasts.
+    kind: one of KINDS. victim: number in [0, 1) that chooses the process. phase: one of PHASES.
+    seconds: in the phase "start", time after the start of the pod; also the length of a pause.
+    steps: in the phase "step", number of steps after the first one of the pod.
     """
 
     kind: str
@@ -58,11 +59,12 @@ class Disturbance:
 
 @dataclasses.dataclass
 class Record:
-    """What came of a disturbance.
+    """The consequences of a disturbance.
 
-    early: before the pod's first step. step: the newest logged one when the pod was down
-    (0: it had made none), and resumed the one that the next went on from; sound: the newest
-    checkpoint that nothing was done to. seconds: from the disturbance to the next step.
+    processes: number in the pod. early: whether it came before the pod's first step. began: time
+    of the disturbance. step: newest logged step when the pod was down, or 0. undamaged: newest
+    checkpoint that was not damaged on purpose. resumed: step that the next pod resumed from.
+    seconds: time from the disturbance to the next step. restarted: whether the pod ended.
     """
 
     kind: str
@@ -70,21 +72,24 @@ class Record:
     early: bool
     began: float
     step: int = 0
-    sound: int = 0
+    undamaged: int = 0
     resumed: int = 0
     seconds: float = 0.0
     restarted: bool = False
 
     @property
     def lost(self) -> int:
-        """Steps that were trained again."""
+        """Number of steps that were trained again."""
         return max(self.step - self.resumed, 0) if self.restarted else 0
 
 
-def plan(kinds: Sequence[str], count: int, interval: int, rng: random.Random) -> list[Disturbance]:
-    """`count` disturbances in random order, kinds and their phases as often as each other.
+def schedule(
+    kinds: Sequence[str], count: int, interval: int, rng: random.Random
+) -> list[Disturbance]:
+    """`count` disturbances in random order, with all kinds and phases equally often.
 
-    Preemptions come first that find no step done yet, so that one more start is a first one.
+    Preemptions during "start" and "compile" come first: there is no checkpoint then, so the
+    next start is a first one too. interval: steps between checkpoints.
     """
     made = []
     for i in range(count):
@@ -99,7 +104,10 @@ def plan(kinds: Sequence[str], count: int, interval: int, rng: random.Random) ->
 
 
 class Disturber:
-    """Carries a plan out, one disturbance after another, from the launcher's own thread."""
+    """Carries disturbances out one after another, in the launcher's thread.
+
+    records: one for each disturbance that has begun. processes: number in the running pod.
+    """
 
     def __init__(
         self,
@@ -115,43 +123,45 @@ class Disturber:
         self.processes = 0
         self._workdir, self._planned, self._rng = workdir, list(planned), rng
         self._filler = filler
-        self._open: list[Record] = []  # their pods have not come back yet
-        self._current: Disturbance | None = None  # was done to the pod that runs
+        self._open: list[Record] = []  # records whose pod has not made a step since
+        self._current: Disturbance | None = None  # the disturbance of the running pod
         self._victim, self._paused = 0, False
-        self._damaged: set[int] = set()  # a pod that dies early leaves them in their place
-        # Of the pod that runs: when it started, its first and newest step, where it resumed,
-        # and whether it has restored.
+        # Inodes of damaged checkpoints. A pod that dies early does not set them aside.
+        self._damaged: set[int] = set()
+        # The running pod: time of its start, first and newest step, the step that it resumed
+        # from, and whether it has restored.
         self._started, self._first, self._newest, self._resumed = 0.0, 0, 0, 0
         self._restored = False
 
     def before_start(self, processes: int) -> None:
-        """The pod is down: notes what it had reached, and damages what is due."""
+        """To be called while the pod is down: notes its newest step, and damages a checkpoint if
+        that is due. processes: number in the next pod."""
         step = max((row["step"] for row in rows(self._workdir)), default=0)
-        sound = self._sound()
-        if self._current and self._current.kind in _DAMAGES and sound:
-            victim, *sound = sound
+        undamaged = self._undamaged()
+        if self._current and self._current.kind in _DAMAGES and undamaged:
+            victim, *undamaged = undamaged
             damage(self._workdir, victim, self._current.kind, self._rng)
             self._damaged.add(self._inode(victim))
         for record in self._open:
             if not record.restarted:
                 record.step = 0 if record.early else step
-                record.sound = sound[0] if sound else 0
+                record.undamaged = undamaged[0] if undamaged else 0
                 record.restarted = True
         self._current, self._paused, self.processes = None, False, processes
         self._started = time.monotonic()
         self._first, self._newest, self._resumed, self._restored = 0, 0, 0, False
 
-    def _sound(self) -> list[int]:
-        """Checkpoints that nothing was done to, newest first."""
+    def _undamaged(self) -> list[int]:
+        """Checkpoints that were not damaged on purpose, newest first."""
         steps = listing.readable_metas(self._workdir, listing.steps(self._workdir))
         return [step for step, _ in steps if self._inode(step) not in self._damaged]
 
     def _inode(self, step: int) -> int:
-        """Tells a checkpoint from a later one of the same step."""
+        """A number that differs between a checkpoint and a later one of the same step."""
         return (listing.directory(self._workdir) / str(step)).stat().st_ino
 
     def hear(self, number: int, line: str) -> None:
-        """A line of the pod's output."""
+        """Takes a line of the output of process `number`, which shows how far the pod is."""
         if number == 0 and line.startswith("resuming "):
             self._resumed = int(line.rpartition(" ")[2])
         elif number == 0 and line.startswith("TensorBoard: "):
@@ -164,7 +174,7 @@ class Disturber:
                     self._close(record)
 
     def _close(self, record: Record) -> None:
-        """The pod trains again."""
+        """Completes a record: the pod trains again."""
         record.resumed = self._resumed
         record.seconds = time.monotonic() - record.began
         self._open.remove(record)
@@ -172,7 +182,7 @@ class Disturber:
             self._current = None
 
     def tick(self, pod: Pod) -> None:
-        """Called often while a pod runs: does the next thing that is due."""
+        """To be called often while a pod runs: begins or continues a disturbance."""
         if self._current:
             self._go_on(self._current, pod)
         elif self._planned and self._due(self._planned[0]):
@@ -183,11 +193,11 @@ class Disturber:
         if not first:
             late = time.monotonic() > self._started + disturbance.seconds
             return (phase == "start" and late) or (phase == "compile" and self._restored)
-        if disturbance.kind in _DAMAGES and not self._sound():
+        if disturbance.kind in _DAMAGES and not self._undamaged():
             return False  # nothing to damage yet
-        if phase == "save":  # the line of a step that is saved comes just before
+        if phase == "save":  # the log line of a step comes just before its save
             return newest > first and newest % self._saved_every == 0
-        if phase == "evaluation":  # that of an evaluated one comes after it
+        if phase == "evaluation":  # ... and just after its evaluation
             return newest > first and (newest + 1) % self._evaluated_every == 0
         return newest >= first + (disturbance.steps if phase == "step" else 1)
 
@@ -210,11 +220,11 @@ class Disturber:
         if self._paused and over:
             pod.processes[self._victim].send_signal(signal.SIGCONT)
             self._paused = False
-        elif current.kind == "full disk":  # an old checkpoint that goes makes room
+        elif current.kind == "full disk":  # a deleted old checkpoint has made room
             fill(self._filler)
 
     def make_room(self) -> bool:
-        """Empties a disk that was filled. False where none was."""
+        """Frees a disk that was filled; returns whether one was."""
         if not self._filler.exists():
             return False
         self._filler.unlink()
@@ -222,7 +232,7 @@ class Disturber:
 
 
 def damage(workdir: Path, step: int, kind: str, rng: random.Random) -> None:
-    """Does to a checkpoint what its kind says."""
+    """Damages a checkpoint by flipping bytes, deleting a file or emptying its folder."""
     folder = listing.directory(workdir) / str(step)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if kind == "flipped bytes":
@@ -239,7 +249,7 @@ def damage(workdir: Path, step: int, kind: str, rng: random.Random) -> None:
 
 
 def fill(path: Path) -> None:
-    """Makes a file take all room that is left on its file system."""
+    """Lets a file grow until its file system is full."""
     with path.open("ab", buffering=0) as file:
         try:
             while True:
@@ -250,7 +260,7 @@ def fill(path: Path) -> None:
 
 
 def rows(workdir: Path) -> list[dict]:
-    """Whole lines of the log; the last may be cut off."""
+    """The complete lines of metrics.jsonl; the last line may be cut off."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for line in (workdir / "metrics.jsonl").read_text().splitlines():

@@ -1,15 +1,16 @@
-"""A pod that is killed, preempted, stopped, damaged and starved of disk, and what it loses.
+"""Measures what a run loses when its pod is killed and stopped and its files are damaged.
 
     python -m experiments.benchmarks.lifecycle.endurance --dataset_dir=datasets/glyphs \\
       --output_dir=runs/endurance --disturbances=50 --seed=0
 
-A small model trains on the glyphs in a pod of two or four processes, kept running by the
-local launcher. Disturbances come in every phase of a start, a first one or a resumed one,
-and at random moments later, all from the seed; the number of processes is drawn anew at
-each start. The run passes if its losses are those
-of an undisturbed one to the bit, at every step, and no disturbance cost more than the steps
-since the newest sound checkpoint. The pod has four devices in either case, so that the same
-sums are made in the same order. (Three processes would share them unequally, which Orbax refuses.)
+A small model trains on the glyphs in a pod of two or four processes, under the local launcher.
+Disturbances come in every phase of first and of resumed starts, and at random later moments.
+Moments and the number of processes of each start are random by the seed.
+
+The run passes if the loss of every step equals that of an undisturbed run in every bit, and if
+no disturbance lost more than the steps since the newest undamaged checkpoint. The pod always
+has four devices, so that sums are made in the same order. (Three processes would hold unequal
+numbers of them, which Orbax refuses.)
 
 Writes table.md and results.json to the output directory. Exit status 0: passed; 1: failed.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks.lifecycle.disturbances import KINDS, Disturber, Record, plan, rows
+from experiments.benchmarks.lifecycle.disturbances import KINDS, Disturber, Record, rows, schedule
 from experiments.benchmarks.lifecycle.endurance_report import Outcome, failures, write
 from experiments.benchmarks.lifecycle.small_disk import small_disk
 from fsdit import program
@@ -34,19 +35,19 @@ from fsdit.launch.supervise import Notice, listening, newest_checkpoint, supervi
 _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
 _OUTPUT = program.define_path("output_dir", None, "New directory for results.", required=True)
 _COUNT = flags.DEFINE_integer("disturbances", 50, "How many.", lower_bound=len(KINDS))
-_SEED = flags.DEFINE_integer("seed", 0, "Of all that is random.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
 
 DEVICES = 4
 INTERVAL = 10  # steps between checkpoints
 EVALUATION = 15  # steps between evaluations
-HEARTBEAT = 20  # seconds after which a stopped process is lost
+HEARTBEAT = 20  # seconds after which a stopped process counts as lost
 STEPS_A_DISTURBANCE = 20
 DISK = "200m"
 PATIENCE = Patience(restarts=20, first_pause=0.1, longest_pause=1.0)
 
 
 def command(workdir: Path, num_steps: int) -> list[str]:
-    """The glyph task in a model so small that a run is mostly starts."""
+    """The command that trains the glyph task, with a model so small that starts take most time."""
     settings = {
         "data.dataset_dir": Path(_DATASET.value).absolute(),
         "data.batch_size": 2 * DEVICES,
@@ -74,13 +75,14 @@ def command(workdir: Path, num_steps: int) -> list[str]:
 
 
 def environment(processes: int) -> dict[str, str]:
+    """Variables for each of so many processes, which share DEVICES devices."""
     return {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}",
-        # On the CPU a cache serves process 0 alone, which then waits for the compilers of the
-        # others in its first collective: for 30 seconds, and no longer.
+        # On the CPU only process 0 finds cached programs. It would wait for the others, which
+        # compile, in its first collective, which gives up after 30 seconds.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
-        # Nothing is timed here but starts, which are mostly compiling.
+        # Starts are mostly compiling, and nothing else is timed here.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     }
 
@@ -117,11 +119,11 @@ def main(argv: list[str]) -> int:
 def disturbed(
     output: Path, room: Path, mounted: bool, num_steps: int, notice: Notice
 ) -> tuple[Path, int, list[Record]]:
-    """Trains under all disturbances: the workdir, the launcher's status, what was done."""
+    """Trains under all disturbances: (workdir, exit status of the launcher, records)."""
     rng = random.Random(_SEED.value)
     workdir = room / "run"
     kinds = [kind for kind in KINDS if mounted or kind != "full disk"]
-    planned = plan(kinds, _COUNT.value, INTERVAL, rng)
+    planned = schedule(kinds, _COUNT.value, INTERVAL, rng)
     disturber = Disturber(workdir, planned, rng, room / "filler", INTERVAL, EVALUATION)
     with (output / "log" / "disturbed.txt").open("w", buffering=1) as log:
 
@@ -145,12 +147,13 @@ def disturbed(
                 tick=disturber.tick,
                 tick_seconds=0.05,
             )
-            # A full disk is the user's error: it is his to make room, and start again.
+            # A full disk is a user's error: the user makes room and starts again.
             if status != EXIT_ERROR or not disturber.make_room():
                 return workdir, status, disturber.records
 
 
 def undisturbed(output: Path, num_steps: int, notice: Notice) -> int:
+    """Trains the run to compare with; returns the exit status of the launcher."""
     with (output / "log" / "undisturbed.txt").open("w", buffering=1) as log:
         return supervise(
             start=lambda: Pod(
@@ -166,7 +169,7 @@ def undisturbed(output: Path, num_steps: int, notice: Notice) -> int:
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    """(step, loss) of each line of a log, in its order."""
+    """(step, loss) of each line of a log, in order."""
     return [(row["step"], row["train/loss"]) for row in rows(folder)]
 
 

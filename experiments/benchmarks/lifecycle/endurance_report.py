@@ -1,4 +1,4 @@
-"""The table and the verdict of an endurance run."""
+"""The table of an endurance run, and whether it has passed."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ Losses = Sequence[tuple[int, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """failures: what speaks against the run, each in a line; none: it has passed."""
+    """The results of an endurance run. failures: reasons why it has not passed."""
 
     records: Sequence[Record]
     disturbed: Losses
@@ -34,7 +34,10 @@ def failures(
     asked: int,
     interval: int,
 ) -> list[str]:
-    """What speaks against a run. interval: steps between its checkpoints."""
+    """Reasons why a run has not passed, or [].
+
+    asked: number of disturbances that were wanted. interval: steps between checkpoints.
+    """
     found = []
     if not finished:
         found.append("the run did not reach its end")
@@ -53,22 +56,24 @@ def failures(
 
 
 def _excess(record: Record, interval: int) -> list[str]:
-    """What a disturbance cost beyond the steps since the last save."""
+    """What a disturbance lost beyond the steps since the newest undamaged checkpoint."""
     if not record.restarted:
         return []
     found = []
-    if record.resumed < record.sound:
-        found.append(f"went on from {record.resumed}, but checkpoint {record.sound} was sound")
-    # A save is written while the next steps run, and may be lost with them.
+    if record.resumed < record.undamaged:
+        found.append(
+            f"resumed from {record.resumed}, but checkpoint {record.undamaged} was undamaged"
+        )
+    # A checkpoint is written while the next steps run, and may be lost with them.
     if record.kind in ("kill", "stop") and record.lost >= 2 * interval:
         found.append(f"{record.lost} steps were lost, with a save every {interval}")
     if record.kind in NOTICES and record.lost:
-        found.append(f"{record.lost} steps were lost, though it was told to save")
+        found.append(f"{record.lost} steps were lost, though it was asked to save")
     return found
 
 
 def write(folder: Path, outcome: Outcome) -> int:
-    """Writes results.json and table.md, prints the table; returns the exit status."""
+    """Writes results.json and table.md, and prints the table; returns the exit status."""
     values = {
         "passed": not outcome.failures,
         "failures": outcome.failures,
@@ -85,6 +90,7 @@ def write(folder: Path, outcome: Outcome) -> int:
 
 
 def table(outcome: Outcome) -> str:
+    """The results in Markdown, with a line for each kind of disturbance."""
     lines = [
         "| disturbance | times | restarts | steps lost: mean, most | seconds to the next step |",
         "| --- | --- | --- | --- | --- |",

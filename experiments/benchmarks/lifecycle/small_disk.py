@@ -1,4 +1,4 @@
-"""A small file system to fill up, which vanishes with the process that mounted it."""
+"""A small file system that can be filled up, and vanishes with the process that mounted it."""
 
 import ctypes
 import subprocess
@@ -12,10 +12,10 @@ _CLONE_NEWNS = 0x20000
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[bool]:
-    """Mounts a tmpfs of `size` ("200k") at `folder`, which is made; whether that was possible.
+    """Makes `folder` and mounts a tmpfs of `size` ("200k") there; yields whether that succeeded.
 
-    Only this process and those that it starts see it, in a mount namespace of their own: a
-    kill leaves nothing mounted. Where it takes rights that are not there, it is a plain folder.
+    It lies in a mount namespace of this process and its children, so a kill leaves nothing
+    mounted. Without the rights to mount, `folder` is an ordinary folder.
     """
     folder.mkdir()
     mounted = (

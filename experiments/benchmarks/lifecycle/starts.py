@@ -1,10 +1,9 @@
-"""From start to first step, cold and from the compilation cache; restoring a checkpoint.
+"""Time from start to first step, cold and with the compilation cache and a checkpoint.
 
     python -m experiments.benchmarks.lifecycle.starts --dataset_dir=datasets/glyphs
 
-Trains the glyph experiment for a few steps with an empty workdir, takes the last checkpoint
-away, and starts it again to go on from the one before. The figures are those that the runs
-themselves log.
+Trains the glyph experiment for a few steps in an empty workdir, removes the last checkpoint,
+and starts it again, so that it resumes from the one before. The runs log the figures.
 """
 
 import json
@@ -28,9 +27,9 @@ def main(argv: list[str]) -> None:
 
 
 def measure(dataset: str) -> dict[str, dict[str, float]]:
-    """Seconds by part, and programs found in the cache, of a cold start and of the next one."""
+    """Seconds of each part of a cold start and of the next one, and programs in the cache."""
     with tempfile.TemporaryDirectory() as folder:
-        # The number of steps is part of the compiled step: both starts need the same.
+        # The compiled step depends on the number of steps, so both starts need the same one.
         cold = train(folder, dataset, 2 * _INTERVAL, interval=_INTERVAL)
         shutil.rmtree(Path(folder) / "run" / "checkpoints" / str(2 * _INTERVAL))
         warm = train(folder, dataset, 2 * _INTERVAL, interval=_INTERVAL)
@@ -43,9 +42,10 @@ def measure(dataset: str) -> dict[str, dict[str, float]]:
 def train(
     folder: str, dataset: str, num_steps: int, *, interval: int, devices: int = 1
 ) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl of the glyph run in `folder`, in a process of its own.
+    """Runs the glyph experiment in a process of its own; returns the lines of metrics.jsonl.
 
-    interval: of logging and of saving. devices: forced on the host.
+    The workdir is in `folder`. interval: steps between lines and between saves. devices: number
+    of forced host devices.
     """
     command = [
         *(sys.executable, "-m", "fsdit.main", "--config=experiments/glyphs.py"),
@@ -57,14 +57,14 @@ def train(
         f"--config.checkpoint.interval={interval}",
     ]
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # a cold start must be one
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would warm a cold start
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def _of_start(rows: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """What the first line of a start, at `step`, says of it."""
+    """The timing/start_* values in the first line of a start, which is that of `step`."""
     prefix = "timing/start_"
     (found,) = (row for row in rows if row["step"] == step)
     return {name.removeprefix(prefix): v for name, v in found.items() if name.startswith(prefix)}

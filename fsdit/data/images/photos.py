@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageColor, ImageOps
 
 from fsdit.data.images import colours
 from fsdit.data.images.image_files import UnusableImageError, opened, read_file
-from fsdit.errors import DataError
+from fsdit.errors import DataError, system_text
 
 Resize = Literal["center_crop", "squash", "pad"]
 _MODES = {1: "L", 3: "RGB"}
@@ -62,8 +62,7 @@ def read_photo(
             flattened = flat(image, channels, preparation.background)
             pixels = np.asarray(resized(flattened, image_size, preparation))
     except (UnusableImageError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{path}: {system_text(error)}") from None
     return pixels.reshape(image_size, image_size, channels)
 
 

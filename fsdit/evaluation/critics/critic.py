@@ -84,7 +84,7 @@ def _encoded(
     encoder: FrozenEncoder, params: dict, batch_size: int, images: Images
 ) -> Float[np.ndarray, "N D"]:
     mesh = sharding.local_mesh()
-    rows = -(-batch_size // mesh.size) * mesh.size
+    rows = sharding.round_up(batch_size, mesh.size)
     placed = jax.device_put(params, sharding.replicated(mesh))
     found: list[Array | np.ndarray] = []
     for batch in _batches(images, rows):

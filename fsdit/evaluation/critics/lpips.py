@@ -43,7 +43,7 @@ class Lpips:
             )
         mesh = mesh or sharding.local_mesh()
         each = max(1, _MAX_PIXELS // (count * height * width))
-        size = min(each, -(-episodes // mesh.size)) * mesh.size
+        size = min(each * mesh.size, sharding.round_up(episodes, mesh.size))
         placed = jax.device_put(self.params, sharding.replicated(mesh))
         found = []
         for first in range(0, episodes, size):

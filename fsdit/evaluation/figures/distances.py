@@ -98,7 +98,7 @@ def reduce_pairs(
     count, found = _length(queries), []
     query_rows, pool_rows = (min(tile or _tile_rows(x), _length(x)) for x in (queries, pool))
     with jax.enable_x64(True):
-        size = _fill(query_rows, mesh)
+        size = sharding.round_up(query_rows, mesh.size)
         for rows in _tiles(queries, size):
             part = _put(mesh, sharding.BATCH, rows)
             carry = _put(mesh, sharding.BATCH, _repeat(start, size))
@@ -118,10 +118,6 @@ def _advance(step: Callable, mesh: Mesh, carry: PyTree, queries: PyTree, pool: P
 
 def _length(rows: Rows) -> int:
     return len(next(iter(rows.values())))
-
-
-def _fill(rows: int, mesh: Mesh) -> int:
-    return -(-rows // mesh.size) * mesh.size
 
 
 def _tile_rows(rows: Rows) -> int:
@@ -243,7 +239,8 @@ def episode_distances(
     Episodes lie over the mesh, `tile` of them at a time.
     """
     mesh, rows = mesh or sharding.local_mesh(), {"a": a, "b": b}
-    size, found = _fill(min(tile or _tile_rows(rows), len(a)), mesh), []
+    size = sharding.round_up(min(tile or _tile_rows(rows), len(a)), mesh.size)
+    found = []
     with jax.enable_x64(True):
         for part in _tiles(rows, size):
             part = _put(mesh, sharding.BATCH, part)

@@ -278,7 +278,7 @@ def _strip(images: UInt8[np.ndarray, "N H W C"]) -> _Strip | None:
     if not count:
         return None
     gap, columns = max(1, height // 24), min(count, _STRIP_COLUMNS)
-    rows = -(-count // columns)
+    rows = math.ceil(count / columns)
     sheet = Image.new(
         "RGBA", (columns * (width + gap) - gap, rows * (height + gap) - gap), (0, 0, 0, 0)
     )

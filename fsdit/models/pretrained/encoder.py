@@ -1,4 +1,4 @@
-"""Frozen support encoders: published vision towers behind the interface of SupportEncoder.
+"""Frozen support encoders: published vision towers, called as the learned encoder is.
 
 encoder, params = load_encoder("google/siglip2-base-patch16-224", dtype="bfloat16")
 pooled, tokens = jax.jit(encoder)(params, supports)

@@ -1,4 +1,4 @@
-"""What checkpoints say of themselves, read without a device; which one a reader wants."""
+"""The checkpoints of a workdir and their metas, read without a device."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,27 +8,27 @@ from typing import Any, Literal
 from fsdit.config import Config, changed_fields, flatten, from_dict, to_dict
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.training.checkpoints import metadata
-from fsdit.training.checkpoints.best import from_meta
-from fsdit.training.checkpoints.metadata import DamagedCheckpointError
+from fsdit.training.checkpoints.metadata import DamagedCheckpointError, score_in
 
-# What a run reads -> the setting that names it.
+# Name of what a run reads -> the setting that says where it is.
 _IDENTITIES = {
     "dataset": "data.dataset_dir",
     "encoder": "model.encoder.location",
     "codec": "model.codec.location",
 }
-# May change on resume, and change what steps compute.
-_SAID = ("optimizer.peak_learning_rate", "optimizer.final_learning_rate", "train.num_steps")
-# Which step a reader wants; "newest": the newest sound one.
+# Settings that may change on resume although they change what steps compute.
+_ANNOUNCED = ("optimizer.peak_learning_rate", "optimizer.final_learning_rate", "train.num_steps")
+# The checkpoint that a reader asks for; "newest" is the newest valid one.
 Choice = int | Literal["newest", "best"]
 
 
 def directory(workdir: str | Path) -> Path:
+    """The folder of a workdir that holds its checkpoints."""
     return Path(workdir).absolute() / "checkpoints"
 
 
 def steps(workdir: str | Path) -> list[int]:
-    """Steps whose folders lie in the workdir, newest first, valid or not.
+    """The steps that have a folder in the workdir, newest first, whether valid or not.
 
     Raises UnreadableCheckpointError.
     """
@@ -44,22 +44,22 @@ def steps(workdir: str | Path) -> list[int]:
 
 
 def _is_step(name: str) -> bool:
-    """Whether Orbax writes a step under this name: "5", and neither "05" nor "²"."""
+    """Whether Orbax would give a step's folder this name: "5", but neither "05" nor "²"."""
     return name.isascii() and name.isdecimal() and (name[0] != "0" or name == "0")
 
 
 def saved_meta(workdir: str | Path, step: Choice = "newest") -> tuple[int, dict[str, Any]] | None:
-    """(step, meta) of the newest step whose meta is valid, or of the step that is chosen.
+    """(step, meta) of the checkpoint that `step` chooses; "newest" is the newest valid meta.
 
-    None where there is no such newest, or no step at all. Touches no device. Raises
-    CheckpointError where the step that is chosen is not there or is damaged, and
+    None where the workdir holds no step, or no valid one to be the newest. Touches no device.
+    Raises CheckpointError where another choice is not there or is damaged, and
     UnreadableCheckpointError.
     """
     found = steps(workdir)
     if step == "newest" or not found:
         return next(readable_metas(workdir, found), None)
     if step == "best":
-        best = from_meta(_meta(workdir, found[0]), "best")
+        best = score_in(_meta(workdir, found[0]), "best")
         if best is None:
             raise CheckpointError(
                 f"no step of {workdir} was judged: --step=best needs config.train.fsd_interval"
@@ -78,7 +78,7 @@ def _meta(workdir: str | Path, step: int) -> dict[str, Any]:
 def readable_metas(
     workdir: str | Path, candidates: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Damaged ones are left out. Raises UnreadableCheckpointError."""
+    """(step, meta) of each candidate whose meta is valid. Raises UnreadableCheckpointError."""
     for step in candidates:
         with contextlib.suppress(DamagedCheckpointError):
             yield step, _meta(workdir, step)
@@ -87,11 +87,11 @@ def readable_metas(
 def check_resumable(
     workdir: str | Path, config: Config, identity: Mapping[str, str], *, start_over: bool = False
 ) -> list[str]:
-    """Raises CheckpointError when the workdir's run is not one that `config` continues.
+    """Raises CheckpointError unless `config` can continue the workdir's run.
 
-    Returns what it computes otherwise from now on, one text a setting.
-    identity: sums of what the run reads, as `Checkpoints` was given them. start_over: a
-    workdir whose checkpoints are all damaged may begin again.
+    Returns a line for each setting that changes what the steps compute from now on.
+    identity: digests of the dataset and of the frozen weights, by name. start_over: whether
+    a workdir whose checkpoints are all damaged may begin again.
     """
     found = saved_meta(workdir)
     if found is None:
@@ -109,22 +109,22 @@ def check_resumable(
     old, new = flatten(meta["config"]), flatten(to_dict(config))
     return [
         f"config.{path} was {old.get(path)} up to step {step}, from now on it is {new[path]}"
-        for path in _SAID
+        for path in _ANNOUNCED
         if old.get(path) != new[path]
     ]
 
 
-def none_is_valid(workdir: str | Path, reason: str = "") -> CheckpointError:
+def none_is_valid(workdir: str | Path) -> CheckpointError:
+    """The error of a run whose checkpoints are all damaged."""
     there = ", ".join(map(str, sorted(steps(workdir))))
     return CheckpointError(
-        f"{directory(workdir)} holds the steps {there}, and none of them is valid"
-        f"{f' ({reason})' if reason else ''}: nothing has been changed; --start_over sets them "
-        "aside and begins again at step 0"
+        f"{directory(workdir)} holds the steps {there}, and none of them is valid: "
+        "nothing has been changed; --start_over sets them aside and begins again at step 0"
     )
 
 
 def saved_settings(workdir: str | Path, step: int, meta: Mapping[str, Any]) -> Config:
-    """The configuration that a checkpoint was written with.
+    """The configuration in a checkpoint's meta.
 
     Raises CheckpointError where this version cannot read it.
     """
@@ -139,7 +139,7 @@ def saved_settings(workdir: str | Path, step: int, meta: Mapping[str, Any]) -> C
 def check_identity(
     workdir: str | Path, step: int, meta: Mapping[str, Any], identity: Mapping[str, str]
 ) -> None:
-    """Raises CheckpointError where a sum in `identity` is not the one saved."""
+    """Raises CheckpointError where a digest in `identity` differs from the saved one."""
     for name, found in identity.items():
         if meta["identity"].get(name) != found:
             raise CheckpointError(

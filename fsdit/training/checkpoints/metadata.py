@@ -1,18 +1,19 @@
 """The small files of a checkpoint: meta and data, which lie beside the state.
 
     STEP/data/metadata    {"next_index": ...}, the position in the data
-    STEP/meta/metadata    see checkpoint.py
+    STEP/meta/metadata    the fields of `_Meta`; store.py says what they mean
 
-A digest in meta covers both files and the number of the step, so that a changed byte and
-a step under another's name are found. Checkpoints of before there was a digest are held
-to the schema alone: types, bounds, and what follows from the step.
+A digest in meta covers both files and the number of the step. It reveals a changed byte, and
+a checkpoint whose folder bears another step's number. Checkpoints that are older than the
+digest are checked against the schema alone: types, bounds, and what follows from the step.
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -23,7 +24,8 @@ from pydantic import (
     ValidationError,
 )
 
-from fsdit.errors import CheckpointError, cannot_be_read
+from fsdit.config import RENAMED
+from fsdit.errors import CheckpointError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
 
 _Word = Annotated[int, Field(ge=0, lt=2**32)]
@@ -42,14 +44,17 @@ class _DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """Of the configuration only what the position in the data is checked with."""
+    """The part of a configuration that the position in the data is checked against."""
 
     data: _DataSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """A `best.Judged`."""
+class Score:
+    """The score by which `selection.py` compares a step with others; lower is better.
+
+    settings: those that the value depends on, by dotted path.
+    """
 
     step: PositiveInt
     value: FiniteFloat
@@ -64,8 +69,8 @@ class _Meta:
     mesh: dict[str, PositiveInt]
     running: Running | _Nothing
     fingerprint: dict[str, _Word]
-    judged: _Found | None = None
-    best: _Found | None = None
+    judged: Score | None = None
+    best: Score | None = None
     digest: str = ""
 
 
@@ -73,7 +78,7 @@ _META, _DATA = TypeAdapter(_Meta), TypeAdapter(_Data)
 
 
 class DamagedCheckpointError(CheckpointError):
-    """The content of a checkpoint is not what was saved, for a reason."""
+    """The content of a checkpoint is not what was saved; `reason` says how that showed."""
 
     def __init__(self, folder: Path, reason: str):
         super().__init__(f"{folder} is damaged ({reason}); name another --step")
@@ -87,9 +92,9 @@ class UnreadableCheckpointError(CheckpointError):
 def seal(
     step: int, meta: dict[str, Any], data: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(meta with its digest, data), copied: what a writer in the background may hold.
+    """(meta with its digest, data), as copies.
 
-    The originals may change while it writes.
+    A writer in the background holds the copies while the caller may change the originals.
     """
     meta, data = json.loads(json.dumps([meta, data]))
     return {**meta, "digest": _digest(step, meta, data)}, data
@@ -104,8 +109,8 @@ def read(folder: Path) -> tuple[dict[str, Any], int]:
         texts = [(folder / name / "metadata").read_bytes() for name in ("meta", "data")]
         typed = _META.validate_json(texts[0], strict=True)
         position = _DATA.validate_json(texts[1], strict=True).next_index
-        meta, data = map(json.loads, texts)
-    except Exception as error:  # whatever a damaged file brings about
+        meta, data = json.loads(texts[0]), json.loads(texts[1])
+    except Exception as error:  # a damaged file can cause any exception
         raise explained(folder, error) from error
     step = int(folder.name)
     if wrong := _contradiction(step, typed, position):
@@ -115,8 +120,21 @@ def read(folder: Path) -> tuple[dict[str, Any], int]:
     return meta, position
 
 
+def score_in(meta: Mapping[str, Any], name: Literal["judged", "best"]) -> Score | None:
+    """The score of the checkpoint's own step ("judged"), or of the best step up to it ("best").
+
+    None where there is none, as in checkpoints that are older than the selection. Settings
+    that had another name in an older version get today's.
+    """
+    if not meta.get(name):
+        return None
+    found = Score(**meta[name])
+    settings = {RENAMED.get(path, path): value for path, value in found.settings.items()}
+    return dataclasses.replace(found, settings=settings)
+
+
 def _contradiction(step: int, meta: _Meta, next_index: int) -> str:
-    """What cannot be of this step, or ""."""
+    """Returns how the files contradict the step that they should belong to, or ""."""
     position = step * meta.config.data.batch_size
     if next_index != position:
         return f"data goes on at index {next_index}, step {step} at {position}"
@@ -135,7 +153,7 @@ def _digest(step: int, meta: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def explained(folder: Path, error: Exception) -> CheckpointError:
-    """The error of a checkpoint that could not be read: of its content, or of the way to it."""
+    """The error to raise where reading failed: a damaged content, or no access to it."""
     if cannot_be_read(error):
         return UnreadableCheckpointError(
             f"{folder} cannot be read ({_reason(error)}): nothing has been changed; see to "
@@ -145,8 +163,8 @@ def explained(folder: Path, error: Exception) -> CheckpointError:
 
 
 def _reason(error: Exception) -> str:
-    """In a few words, for brackets in a message."""
+    """A few words for the brackets in a message."""
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
-    return f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])[:200]}"
+    return with_type(error)

@@ -1,18 +1,17 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are complete or absent: saving, keeping and restoring them.
 
     W/checkpoints/STEP/state   the training state, written by every process
     W/checkpoints/STEP/data    the position in the data: the next global index
-    W/checkpoints/STEP/meta    configuration, sums of dataset and frozen weights, versions,
-                               mesh, running means, what was judged of the step and of the
-                               best so far, and a fingerprint of the state
+    W/checkpoints/STEP/meta    configuration, digests of dataset and frozen weights, versions,
+                               mesh, running means, the scores of this step and of the best
+                               step so far, and a fingerprint of the state
 
-Orbax writes a step beside its final name and renames it when complete. The
-fingerprint finds what that cannot: a step that was damaged afterwards. A step
-that fails to load or to match is set aside with a warning, and the newest sound
-one is used.
+Orbax writes a step under a temporary name and renames it when it is complete. The
+fingerprint reveals damage that came after that. A step that cannot be loaded or does not
+match its fingerprint is set aside with a warning, and the newest valid step is used.
 
-Kept are the last ones, each keep_every-th, and the best: it goes when a better one
-is whole.
+Orbax keeps the last `keep_last` checkpoints, every `keep_every`-th, and the best one, which
+it deletes once a better one is complete.
 """
 
 import contextlib
@@ -37,9 +36,14 @@ from fsdit.config import Config, to_dict
 from fsdit.errors import CheckpointError, first_line, remedy
 from fsdit.parallel import processes
 from fsdit.training.checkpoints import metadata
-from fsdit.training.checkpoints.best import Judged, best_of, better, from_meta, judged, to_meta
-from fsdit.training.checkpoints.listing import directory, none_is_valid, readable_metas, steps
-from fsdit.training.checkpoints.metadata import DamagedCheckpointError, UnreadableCheckpointError
+from fsdit.training.checkpoints.listing import directory, none_is_valid, steps
+from fsdit.training.checkpoints.metadata import (
+    DamagedCheckpointError,
+    Score,
+    UnreadableCheckpointError,
+    score_in,
+)
+from fsdit.training.checkpoints.selection import Selection
 from fsdit.training.checkpoints.verification import fingerprint, read_back
 from fsdit.training.state import TrainState
 
@@ -48,14 +52,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "arr
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint in memory. best: what it says of the best step."""
+    """A checkpoint in memory. best: the score of the best step up to this one."""
 
     step: int
     state: TrainState
     next_index: int
     running: dict[str, Any]
     fingerprint: dict[str, int]
-    best: Judged | None
+    best: Score | None
 
 
 def restore(
@@ -65,12 +69,13 @@ def restore(
     set_aside: bool,
     start_over: bool = False,
 ) -> Restored | None:
-    """The newest valid checkpoint, laid out as `template` says, or None.
+    """The newest valid checkpoint with the shardings of `template`, or None.
 
-    set_aside: rename damaged steps to STEP.damaged, as the run that goes on writing
-    there must; a mere reader changes nothing. Where steps are there and none is valid, such
-    a run raises CheckpointError, unless it may start over. All processes must call it; they
-    use the same step. Raises UnreadableCheckpointError before anything is renamed.
+    set_aside: rename damaged steps to STEP.damaged. The run that goes on writing to the
+    workdir must do so; a reader must not. start_over: with set_aside, return None where
+    the workdir holds steps and none is valid, instead of raising CheckpointError.
+    All processes must call it, and all get the same step. Raises UnreadableCheckpointError
+    before anything is renamed.
     """
     damaged, restored = [], None
     for step in steps(workdir):
@@ -94,7 +99,7 @@ def restore(
 def restore_step(
     workdir: str | Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> Restored:
-    """One checkpoint and no other. Raises CheckpointError where it is damaged or unreadable."""
+    """The checkpoint of `step`. Raises CheckpointError where it is damaged or unreadable."""
     folder = directory(workdir) / str(step)
     restored, reason = _valid(folder, step, template)
     if restored is None:
@@ -116,23 +121,24 @@ def _valid(
         raise UnreadableCheckpointError(str(problem or f"{folder}: another process cannot read it"))
     if not processes.agree(restored is not None):
         return None, getattr(problem, "reason", "another process cannot load it")
-    # A computation of all processes together: only when all of them got here.
+    # All processes compute the fingerprint together, so all of them must have got here.
     if fingerprint(restored.state) != restored.fingerprint:
         return None, "its content does not match its fingerprint"
     return restored, ""
 
 
 def _read(folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]) -> Restored:
-    """Reads with Orbax's handlers, which hold no barriers: one process may fail alone."""
+    """Reads a checkpoint with Orbax's handlers: these have no barriers, so that one process
+    may fail while the others succeed."""
     meta, next_index = metadata.read(folder)
     try:
         args = ocp.args.StandardRestore(template)
         state = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
     except jax.errors.JaxRuntimeError:
-        raise  # the devices' memory, say: nothing that the files are to blame for
-    except Exception as error:  # whatever a damaged file makes Orbax raise
+        raise  # by a device, such as one out of memory: no fault of the files
+    except Exception as error:  # a damaged file can make Orbax raise anything
         raise metadata.explained(folder, error) from error
-    best = from_meta(meta, "best")
+    best = score_in(meta, "best")
     return Restored(step, state, next_index, meta["running"], meta["fingerprint"], best)
 
 
@@ -144,11 +150,11 @@ def _free_name(folder: Path) -> Path:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves the question about preemption to the loop.
+    """Never asks JAX whether a preemption was announced: only the training loop does.
 
-    JAX wants it asked once a step, and fixes the step at which all leave from the last one
-    that asked. Orbax asks too, for the step that its thread has just finished: a notice
-    that came then was for a step long past, and no one left.
+    JAX lets all processes leave at the call after the last one that any of them made. Orbax
+    would make calls of its own, with the number of a step that was saved in the background:
+    a notice that came during such a call named a step in the past, and no process left.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -157,7 +163,10 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """Writes checkpoints in the background; the step after goes on meanwhile."""
+    """Saves checkpoints in the background while training goes on, and keeps the right ones.
+
+    selection: decides which step is the best; that checkpoint is kept.
+    """
 
     def __init__(
         self,
@@ -166,17 +175,18 @@ class Checkpoints:
         identity: Mapping[str, str],
         mesh: Mesh,
         newest: int,
-        best: Judged | None = None,
+        selection: Selection | None = None,
     ):
-        """identity: sums of the dataset and of the frozen weights, by name.
+        """identity: digests of the dataset and of the frozen weights, by name.
 
-        newest, best: the step that the run goes on from, and the best one it knew then.
+        newest: the step that the run resumes from, or 0. selection: None for a new one.
         """
-        self._workdir, self._config = workdir, config
-        self.best, self._own = _still_there(workdir, newest, best), None
-        self._newest_whole = newest
+        self._workdir = workdir
+        self.selection = selection or Selection(config)
+        self._newest_complete = newest
         self._saving = newest
-        self._saves, self._unread = 0, False  # unread: the first one, until it was read back
+        # The first checkpoint of a start is read back once; _unread: that is still to be done.
+        self._saves, self._unread = 0, False
         self._meta = {
             "config": to_dict(config),
             "identity": dict(identity),
@@ -194,62 +204,58 @@ class Checkpoints:
         with self._explained():
             self._manager = _Manager(directory(workdir), options=options)
 
-    def judge(self, step: int, value: float) -> bool:
-        """Takes the judged value of a step; returns whether it is the best, and to be saved.
-
-        All processes must call it. They save together or not at all, even where their
-        values differ in a last bit.
-        """
-        self._own = judged(self._config, step, value)
-        with jax.transfer_guard("allow"):
-            best = processes.agree(self._own is not None and better(self._own, self.best))
-        if best:
-            self.best = self._own
-        return best
-
     def save(self, state: TrainState, step: int, next_index: int, running: dict[str, Any]) -> None:
         """Starts a save; returns once the state is copied off the devices.
 
-        running: small values that continue a run's log, as JSON.
-        Raises CheckpointError when this or the previous save failed.
+        running: the running means of the log, as JSON values. Raises CheckpointError when
+        this or the previous save failed.
         """
         if step == self._saving:
             return
-        own = self._own if self._own and self._own.step == step else None
-        found = to_meta(own, self.best)
-        meta = {**self._meta, **found, "running": running, "fingerprint": fingerprint(state)}
-        # Orbax writes them later, when the caller may have changed its own.
+        meta = {
+            **self._meta,
+            **self.selection.to_meta(step),
+            "running": running,
+            "fingerprint": fingerprint(state),
+        }
+        # Orbax writes them in the background: it gets copies, which the caller cannot change.
         meta, data = metadata.seal(step, meta, {"next_index": next_index})
-        # The best one before goes when this one is whole.
-        self._kept.policies[-1] = CustomSteps([self.best.step] if self.best else [])
+        # Orbax applies this once the new checkpoint is complete, so that the best one before
+        # it is deleted only then.
+        best = self.selection.best
+        self._kept.policies[-1] = CustomSteps([best.step] if best else [])
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(data),
             meta=ocp.args.JsonSave(meta),
         )
-        # Copying to the host is what saving is: the loop's transfer guard is lifted.
-        # force: when to save is the loop's decision, not the manager's.
+        # Saving copies to the host, so the loop's transfer guard is lifted.
+        # force: the loop decides when to save, not the manager.
         with self._explained(), jax.transfer_guard("allow"):
             self._read_first_back(wait=True)
             self._manager.save(step, args=items, force=True)
-        self._newest_whole, self._saving = self._saving, step
-        self._saves, self._unread = self._saves + 1, not self._saves
+        self._newest_complete, self._saving = self._saving, step
+        self._unread = self._saves == 0
+        self._saves += 1
 
     def check(self) -> None:
-        """Raises CheckpointError when a save in the background has failed."""
+        """Raises CheckpointError where a save in the background has failed."""
         with self._explained():
             self._manager.check_for_errors()
             self._read_first_back(wait=False)
 
     def finish(self) -> None:
-        """Waits until everything is written. Raises CheckpointError when it was not."""
+        """Waits until everything is written. Raises CheckpointError where a save has failed."""
         with self._explained():
             self._manager.wait_until_finished()
             self._read_first_back(wait=True)
             self._manager.close()
 
     def _read_first_back(self, *, wait: bool) -> None:
-        """Once, as soon as the first save is complete; wait: now."""
+        """Reads the first checkpoint of this start back, once it is complete.
+
+        wait: whether to wait for it, instead of trying again at the next call.
+        """
         if not self._unread or (not wait and self._manager.is_saving_in_progress()):
             return
         self._manager.wait_until_finished()
@@ -263,24 +269,12 @@ class Checkpoints:
         try:
             yield
         except (CheckpointError, jax.errors.JaxRuntimeError):
-            raise  # the latter: another process or a device, which the disk is not to blame for
+            raise  # a JaxRuntimeError comes from another process or a device, not from the disk
         except Exception as error:
             reason = first_line(error)[:300]
-            kept = f"step {self._newest_whole} is whole" if self._newest_whole else "none is whole"
+            newest = self._newest_complete
+            kept = f"step {newest} is complete" if newest else "none is complete"
             raise CheckpointError(
                 f"cannot write a checkpoint to {directory(self._workdir)}: {reason}; "
                 f"{kept}; {remedy(error)}"
             ) from error
-
-
-def _still_there(workdir: str | Path, newest: int, best: Judged | None) -> Judged | None:
-    """`best`, or with a warning the best of the other steps up to `newest` where it is lost."""
-    if best is None or any(readable_metas(workdir, [best.step])):
-        return best
-    before = (step for step in steps(workdir) if step <= newest)
-    others = best_of(meta for _, meta in readable_metas(workdir, before))
-    if processes.is_main_process():
-        folder = directory(workdir) / str(best.step)
-        rest = f"step {others.step} is the best of the others" if others else "no other was judged"
-        print(f"warning: {folder}, the best step, is damaged or gone; {rest}", flush=True)
-    return others

@@ -1,4 +1,14 @@
-"""What shows that a checkpoint is what was saved: fingerprints of arrays, and reading it back."""
+"""Verifies checkpoints: fingerprints of their arrays, and reading a new one back.
+
+The fingerprint of an array with words x_p (its elements' bits as integers) at the places
+p = (p_1, ..., p_n) in a shape (s_1, ..., s_n) is
+
+    sum over p of x_p w_p  mod 2^32,    w_p = w_n,  w_0 = 1,
+    w_i = w_(i-1) (2 s_i + 1) + 2 p_i                                          (1)
+
+All weights w_p are odd and so invertible modulo 2^32: a single changed word always shows. Sums
+of integers do not depend on their order: any mesh computes the same.
+"""
 
 from pathlib import Path
 
@@ -15,6 +25,8 @@ from fsdit.training.checkpoints.metadata import DamagedCheckpointError
 
 @jax.jit
 def _leaf_sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    """The fingerprint () uint32 of each array, equation 1."""
+
     def weighted_sum(leaf: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
         weights = jnp.ones(leaf.shape, jnp.uint32)
@@ -27,11 +39,7 @@ def _leaf_sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def fingerprint(state: PyTree[jax.Array]) -> dict[str, int]:
-    """One number an array, from its bits and their places, modulo 2**32.
-
-    Integer sums do not depend on their order, so any mesh computes the same. The
-    weights are odd: one changed word always shows.
-    """
+    """The fingerprint of each array of a state, by its path, such as "params/embed/kernel"."""
     leaves = jax.tree.leaves_with_path(state)
     sums = jax.device_get(_leaf_sums([leaf for _, leaf in leaves]))
     return {
@@ -41,9 +49,10 @@ def fingerprint(state: PyTree[jax.Array]) -> dict[str, int]:
 
 
 def read_back(folder: Path) -> None:
-    """Reads what is small of a checkpoint that was just written.
+    """Reads the small parts of a checkpoint that was just written.
 
-    Raises CheckpointError where it cannot be read: a folder may take what it does not give.
+    Raises CheckpointError where they cannot be read: in some folders files can be written and
+    not be found again.
     """
     scalar = {"step": jax.ShapeDtypeStruct((), np.int32)}
     as_numpy = {"step": ocp.RestoreArgs(restore_type=np.ndarray)}

@@ -1,4 +1,4 @@
-"""Where the time of a process goes: each moment since it started belongs to one part."""
+"""A clock that splits the time since the process started into named parts."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-# What JAX reports of one compilation, at its begin (as a scalar) and at its end.
+# Events that JAX reports at the beginning of a compilation (as a scalar) and at its end.
 _COMPILING = frozenset(
     f"/jax/core/compile/{name}_duration"
     for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
@@ -21,13 +21,13 @@ _CACHE_EVENTS = {
 
 
 class Clock:
-    """Splits the time of the thread that made it; the innermost part owns each moment.
+    """Splits the time of the thread that made it; each moment belongs to the innermost part.
 
-    It starts in the part "startup", when the process did. Compiling, wherever it happens,
-    is the part "compile". Any thread may read it.
+    Time begins with the process, in the part "startup". Whatever part runs, compiling is the
+    part "compile". Any thread may read the clock.
 
-    started: when the process did, as Unix time. cache: programs that the compilation cache
-    was asked for ("requests") and had ("hits").
+    started: Unix time at which the process started. cache: how many programs were looked up in
+    the compilation cache ("requests") and how many were found ("hits").
     """
 
     def __init__(self):
@@ -47,18 +47,19 @@ class Clock:
         return time.perf_counter() - self._origin
 
     def seconds(self) -> dict[str, float]:
-        """Of each part so far, the running one included."""
+        """Seconds of each part so far, including the part that runs now."""
         with self._lock:
             self._charge()
             return dict(self._seconds)
 
     def current(self) -> str:
-        """The part that owns this moment."""
+        """Name of the part that runs now."""
         with self._lock:
             return self._parts[-1]
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Assigns the time of the block to the part `name`."""
         self._push(name)
         try:
             yield
@@ -66,7 +67,7 @@ class Clock:
             self._pop()
 
     def rest(self, name: str) -> None:
-        """From now on time outside of any part belongs to `name`."""
+        """Assigns the time outside of all blocks to the part `name` from now on."""
         with self._lock:
             self._charge()
             self._parts[0] = name
@@ -78,6 +79,7 @@ class Clock:
         jax.monitoring.unregister_event_listener(self._on_event)
 
     def _charge(self) -> None:
+        """Adds the time since the last call to the innermost part. Needs the lock."""
         now, part = time.perf_counter(), self._parts[-1]
         self._seconds[part] = self._seconds.get(part, 0.0) + now - self._mark
         self._mark = now
@@ -92,7 +94,7 @@ class Clock:
             self._charge()
             self._parts.pop()
 
-    # Other threads compile too, while this one does something else: that is not counted.
+    # Compilations in other threads are not counted: this thread does something else meanwhile.
 
     def _on_begin(self, event: str, value: float, **_: object) -> None:
         if event in _COMPILING and threading.get_ident() == self._owner:
@@ -108,7 +110,7 @@ class Clock:
 
 
 def _process_age() -> float:
-    """Seconds since this process started; off Linux at least what it has computed."""
+    """Seconds since this process started; where there is no /proc, its CPU seconds instead."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5)

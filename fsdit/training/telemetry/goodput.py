@@ -1,28 +1,34 @@
 """Goodput: the share of a run's wall time, over all its starts, that became useful steps.
 
-    W/goodput.jsonl, one JSON object a line, appended by the main process:
+    goodput = seconds of steps that were not lost / wall time                      (1)
+    wall time = sum of the seconds of all PARTS                                    (2)
+              = end of the last start - begin of the first one, in Unix time
+
+A step is lost when a later start resumes from an earlier step and computes it again; its
+time moves from the part "step" to the part "lost". "down" is the time between two starts.
+
+W/goodput.jsonl has one JSON object a line, appended by the main process:
+
     {"event": "start", "started": Unix time of the process, "step": restored, "seconds": ...}
     {"event": "mark", "step": completed, "seconds": {part: since the process started}}
-    {"event": "end", ...}    like a mark
+    {"event": "end", ...}    with the fields of a mark
 
-A mark stands at each line of metrics.jsonl, at each checkpoint, and at least once a minute
-while steps go on. What a killed process did after its last mark is not known, and counts
-as time in which it was down; so does a start that did not get as far as its first step's
-dispatch. A line that a kill cut off is skipped.
+A mark is written with each line of metrics.jsonl, with each checkpoint, and at least once a
+minute while steps are dispatched. What a killed process did after its last mark is unknown
+and counts as "down", and so does a start that ended before it dispatched its first step.
 """
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsdit.events import writing
 from fsdit.training.telemetry import lines
 from fsdit.training.telemetry.clock import Clock
+from fsdit.training.telemetry.lines import LineLog
 
-# Of a process, as its clock says; "step" is what is left of the loop.
+# Parts of a process, measured by its clock. "step" is the time in the loop outside the others.
 MEASURED = (
     "step",
     "startup",
@@ -33,15 +39,15 @@ MEASURED = (
     "evaluation",
     "other",
 )
-# Taken out of "step" when a later start goes on from an earlier step; between two processes.
+# With the parts that follow from the lines of several starts: steps done again, and time between.
 PARTS = (*MEASURED, "lost", "down")
 _MARK_SECONDS = 60.0
-_LONGEST = 1e11  # seconds; Unix time gets there in the year 5138
+_LONGEST = 1e11  # seconds; a larger number is damage (Unix time reaches it in the year 5138)
 
 
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
-    """seconds: of each of PARTS; their sum is the wall time. steps: done and not lost."""
+    """Where the wall time went. seconds: of each of PARTS. steps: completed and not lost."""
 
     seconds: dict[str, float]
     steps: int = 0
@@ -50,15 +56,17 @@ class Breakdown:
 
     @property
     def wall(self) -> float:
+        """Seconds of wall time, equation 2."""
         return sum(self.seconds.values())
 
     def share(self, part: str) -> float:
+        """The share of the wall time; of "step" it is the goodput, equation 1."""
         return self.seconds[part] / max(self.wall, 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stretch:
-    """Steps first + 1 to last, and the time they took."""
+    """Steps first + 1 to last, and the seconds they took together."""
 
     first: int
     last: int
@@ -66,7 +74,7 @@ class _Stretch:
 
 
 def account(rows: Iterable[dict[str, Any]]) -> Breakdown:
-    """Where the time went, from the lines of all starts in order. Reads no clock."""
+    """The breakdown by the lines of all starts, in the order of the file."""
     seconds, kept = dict.fromkeys(PARTS, 0.0), []
     lost_steps = starts = 0
     step, before, ended = 0, dict.fromkeys(MEASURED, 0.0), None
@@ -80,7 +88,7 @@ def account(rows: Iterable[dict[str, Any]]) -> Breakdown:
             seconds["lost"] += sum(stretch.seconds for stretch in lost)
             lost_steps += sum(stretch.last - stretch.first for stretch in lost)
             before, starts = dict.fromkeys(MEASURED, 0.0), starts + 1
-        elif started is None:  # the file's first line is gone
+        elif started is None:  # the start that this mark belongs to is missing
             continue
         now = {part: max(line["seconds"].get(part, 0.0), before[part]) for part in MEASURED}
         for part in MEASURED[1:]:
@@ -93,7 +101,10 @@ def account(rows: Iterable[dict[str, Any]]) -> Breakdown:
 
 
 def _rewind(stretches: list[_Stretch], step: int) -> tuple[list[_Stretch], list[_Stretch]]:
-    """(what was done up to `step`, what beyond); a stretch across it is split evenly."""
+    """(stretches up to `step`, stretches beyond it).
+
+    A stretch with `step` inside is split in two, as if all its steps took equally long.
+    """
     kept, lost = [], []
     for stretch in stretches:
         if stretch.first >= step:
@@ -108,12 +119,15 @@ def _rewind(stretches: list[_Stretch], step: int) -> tuple[list[_Stretch], list[
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a goodput file; [] where there is none. Warns of damaged ones."""
+    """The valid lines of a goodput file, or [] where there is no file. Warns of damaged lines."""
     return [row for _, row in lines.read_lines(path, _checked)]
 
 
-def _checked(row: object) -> dict[str, Any]:
-    """Raises ValueError, KeyError or TypeError where the row is no line of a goodput file."""
+def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its types checked.
+
+    Raises ValueError, KeyError or TypeError where it is no line of a goodput file.
+    """
     event, step, seconds = row["event"], row["step"], row["seconds"]
     if event not in ("start", "mark", "end") or type(step) is not int:
         raise ValueError
@@ -131,7 +145,7 @@ def _seconds(value: object) -> float:
 
 
 def summary(found: Breakdown) -> str:
-    """One line: the useful share, then the other parts, largest first."""
+    """One line for the terminal: the goodput, then the other parts, largest first."""
     rest = sorted(PARTS[1:], key=found.seconds.get, reverse=True)
     parts = [f"{_NAMES[p]} {found.share(p):.1%}" for p in rest if found.share(p) >= 0.0005]
     starts = f"{found.starts} start{'s' if found.starts > 1 else ''}"
@@ -150,35 +164,31 @@ def _duration(seconds: float) -> str:
 
 
 class Goodput:
-    """Keeps W/goodput.jsonl while a process runs. For the main process."""
+    """Keeps W/goodput.jsonl while a process runs. For the main process.
+
+    Methods that write raise OutputError.
+    """
 
     def __init__(self, path: Path, clock: Clock, step: int):
-        """step: the one that was restored."""
-        self._path, self._clock, self._marked = path, clock, time.monotonic()
-        with writing(path):
-            earlier = lines.read_lines(path, _checked)
-            lines.keep(path, (text for text, _ in earlier))
-            self._file = path.open("a", encoding="utf-8")
-            line = self._append("start", step, started=clock.started)
-        # The past is accounted for once; `now` adds what this process did since.
-        self._base, self._restored, self._first = (
-            account([*(row for _, row in earlier), line]),
-            step,
-            line["seconds"],
-        )
+        """step: the restored step, or 0."""
+        self._clock, self._marked, self._restored = clock, time.monotonic(), step
+        self._log = LineLog(path, _checked)
+        line = self._append("start", step, started=clock.started)
+        # Earlier starts are accounted for once; `now` adds what this process did since.
+        self._base, self._first = account([*self._log.rows, line]), line["seconds"]
 
     def mark(self, step: int, event: str = "mark") -> None:
-        """Notes how far the run is. Raises OutputError."""
-        with writing(self._path):
-            self._append(event, step)
+        """Writes that `step` is complete, and the seconds of all parts so far."""
+        self._append(event, step)
         self._marked = time.monotonic()
 
     def mark_if_due(self, step: int) -> None:
+        """Writes a mark if the last one is older than a minute."""
         if time.monotonic() - self._marked > _MARK_SECONDS:
             self.mark(step)
 
     def now(self, step: int) -> Breakdown:
-        """Of all starts, up to this moment, at which `step` is complete."""
+        """The breakdown over all starts up to now, when `step` is complete."""
         current = self._clock.seconds()
         new = {p: current.get(p, 0.0) - self._first.get(p, 0.0) for p in MEASURED}
         seconds = {p: self._base.seconds[p] + new.get(p, 0.0) for p in PARTS}
@@ -186,7 +196,7 @@ class Goodput:
         return dataclasses.replace(self._base, seconds=seconds, steps=steps)
 
     def row(self, step: int) -> dict[str, float]:
-        """For telemetry: shares of the wall time, and counts."""
+        """The goodput/* values of the logs: shares of the wall time, and counts."""
         found = self.now(step)
         return {
             **{f"goodput/{part}": found.share(part) for part in PARTS},
@@ -196,14 +206,13 @@ class Goodput:
         }
 
     def close(self, step: int) -> Breakdown:
-        """Writes the end; returns where the time went."""
+        """Writes the last line; returns the breakdown."""
         self.mark(step, "end")
-        self._file.close()
+        self._log.close()
         return self.now(step)
 
     def _append(self, event: str, step: int, **more: float) -> dict[str, Any]:
         seconds = {part: round(value, 4) for part, value in self._clock.seconds().items()}
         line = {"event": event, **more, "step": step, "seconds": seconds}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()  # what the system has, a kill -9 does not take
+        self._log.append(line)
         return line

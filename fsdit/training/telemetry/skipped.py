@@ -1,4 +1,4 @@
-"""What is said of steps whose update was skipped because it was not finite."""
+"""Reports steps whose update was skipped because it was not finite, and stops after too many."""
 
 from collections.abc import Mapping
 
@@ -9,16 +9,17 @@ from fsdit.parallel import processes
 
 
 class SkippedSteps:
-    """Follows a run's count of them; says so at the first one of this start."""
+    """Follows the run's count of skipped steps; warns at the first one of this start."""
 
     def __init__(self, most_in_row: int):
-        self._most, self._total, self._told = most_in_row, 0, False
+        """most_in_row: number of skipped steps in a row at which the run stops."""
+        self._most, self._total, self._warned = most_in_row, 0, False
 
     def see(self, step: int, metrics: Mapping[str, np.ndarray | int]) -> None:
         """Takes the metrics of a completed step. Raises NonFiniteError after too many in a row."""
         in_row, self._total = int(metrics["nonfinite_in_row"]), int(metrics["nonfinite"])
-        if in_row and not self._told and processes.is_main_process():
-            self._told = True
+        if in_row and not self._warned and processes.is_main_process():
+            self._warned = True
             print(
                 f"warning: step {step} was skipped: its loss, its gradient or what they would have "
                 "made of the parameters was not finite",
@@ -34,11 +35,11 @@ class SkippedSteps:
 
     @property
     def note(self) -> str:
-        """For the end of a line of progress."""
+        """The end of a line of progress: the number of skipped steps, if there are any."""
         return f"  {self._total} skipped" if self._total else ""
 
     def summary(self, steps: int) -> str:
-        """Of the whole run, or "" where nothing was skipped."""
+        """A warning with the number of skipped steps of the run, or "" where there are none."""
         if not self._total:
             return ""
         return (

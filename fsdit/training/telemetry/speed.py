@@ -1,15 +1,29 @@
-"""How fast a run goes: the timing/* values."""
+"""Speed of a run: the timing/* values of the logs.
+
+    step_seconds = (step + data_wait + checkpoint_stall) / steps
+    images_per_second = batch size / step_seconds
+    model_flops_per_second = model FLOPs of a step / step_seconds
+    mfu = model_flops_per_second / (published bfloat16 peak of a device x number of devices)
+
+step, data_wait and checkpoint_stall are seconds of the clock's parts since the last line, and
+steps are those dispatched since then. Evaluating and compiling do not count. The MFU is
+defined in PaLM, arXiv 2204.02311, appendix B; `fsdit.training.flops` counts the model FLOPs.
+"""
+
+from collections.abc import Callable
 
 import jax
 
+from fsdit.parallel import processes
 from fsdit.parallel.chips import find_chip
 from fsdit.training.telemetry.clock import Clock
 
 
 class Speed:
-    """Counts steps and FLOPs against the clock. Evaluating and compiling are no part of a step.
+    """Measures steps against the clock.
 
-    steps: dispatched since the last row. flops: of one step, over all devices; None: not known.
+    steps: those dispatched since the last row. flops: model FLOPs of one step over all devices;
+    None until they are counted, 0 where they cannot be.
     """
 
     def __init__(self, clock: Clock, batch_size: int):
@@ -21,10 +35,19 @@ class Speed:
         chip = find_chip(jax.devices()[0].device_kind)
         self._peak = chip.flops * jax.device_count() if chip else None
 
-    def first_step(self) -> str:
-        """Call when a step is done; after the first of this start, a line about the way to it."""
+    def count_flops(self, count: Callable[[], int]) -> None:
+        """Sets `flops` to what `count` returns. Where it raises ValueError, prints why."""
+        try:
+            with jax.transfer_guard("allow"):  # tracing copies constants to the devices
+                self.flops = count()
+        except ValueError as error:
+            _say(f"no model FLOPs and no timing/mfu: {error}")
+            self.flops = 0
+
+    def announce_first_step(self) -> None:
+        """To be called when a step is done: prints, after the first one, what came before it."""
         if self._first is not None:
-            return ""
+            return
         spent, cache = self._clock.seconds(), self._clock.cache
         total, compiling = sum(spent.values()), spent.get("compile", 0.0)
         restoring = spent.get("restore", 0.0)
@@ -34,14 +57,14 @@ class Speed:
             "timing/start_restore_seconds": restoring,
             "timing/start_cache_hits": cache["hits"],
         }
-        return (
+        _say(
             f"first step done {total:.1f} s after the start: compiling {compiling:.1f} s "
             f"({cache['hits']} of {cache['requests']} programs from the cache), "
             f"restoring {restoring:.1f} s"
         )
 
     def row(self) -> dict[str, float]:
-        """Of the interval since the last row."""
+        """The timing/* values of the interval since the last row; starts a new interval."""
         now = self._clock.seconds()
         spent = {part: value - self._before.get(part, 0.0) for part, value in now.items()}
         steps = max(self.steps, 1)
@@ -62,3 +85,8 @@ class Speed:
                 row["timing/mfu"] = row["timing/model_flops_per_second"] / self._peak
         self._before, self.steps, self._first = now, 0, {}
         return row
+
+
+def _say(line: str) -> None:
+    if processes.is_main_process():
+        print(line, flush=True)

@@ -1,13 +1,18 @@
-"""Notices a step that takes far longer than its neighbours, and says where it hangs.
+"""Watchdog: reports a step that takes far longer than its neighbours, and where it hangs.
 
-A thread looks on. It runs while the main one waits in C code for devices, files or other
-processes; where C code keeps Python's lock it cannot, and then this process is as if
-stopped. Compiling, saving and evaluating do not count as part of a step: they have no
-neighbours to be compared with, and are told of when they last factor * min_seconds.
+    slow      time of the step > max(min_seconds, factor x median of its neighbours)   (1)
+    stalled   time outside of steps > factor x min_seconds                             (2)
+    stop      time since the step began > stop_seconds: the process leaves with
+              EXIT_PREEMPTED, to be started again                                      (3)
 
-A process that was stopped itself (SIGSTOP, a suspended machine) hears so when it goes on:
-its own gap is not held against its step. The others of its pod wait meanwhile in a
-collective, and report that.
+The neighbours are the last 64 steps. Compiling, saving and evaluating are no part of a step;
+they have no neighbours to compare with, which is why (2) has a limit of its own.
+
+A thread of its own watches. It runs while the main thread waits in C code for devices, files
+or other processes. It cannot run while C code holds Python's lock, or while the process is
+stopped (SIGSTOP, a suspended machine). When the thread runs again it reports such a gap, and
+does not count it as time of the step. The other processes of the pod wait in a collective
+meanwhile, and report that.
 """
 
 import faulthandler
@@ -25,13 +30,16 @@ from fsdit.config import WatchdogConfig
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.training.telemetry.clock import Clock
 
-_NEIGHBOURS = 64
-_WRITE_SECONDS = 10.0  # what hangs may be the disk: the last words must not hang on it
+_NEIGHBOURS = 64  # steps
+_WRITE_SECONDS = 10.0  # the disk may be what hangs: a report must not wait for it for longer
 
 
 class Watchdog:
+    """Watches the steps of this process from a thread, from `start` to `close`."""
+
     def __init__(self, config: WatchdogConfig, path: Path, clock: Clock, leave: Callable[[], None]):
-        """path: gets the stacks. leave: called before a stop ends the process; may hang."""
+        """path: file that gets the stacks of all threads with each report. leave: called before
+        a stop ends the process; it may hang."""
         self._config, self._path, self._clock, self._leave = config, path, clock, leave
         self._poll = min(1.0, config.min_seconds / 4)
         self._neighbours: deque[float] = deque(maxlen=_NEIGHBOURS)
@@ -39,13 +47,13 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self, step: int) -> None:
-        """step: the one that begins now."""
+        """Starts watching. step: the step that begins now."""
         self._begin(step)
         if self._config.factor or self._config.stop_seconds:
             self._thread.start()
 
     def beat(self, step: int) -> None:
-        """Call when a step begins: the one before it is done."""
+        """To be called when `step` begins and the one before it is done."""
         with self._lock:
             self._neighbours.append(self._active() - self._since)
             reported, lasted = self._reported, self._clock.elapsed() - self._began
@@ -54,6 +62,7 @@ class Watchdog:
             _say(f"watchdog: step {step - 1} is over, after {lasted:.1f} s")
 
     def close(self) -> None:
+        """Stops watching."""
         self._closed.set()
 
     def _begin(self, step: int) -> None:
@@ -61,16 +70,17 @@ class Watchdog:
         self._since, self._began = self._active(), self._clock.elapsed()
 
     def _active(self) -> float:
-        """Seconds of this process in steps and their input."""
+        """Seconds that this process has spent in steps and on waiting for their input."""
         seconds = self._clock.seconds()
         return seconds.get("step", 0.0) + seconds.get("data_wait", 0.0)
 
     def _watch(self) -> None:
+        """Looks at the current step every `_poll` seconds, until `close`."""
         seen = time.monotonic()
         while not self._closed.wait(self._poll):
             gap, seen = time.monotonic() - seen - self._poll, time.monotonic()
             with self._lock:
-                # A step that has begun since the gap did not suffer from it.
+                # Only the part of the gap that lies in this step is subtracted from its time.
                 held = min(max(gap, 0.0), self._clock.elapsed() - self._began)
                 self._gaps += held
                 step = self._step
@@ -91,8 +101,9 @@ class Watchdog:
                 self._stop(self._waiting(step, waited))
 
     def _limit(self, usual: float | None) -> float:
-        factor, floor = self._config.factor, self._config.min_seconds
-        return max(floor, factor * (usual or floor)) if factor else float("inf")
+        """Seconds after which a wait is reported: equation 1, or 2 where `usual` is None."""
+        factor, least = self._config.factor, self._config.min_seconds
+        return max(least, factor * (usual or least)) if factor else float("inf")
 
     def _waiting(self, step: int, waited: float) -> str:
         part = self._clock.current().replace("_", " ")
@@ -112,7 +123,7 @@ class Watchdog:
         _within(_WRITE_SECONDS, write)
 
     def _stop(self, what: str) -> None:
-        """By os._exit: the main thread may never come back from where it is."""
+        """Ends the process with os._exit, since the main thread may never return."""
         self._report(what, f"; leaving with status {EXIT_PREEMPTED}")
         _within(_WRITE_SECONDS, self._leave)
         os._exit(EXIT_PREEMPTED)
@@ -123,7 +134,7 @@ def _like(usual: float | None) -> str:
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Calls in a thread of its own and waits so long at most."""
+    """Runs `call` in a thread of its own, and waits for it for at most `seconds`."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,18 +1,16 @@
-"""fsdit.main with a judging of milliseconds, whose best step is somewhere within a run.
+"""fsdit.main with scores that take milliseconds, whose best step is somewhere within a run.
 
-It is a smooth function of the EMA weights: the same weights are judged the same by any
-number of processes, and others otherwise.
+A score is a smooth function of the EMA weights: the same weights get the same score in any
+number of processes, and other weights get another one.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from fsdit import main, program
-from fsdit.evaluation.in_training import BEST_BY
 from fsdit.training import loop
+from fsdit.training.checkpoints.selection import SELECTED_BY
 
 
 class Waves:
@@ -21,7 +19,7 @@ class Waves:
 
     def run(self, ema):
         with jax.transfer_guard("allow"):
-            return {BEST_BY: float(_wave(ema)), "fsd/top1": 0.5}
+            return {SELECTED_BY: float(_wave(ema)), "fsd/top1": 0.5}
 
 
 @jax.jit
@@ -30,5 +28,5 @@ def _wave(ema):
 
 
 if __name__ == "__main__":
-    loop.train = functools.partial(loop.train, watch=Waves)
+    loop.Watch = Waves
     program.run(main.main)

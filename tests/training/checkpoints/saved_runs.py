@@ -50,7 +50,7 @@ def at_step(state, step):
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
-    values: what was judged, by step.
+    values: scores, by step.
     """
     state = fresh_state(config)
     writer = store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
@@ -60,7 +60,7 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
         state = at_step(state, step)
         states[step] = jax.device_get(state)
         if step in (values or {}):
-            writer.judge(step, values[step])
+            writer.selection.consider(step, values[step])
         writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
     writer.finish()
     return states

@@ -14,9 +14,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from fsdit.config import Config
 from fsdit.errors import CheckpointError
-from fsdit.evaluation.in_training import BEST_BY
-from fsdit.training.checkpoints import listing, store
-from fsdit.training.checkpoints.best import best_of, better, judged, to_meta
+from fsdit.training.checkpoints import listing, selection, store
+from fsdit.training.checkpoints.selection import SELECTED_BY, best_of, better, score, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
 from tests.conftest import experiment_file
 from tests.processes import UNHURRIED, finish, rows, start, start_pod, wait_for_step
@@ -45,7 +44,8 @@ def resumed(workdir, config):
     """(writer, state) of a run that goes on from what the workdir holds."""
     restored = store.restore(workdir, template_of(config)[2], set_aside=True)
     mesh = mesh_of(config)
-    writer = store.Checkpoints(workdir, config, IDENTITY, mesh, restored.step, restored.best)
+    selected = selection.resumed(workdir, config, restored.step, restored.best)
+    writer = store.Checkpoints(workdir, config, IDENTITY, mesh, restored.step, selected)
     return writer, restored.state
 
 
@@ -53,9 +53,9 @@ def test_the_best_is_kept_until_a_better_one_is_whole(tmp_path, config):
     saved_run(tmp_path, config, range(1, 6), {1: 0.5, 2: 0.2, 3: 0.3, 4: 0.2})
     assert listing.steps(tmp_path) == [5, 4, 2]
     writer, state = resumed(tmp_path, config)
-    assert (writer.best.step, writer.best.value) == (2, 0.2)
-    assert not writer.judge(6, 0.25)
-    assert writer.judge(7, 0.1)
+    assert (writer.selection.best.step, writer.selection.best.value) == (2, 0.2)
+    assert not writer.selection.consider(6, 0.25)
+    assert writer.selection.consider(7, 0.1)
     for step in (7, 8):
         writer.save(at_step(state, step), step, step * 16, {})
     writer.finish()
@@ -90,7 +90,7 @@ def test_a_best_step_that_is_lost_leaves_the_best_of_the_others(tmp_path, config
     damage = DAMAGES.get(loss, shutil.rmtree)
     damage(tmp_path / "checkpoints" / "1")
     writer, _ = resumed(tmp_path, config)
-    assert (writer.best.step, writer.best.value) == (3, 0.3)
+    assert (writer.selection.best.step, writer.selection.best.value) == (3, 0.3)
     printed = capsys.readouterr().out
     assert re.search(r"warning: .*checkpoints/1, the best step, is damaged or gone", printed)
     assert "step 3 is the best of the others" in printed
@@ -101,8 +101,8 @@ def test_a_run_that_lost_its_only_judged_step_takes_the_next(tmp_path, config, c
     saved_run(tmp_path, config, range(1, 6), {1: 0.1})
     shutil.rmtree(tmp_path / "checkpoints" / "1")
     writer, _ = resumed(tmp_path, config)
-    assert writer.best is None and "no other was judged" in capsys.readouterr().out
-    assert writer.judge(6, 7.0)
+    assert writer.selection.best is None and "no other was judged" in capsys.readouterr().out
+    assert writer.selection.consider(6, 7.0)
     writer.finish()
 
 
@@ -110,8 +110,8 @@ def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
     saved_run(tmp_path, config, range(1, 6), {3: 0.5, 5: 0.1})
     DAMAGES["flipped bits"](tmp_path / "checkpoints" / "5")
     writer, state = resumed(tmp_path, config)  # from step 4; step 3 went when 5 was whole
-    assert writer.best is None
-    assert writer.judge(5, 0.1)
+    assert writer.selection.best is None
+    assert writer.selection.consider(5, 0.1)
     writer.save(at_step(state, 5), 5, 80, {})
     writer.finish()
     assert listing.saved_meta(tmp_path, "best")[0] == 5
@@ -120,19 +120,19 @@ def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
 def test_values_under_other_settings_do_not_compare(config):
     fewer = dataclasses.replace(config, train=dataclasses.replace(config.train, fsd_drawings=8))
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=99))
-    old = judged(config, 10, 0.1)
-    assert better(judged(fewer, 20, 0.9), old)
-    assert not better(judged(longer, 20, 0.9), old)
-    own = [judged(fewer, 30, 0.8), old, judged(fewer, 20, 0.9)]
+    old = score(config, 10, 0.1)
+    assert better(score(fewer, 20, 0.9), old)
+    assert not better(score(longer, 20, 0.9), old)
+    own = [score(fewer, 30, 0.8), old, score(fewer, 20, 0.9)]
     assert best_of(to_meta(each, None) for each in own).step == 30
 
 
 @pytest.mark.parametrize(("shift", "compares"), [(Config().sampling.shift, True), (2.0, False)])
 def test_a_setting_that_is_younger_than_a_value_has_had_its_default(config, shift, compares):
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, shift=shift))
-    old = judged(config, 10, 0.1)
+    old = score(config, 10, 0.1)
     del old.settings["sampling.shift"]
-    assert better(judged(config, 20, 0.9), old) is not compares
+    assert better(score(config, 20, 0.9), old) is not compares
 
 
 def test_checkpoints_of_before_steps_were_judged_can_be_read(tmp_path, config):
@@ -283,11 +283,11 @@ def reference(tmp_path_factory):
 
 
 def values(workdir):
-    return {row["step"]: row[BEST_BY] for row in rows(workdir) if BEST_BY in row}
+    return {row["step"]: row[SELECTED_BY] for row in rows(workdir) if SELECTED_BY in row}
 
 
 def best_line(output):
-    (line,) = re.findall(rf"^best by {BEST_BY}: step (\d+), ", output, re.MULTILINE)
+    (line,) = re.findall(rf"^best by {SELECTED_BY}: step (\d+), ", output, re.MULTILINE)
     return int(line)
 
 
@@ -302,7 +302,7 @@ def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     assert kept["judged"] == kept["best"]
     assert (kept["best"]["step"], kept["best"]["value"]) == (best, found[best])
     row = next(row for row in rows(workdir) if row["step"] == STEPS)
-    assert {"val/loss", BEST_BY, "fsd/top1"} <= row.keys()
+    assert {"val/loss", SELECTED_BY, "fsd/top1"} <= row.keys()
     assert row["timing/evaluation_seconds"] > 0
 
 
@@ -374,8 +374,8 @@ def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     best = min(found, key=found.get)
     assert best_line(output) == best == listing.saved_meta(workdir, "best")[0]
     at = {row["step"]: row for row in rows(workdir)}
-    assert "val/loss" in at[4] and "val/loss" not in at[2] and BEST_BY not in at[3]
+    assert "val/loss" in at[4] and "val/loss" not in at[2] and SELECTED_BY not in at[3]
     assert 0 <= at[2]["fsd/top1"] <= 1 and at[2]["timing/evaluation_seconds"] > 0
     events = EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0}).Reload()
-    logged = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors(BEST_BY)}
+    logged = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors(SELECTED_BY)}
     assert logged == {step: pytest.approx(value, rel=1e-6) for step, value in found.items()}

@@ -12,8 +12,8 @@ import pytest
 from fsdit.config import Config, to_dict
 from fsdit.errors import CheckpointError
 from fsdit.training.checkpoints import listing, metadata
-from fsdit.training.checkpoints.best import judged, to_meta
 from fsdit.training.checkpoints.metadata import DamagedCheckpointError, UnreadableCheckpointError
+from fsdit.training.checkpoints.selection import score, to_meta
 from fsdit.training.telemetry.running import TIME_BINS, Running
 
 STEP, BATCH = 600, 128
@@ -23,7 +23,7 @@ DELETED = object()
 def saved():
     """(meta, data) as a run hands them over."""
     config = Config()
-    found = to_meta(judged(config, STEP, 0.5), judged(config, 595, 0.25))
+    found = to_meta(score(config, STEP, 0.5), score(config, 595, 0.25))
     running = dataclasses.replace(Running.fresh(), loss_average=0.5, average_weight=0.25)
     meta = {
         "config": to_dict(config),

@@ -213,7 +213,7 @@ def test_a_killed_run_counts_its_lost_steps(tmp_path, small_config):
     status, output = finish(start(experiment, workdir, *flags))
     ended = time.time()
     assert status == 0, output
-    # What each start went on from, as the file of the runs' configuration tells.
+    # The step that each start resumed from.
     starts = [line for line in read_lines(workdir / "goodput.jsonl") if line["event"] == "start"]
     assert len(starts) == 3 and starts[0]["step"] == 0
     assert starts[2]["step"] == int(re.search(r"after step (\d+)", output)[1])

@@ -28,31 +28,31 @@ def wait_for(condition, process, timeout=120):
         time.sleep(0.02)
 
 
-def test_a_process_stuck_in_c_code_is_told_of_and_leaves_to_be_started_again(tmp_path):
+def test_a_process_stuck_in_c_code_is_reported_and_leaves_to_be_started_again(tmp_path):
     path = tmp_path / "stacks.txt"
     status, output = finish(stuck(path, 2))
     assert status == 75, output
-    told = [line for line in output.splitlines() if line.startswith("watchdog: ")]
-    assert len(told) == 2, output  # once a stall, and once on leaving
+    reported = [line for line in output.splitlines() if line.startswith("watchdog: ")]
+    assert len(reported) == 2, output  # once a stall, and once on leaving
     assert re.match(
-        r"watchdog: step 20 has taken (0\.[4-9]|1\.\d) s, its neighbours take 0\.0", told[0]
+        r"watchdog: step 20 has taken (0\.[4-9]|1\.\d) s, its neighbours take 0\.0", reported[0]
     )
-    assert told[1].endswith("leaving with status 75")
+    assert reported[1].endswith("leaving with status 75")
     stacks = path.read_text()
     assert "in waiting_for_a_device" in stacks
     assert stacks.count("Current thread") == 2 and "step 20 has taken" in stacks
     assert (tmp_path / "left").exists()
 
 
-def test_what_is_no_part_of_a_step_has_ten_times_as_long(tmp_path):
+def test_time_outside_of_steps_has_a_limit_of_ten_times_min_seconds(tmp_path):
     path = tmp_path / "stacks.txt"
     status, output = finish(stuck(path, 6, "evaluation"))
     assert status == 75
-    told = [line for line in output.splitlines() if line.startswith("watchdog: ")]
-    assert len(told) == 2, output
+    reported = [line for line in output.splitlines() if line.startswith("watchdog: ")]
+    assert len(reported) == 2, output
     after = r"watchdog: step 20 is not over after (\d\.\d) s, the last of them in: evaluation; "
-    assert 4 <= float(re.match(after, told[0])[1]) < 6
-    assert re.match(after, told[1]) and told[1].endswith("leaving with status 75")
+    assert 4 <= float(re.match(after, reported[0])[1]) < 6
+    assert re.match(after, reported[1]) and reported[1].endswith("leaving with status 75")
     assert path.read_text().count("in waiting_for_a_device") == 2
 
 
@@ -108,17 +108,17 @@ def test_a_pod_with_a_stopped_process_says_who_waits_and_who_was_stopped(tmp_pat
             process.send_signal(signal.SIGCONT)
             process.kill()
             outputs.append(process.communicate()[0])
-    told = [[s for s in o.splitlines() if s.startswith("watchdog: ")] for o in outputs]
-    assert re.match(r"watchdog: step \d+ has taken [\d.]+ s, its neighbours take", told[0][0])
-    assert re.match(r"watchdog: step \d+ is over, after [\d.]+ s", told[0][1])
+    reported = [[s for s in o.splitlines() if s.startswith("watchdog: ")] for o in outputs]
+    assert re.match(r"watchdog: step \d+ has taken [\d.]+ s, its neighbours take", reported[0][0])
+    assert re.match(r"watchdog: step \d+ is over, after [\d.]+ s", reported[0][1])
     stacks = (workdir / "watchdog-0.txt").read_text()
     assert "loop.py" in stacks and "in train" in stacks
-    assert any("this process was stopped for" in line for line in told[1])
+    assert any("this process was stopped for" in line for line in reported[1])
     assert not (workdir / "watchdog-1.txt").exists()
 
 
 @pytest.mark.large
-def test_a_run_whose_input_is_stuck_is_told_of_stopped_and_goes_on(tmp_path, experiment):
+def test_a_run_whose_input_is_stuck_is_reported_stopped_and_resumed(tmp_path, experiment):
     workdir = tmp_path / "run"
     flags = ("--config.train.num_steps=30", "--config.train.eval_interval=1000", *LIMITS)
     stopping = ("--config.watchdog.stop_seconds=60",)

@@ -1,6 +1,5 @@
 """Small files of a checkpoint, whoever made them: plain ones only, JSON, typed fields."""
 
-import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from fsdit.config.objects import parse_object
 from fsdit.config.problems import shown
-from fsdit.errors import DataError, first_line
+from fsdit.errors import DataError, first_line, system_text
 
 T = TypeVar("T")
 
@@ -26,14 +26,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is missing; fetch {path.name} of the checkpoint too")
     check_plain(path, _LARGEST_JSON)
     try:
-        value = json.loads(path.read_bytes())
+        return parse_object(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {system_text(error)}") from None
+    except ValueError as error:
         raise DataError(f"{path} is not JSON: {first_line(error)}; fetch it again") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds no JSON object; fetch it again")
-    return value
+    except TypeError:
+        raise DataError(f"{path} holds no JSON object; fetch it again") from None
 
 
 def check_plain(path: Path, largest: int | None = None) -> None:

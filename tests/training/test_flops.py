@@ -7,10 +7,8 @@ import pytest
 from fsdit.config import Config, ModelConfig
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel.chips import Chip
+from fsdit.training import flops
 from fsdit.training.step import example_losses
-from fsdit.training.telemetry import flops, speed
-from fsdit.training.telemetry.clock import Clock
 
 
 def shape(*sizes, dtype="float32"):
@@ -18,7 +16,7 @@ def shape(*sizes, dtype="float32"):
 
 
 def xla(function, *args):
-    """As XLA counts them before it optimises: right where there is no loop."""
+    """XLA's count before it optimises, which is right where there is no loop."""
     return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
@@ -118,7 +116,7 @@ def test_a_dit_costs_what_its_formula_says():
     formula = 3 * b * (layers * block + ends)
     spec, config, params, batch = dit(cross_attention="none")
     counted = flops.of_step(spec, config, params, batch)
-    # What is left is the projection of the pooled supports.
+    # The difference is the projection of the pooled supports.
     assert formula < counted < formula + 3 * 2 * b * 5 * 4 * d**2
 
 
@@ -142,50 +140,6 @@ def test_a_step_is_what_xla_counts_of_an_unrolled_one():
     by_xla = xla(jax.grad(loss), params, batch)
     # XLA adds what is no product (norms, softmax, gelu), and needs no gradient of the inputs.
     assert 0.9 * by_xla < counted < 1.02 * by_xla
-
-
-class Times(Clock):
-    """A clock that shows what it is told."""
-
-    def __init__(self, **seconds):
-        self.now = seconds
-
-    def seconds(self):
-        return dict(self.now)
-
-
-def test_utilisation_is_of_the_peak_of_all_devices(monkeypatch):
-    monkeypatch.setattr(speed, "find_chip", lambda kind: Chip("toy", 1e9, 1.0, 1.0))
-    clock = Times(startup=3.0, step=1.0)
-    measured = speed.Speed(clock, batch_size=16)
-    measured.flops, measured.steps = 10**6, 4
-    # Evaluating and compiling are no part of a step.
-    clock.now = {"startup": 3.0, "step": 1.2, "data_wait": 0.06, "checkpoint_stall": 0.14}
-    clock.now |= {"evaluation": 7.0, "compile": 9.0}
-    row = measured.row()
-    assert row["timing/step_seconds"] == pytest.approx((0.2 + 0.06 + 0.14) / 4)
-    assert row["timing/data_wait_seconds"] == pytest.approx(0.06 / 4)
-    assert row["timing/checkpoint_stall_seconds"] == pytest.approx(0.14)
-    assert (row["timing/evaluation_seconds"], row["timing/compile_seconds"]) == (7.0, 9.0)
-    assert row["timing/images_per_second"] == pytest.approx(160.0)
-    assert row["timing/model_flops_per_second"] == pytest.approx(1e7)
-    assert row["timing/mfu"] == pytest.approx(1e7 / (1e9 * jax.device_count()))
-
-    measured.steps = 2
-    clock.now |= {"step": 1.4}
-    row = measured.row()  # of the interval since the row before
-    assert row["timing/step_seconds"] == pytest.approx(0.1)
-    assert row["timing/evaluation_seconds"] == 0
-
-
-def test_a_kind_without_a_known_peak_has_no_utilisation():
-    clock = Times(step=1.0)
-    measured = speed.Speed(clock, batch_size=16)
-    measured.flops, measured.steps = 10**6, 1
-    clock.now = {"step": 1.5}
-    row = measured.row()
-    assert row["timing/model_flops_per_second"] == pytest.approx(2e6)
-    assert "timing/mfu" not in row
 
 
 def test_attention_of_cudnn_is_counted_by_its_shapes():

@@ -1,4 +1,4 @@
-"""Drawing new images from supports: the one way from a condition to pixels."""
+"""Samples new images from supports: the one way from a condition to pixels."""
 
 import functools
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
 
 # (params, codec, supports, index (B,) uint32, seed () uint32) -> images (B, H, W, C) uint8
-Draw = Callable[..., UInt8[Array, "B H W C"]]
+SampleImages = Callable[..., UInt8[Array, "B H W C"]]
 
 
-def make_draw(spec: ModelSpec, config: SamplingConfig, mesh: Mesh) -> Draw:
-    """`draw_images`, compiled, its first two arguments given.
+def compile_sampling(spec: ModelSpec, config: SamplingConfig, mesh: Mesh) -> SampleImages:
+    """`sample_images` of these networks and settings, compiled for a mesh.
 
-    codec: the networks' own, with its parameters on the mesh.
+    The function's codec is that of `spec`, with its parameters on the mesh.
     """
-    draw = functools.partial(draw_images, spec, config)
-    return jax.jit(draw, out_shardings=sharding.batch_sharding(mesh))
+    sample = functools.partial(sample_images, spec, config)
+    return jax.jit(sample, out_shardings=sharding.batch_sharding(mesh))
 
 
-def draw_images(
+def sample_images(
     spec: ModelSpec,
     config: SamplingConfig,
     params: dict,
@@ -38,13 +38,16 @@ def draw_images(
     index: UInt32[Array, "B"],
     seed: UInt32[Array, ""],
 ) -> UInt8[Array, "B H W C"]:
-    """One image an episode. The noise follows (seed, index), so its batch does not matter."""
+    """One image for each of B episodes, guided by the supports.
+
+    The noise of a row depends on (seed, index) alone, not on its batch or its place in it.
+    """
     model = spec.model(params)
     condition = model.condition(supports)
     null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
     field = sampler.guided_field(
         lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
     )
-    start, steps = (example_keys(stream_key(seed, s), index) for s in ("drawing", "sde"))
-    noise = path.sample_noise(start, spec.latent_shape)
-    return codec.decode(sampler.solve(field, noise, config, steps))
+    noise = path.sample_noise(example_keys(stream_key(seed, "drawing"), index), spec.latent_shape)
+    step_keys = example_keys(stream_key(seed, "sde"), index)
+    return codec.decode(sampler.solve(field, noise, config, step_keys))

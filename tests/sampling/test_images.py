@@ -8,7 +8,7 @@ import pytest
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
-from fsdit.sampling.drawing import make_draw
+from fsdit.sampling.images import compile_sampling
 
 COUNT, SIZE = 8, 12
 INDEX = np.arange(40, 40 + COUNT, dtype=np.uint32)
@@ -39,7 +39,7 @@ def params():
 
 def draw(params, rows=slice(None), devices=1, seed=0, **settings):
     mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
-    function = make_draw(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+    function = compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
     supports, index = jnp.asarray(SUPPORTS[rows]), jnp.asarray(INDEX[rows])
     drawn = function(params, NETWORKS.codec, supports, index, np.uint32(seed))
     return np.asarray(drawn).astype(int)

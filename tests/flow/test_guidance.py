@@ -1,0 +1,87 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdit.config import SamplingConfig
+from fsdit.flow.sampler import guided_field, schedule_times, solve
+from tests.flow.solving import NOISE, SCHEDULES, SOLVERS, run
+
+pytestmark = pytest.mark.medium
+
+
+class Recorder:
+    """A velocity that keeps the batches it was called with."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x, t, condition):
+        self.batches.append((x.shape[0], t.shape[0], condition["c"].shape[0]))
+        return condition["c"] * (1 + t[:, None]) - 0.3 * x
+
+
+CONDITION = {"c": jnp.arange(9.0).reshape(3, 3)}
+NULL = {"c": jnp.full((3, 3), -1.0)}
+
+
+def field(velocity=None, **settings):
+    config = SamplingConfig(**settings)
+    return guided_field(velocity or Recorder(), CONDITION, NULL, config)
+
+
+def plain(x, t, condition):
+    return Recorder()(x, jnp.full(x.shape[:1], t), condition)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_guidance_of_scale_1_is_plain_sampling_bitwise(solver, schedule):
+    guided = run(field(guidance_scale=1.0), NOISE, solver, 5, schedule=schedule)
+    unguided = run(lambda x, t: plain(x, t, CONDITION), NOISE, solver, 5, schedule=schedule)
+    np.testing.assert_array_equal(guided, unguided)
+    stronger = run(field(guidance_scale=1.5), NOISE, solver, 5, schedule=schedule)
+    assert np.abs(stronger - unguided).max() > 0.1
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5, 4.0])
+def test_guidance_moves_from_the_null_past_the_condition(scale):
+    t = jnp.float32(0.5)
+    conditional, null = plain(NOISE, t, CONDITION), plain(NOISE, t, NULL)
+    np.testing.assert_allclose(
+        field(guidance_scale=scale)(NOISE, t), null + scale * (conditional - null), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("t", "acts"), [(0.1, False), (0.25, True), (0.75, True), (0.9, False)])
+def test_outside_the_guidance_interval_the_velocity_is_conditional(t, acts):
+    guided = field(guidance_scale=3.0, guidance_interval=(0.25, 0.75))(NOISE, jnp.float32(t))
+    conditional = plain(NOISE, jnp.float32(t), CONDITION)
+    assert np.allclose(guided, conditional, atol=1e-5) != acts
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_guidance_interval_is_in_times_on_any_schedule(schedule):
+    """Velocity 1 with the condition, 0 without: each step adds its size, guided ones thrice."""
+    low, high = 0.31, 0.72
+    settings = {"guidance_scale": 3.0, "guidance_interval": (low, high)}
+    one, zero = {"c": jnp.ones((3, 3))}, {"c": jnp.zeros((3, 3))}
+    config = SamplingConfig(**settings, schedule=schedule, num_steps=20)
+    guided = guided_field(lambda x, t, c: c["c"], one, zero, config)
+    times = schedule_times(config)
+    scale = np.where((low <= times[:-1]) & (times[:-1] <= high), 3.0, 1.0)
+    expected = NOISE + np.sum(scale * np.diff(times))
+    np.testing.assert_allclose(solve(guided, NOISE, config), expected, rtol=1e-5)
+
+
+def test_guidance_makes_one_call_an_evaluation_with_a_doubled_batch():
+    velocity = Recorder()
+    field(velocity, guidance_scale=2.0)(NOISE, jnp.float32(0.5))
+    assert velocity.batches == [(6, 6, 6)]
+
+
+def test_without_guidance_the_batch_is_not_doubled_and_no_null_is_needed():
+    velocity = Recorder()
+    guided_field(velocity, CONDITION, None, SamplingConfig(guidance_scale=1.0))(
+        NOISE, jnp.float32(0.5)
+    )
+    assert velocity.batches == [(3, 3, 3)]

@@ -1,0 +1,42 @@
+"""Workdirs with a checkpoint and its export, shared by the tests of sampling."""
+
+import shutil
+
+import pytest
+
+from fsdit.sampling import exported
+from fsdit.training.run import load_generator
+from tests.training.checkpoints.saved_runs import save_run
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """Makes, once each, a workdir with its export by the name of a configuration."""
+    made = {}
+
+    def of(name, config):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            state = save_run(folder / "run", config)
+            generator = load_generator(folder / "run", {})
+            exported.save(folder / "exported", generator)
+            made[name] = folder, state, generator
+        return made[name]
+
+    return of
+
+
+@pytest.fixture
+def small(kept, small_config):
+    return kept("small", small_config)
+
+
+@pytest.fixture
+def frozen(kept, frozen_config):
+    return kept("frozen", frozen_config)
+
+
+@pytest.fixture
+def exported_copy(small, tmp_path):
+    """One that a test may damage."""
+    return shutil.copytree(small[0] / "exported", tmp_path / "exported")
