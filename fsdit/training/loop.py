@@ -14,7 +14,7 @@ from fsdit.data import pipeline, precomputed
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
-from fsdit.evaluation.in_training import BEST_BY, Opened, Watch, open_watch
+from fsdit.evaluation.in_training import BEST_BY, FewShotEvaluator, FewShotInputs, open_few_shot
 from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
@@ -49,7 +49,7 @@ class Inputs:
     frozen: Frozen
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
-    judged: Opened | None
+    judged: FewShotInputs | None
     identity: dict[str, str]
     changes: list[str]
 
@@ -65,7 +65,7 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     training = pipeline.training_examples(config)
     training(0)
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
-    judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
+    judged = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
     spec, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
@@ -78,14 +78,16 @@ def train(
     config: Config,
     workdir: Path,
     inputs: Inputs,
-    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch] = Watch,
+    watch: Callable[
+        [Config, ModelSpec, Feed, Mesh, FewShotInputs], FewShotEvaluator
+    ] = FewShotEvaluator,
     *,
     start_over: bool = False,
 ) -> int:
     """Trains to `config.train.num_steps`, resuming what the workdir holds.
 
     start_over: begin at step 0 where checkpoints are there and none is valid.
-    watch: makes what judges drawings every `config.train.fsd_interval` steps.
+    watch: makes what judges drawings every `config.train.few_shot_interval` steps.
     Returns the exit status: 0 when done, EXIT_PREEMPTED when told to leave. The
     runtime must be up. Raises FsditError, where another run is in the workdir too.
     """
@@ -100,7 +102,7 @@ def _train(
     config: Config,
     workdir: Path,
     inputs: Inputs,
-    watch: Callable[[Config, ModelSpec, Feed, Mesh, Opened], Watch],
+    watch: Callable[[Config, ModelSpec, Feed, Mesh, FewShotInputs], FewShotEvaluator],
     start_over: bool,
 ) -> int:
     clock, spec = Clock(), inputs.spec
@@ -172,7 +174,7 @@ def _run(
     step_fn,
     telemetry: Telemetry,
     diagnostics: Diagnostics,
-    judge: Watch | None,
+    judge: FewShotEvaluator | None,
     checkpoints: Checkpoints,
 ) -> bool:
     """Returns whether the last step was reached."""
@@ -193,7 +195,7 @@ def _run(
         if step % config.train.eval_interval == 0 or step == last:
             with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
-        if judge and (step % config.train.fsd_interval == 0 or step == last):
+        if judge and (step % config.train.few_shot_interval == 0 or step == last):
             # Drawings are judged on the host: the transfer guard is lifted.
             with telemetry.evaluating(), jax.transfer_guard("allow"):
                 found |= judge.run(state.ema)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fsdit.config import Config, flatten, to_dict
+from fsdit.config import RENAMED, Config, flatten, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ def judged(config: Config, step: int, value: float) -> Judged | None:
     settings = {
         path: values[path]
         for path in values
-        if path.startswith("sampling.") or path in ("evaluation.judge", "train.fsd_drawings")
+        if path.startswith("sampling.") or path in ("evaluation.critic", "train.few_shot_samples")
     }
     return Judged(step, float(value), settings) if math.isfinite(value) else None
 
@@ -66,4 +66,9 @@ def to_meta(own: Judged | None, best: Judged | None) -> dict[str, dict[str, Any]
 
 def from_meta(meta: Mapping[str, Any], name: str) -> Judged | None:
     """name: "judged" or "best"; None also in a checkpoint of before steps were judged."""
-    return Judged(**meta[name]) if meta.get(name) else None
+    if not meta.get(name):
+        return None
+    entry = Judged(**meta[name])
+    # A checkpoint of an older version has its names of the settings.
+    settings = {RENAMED.get(path, path): value for path, value in entry.settings.items()}
+    return dataclasses.replace(entry, settings=settings)

@@ -21,7 +21,7 @@ class Waves:
 
     def run(self, ema):
         with jax.transfer_guard("allow"):
-            return {BEST_BY: float(_wave(ema)), "fsd/top1": 0.5}
+            return {BEST_BY: float(_wave(ema)), "few_shot/top1": 0.5}
 
 
 @jax.jit
