@@ -3,7 +3,7 @@
 import numpy as np
 
 from fsdit.config import EvaluationConfig, SamplingConfig
-from fsdit.evaluation.report.write import ClassPictures
+from fsdit.evaluation.report.class_pictures import ClassPictures
 from fsdit.evaluation.results import IMAGE_SETS, METRICS, Results, Score, Table
 
 BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")

@@ -13,7 +13,7 @@ from fsdit.errors import DataError
 from fsdit.models.pretrained import lpips
 from fsdit.parallel import sharding
 
-# Pixels that a device works on at a time. It takes whole episodes, and at least one. A pixel
+# Pixels that a device works on at a time. It takes complete episodes, at least one. A pixel
 # needs about 1 KB of memory; half of that are the features, which stay until all pairs are done.
 _MAX_PIXELS = 2**18
 

@@ -247,7 +247,7 @@ def test_dropped_modes_lower_recall_and_coverage_and_not_precision(baseline):
 
 
 def test_swapped_classes_and_copies_are_not_seen_by_fidelity_to_the_set(baseline):
-    """Which is why there are figures of retrieval and of copying too."""
+    """So there are metrics of retrieval and of copying too."""
     real, samples = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
     assert figures(real, np.roll(samples, 1, axis=0)) == pytest.approx(baseline, rel=1e-6, abs=1e-6)
     copies = figures(real, real)
