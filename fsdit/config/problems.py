@@ -27,7 +27,7 @@ def settings(cls: type[T]) -> type[T]:
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
         try:
-            construct(self, *args, **_with_new_names(made, values))
+            construct(self, *args, **_renamed(made, values))
         except pydantic.ValidationError as error:
             raise as_config_error(error, made) from None
 
@@ -35,7 +35,7 @@ def settings(cls: type[T]) -> type[T]:
     return made
 
 
-def _with_new_names(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Arguments of the constructor of `cls`, those with an old name under their new one.
 
     Raises ConfigError where both names are given, as by `dataclasses.replace(old, OLD=...)`.

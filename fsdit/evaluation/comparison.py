@@ -38,6 +38,7 @@ class RealImages:
         return np.array(self.split.class_range(class_id), np.int32)
 
     def pictures(self, indices: Int[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n H W C"]:
+        """The images with these indices, read from disk."""
         read = [self.images[i] for i in indices.ravel().tolist()]
         return np.stack(read).reshape(*indices.shape, *read[0].shape)
 

@@ -12,6 +12,7 @@ from fsdit.config import EvaluationConfig
 from fsdit.evaluation.comparison import Comparison, RealImages
 from fsdit.evaluation.protocol import SEEN, Cell
 from fsdit.evaluation.results import Table
+from fsdit.evaluation.scoring.classifiers import classifier_scores
 from fsdit.evaluation.scoring.episodes import (
     Perceptual,
     class_fidelity,
@@ -20,7 +21,6 @@ from fsdit.evaluation.scoring.episodes import (
     variety,
 )
 from fsdit.evaluation.scoring.sets import inception_scores, set_fidelity
-from fsdit.evaluation.scoring.use import use
 
 
 def score_cell(
@@ -47,7 +47,7 @@ def score_cell(
         **set_fidelity(comparison, jackknife=True),
         **inception,
         **retrieved,
-        **use(comparison, protocol.ways),
+        **classifier_scores(comparison, protocol.ways),
         **varied,
         **copied,
         **memorised,

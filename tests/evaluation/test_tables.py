@@ -12,9 +12,9 @@ from fsdit.evaluation.comparison import ImageSet, compare, read_real_images
 from fsdit.evaluation.critics.critic import open_critic
 from fsdit.evaluation.critics.lpips import load_lpips
 from fsdit.evaluation.protocol import make_cells
+from fsdit.evaluation.scoring.classifiers import classifier_scores
 from fsdit.evaluation.scoring.episodes import class_fidelity, variety
 from fsdit.evaluation.scoring.sets import halves, inception_scores
-from fsdit.evaluation.scoring.use import use
 from fsdit.evaluation.tables import score_cell
 from tests.evaluation.synthetic import blurred
 from tests.models.pretrained import lpips_original
@@ -165,7 +165,7 @@ def test_one_class_has_scores_without_intervals(scored):
         sets={name: sets[name] for name in ("samples", "mean_of_supports")},
     )
     assert class_fidelity(one)[0]["top1"]["samples"].low is None
-    assert use(one, ways=5) == {}
+    assert classifier_scores(one, ways=5) == {}
 
 
 def test_lpips_sees_dropped_modes_too(scored, tmp_path):

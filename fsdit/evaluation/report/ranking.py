@@ -28,7 +28,10 @@ class RankedClasses:
 
 
 def rank_classes(table: Table, pictures: Sequence[ClassPictures]) -> RankedClasses:
-    """pictures: of any tables."""
+    """Ranks the classes of a table, and divides their pictures into best, worst and others.
+
+    pictures: those of other tables are ignored.
+    """
     names = ranked_names(table)
     place = {name: i for i, name in enumerate(names)}
     shown = sorted(

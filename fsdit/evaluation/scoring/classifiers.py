@@ -1,4 +1,4 @@
-"""Scores of usefulness: few-shot classifiers that are trained on samples, tested on real images."""
+"""Scores of use: few-shot classifiers that are trained on samples and tested on real images."""
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -8,7 +8,7 @@ from fsdit.evaluation.figures.classifier import classified_right
 from fsdit.evaluation.scoring.scores import Scores, score
 
 
-def use(comparison: Comparison, ways: int) -> Scores:
+def classifier_scores(comparison: Comparison, ways: int) -> Scores:
     """Accuracy of few-shot classifiers, trained on an image set alone and with the supports.
 
     A task is to classify `ways` classes of one round of episodes. It is tested on all their
