@@ -8,6 +8,7 @@ A second start makes only the samples that are missing.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ class EpisodeSampler:
 
     def num_batches(self, cell: Cell) -> int:
         """Batches of each seed."""
-        return -(-cell.samples_per_seed // self.batch_size(cell))
+        return math.ceil(cell.samples_per_seed / self.batch_size(cell))
 
     def batches(
         self, ema: dict, cell: Cell, seed: int, first: int = 0

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ def strip(images: UInt8[np.ndarray, "N H W C"]) -> Strip | None:
     if not count:
         return None
     gap, columns = max(1, height // 24), min(count, _STRIP_COLUMNS)
-    lines = -(-count // columns)
+    lines = math.ceil(count / columns)
     sheet = Image.new(
         "RGBA", (columns * (width + gap) - gap, lines * (height + gap) - gap), (0, 0, 0, 0)
     )
