@@ -41,7 +41,7 @@ def get_config() -> Config:
         # More of the noisy times, in which the supports decide what is drawn.
         flow=FlowConfig(logit_mean=-0.5),
         sampling=SamplingConfig(num_steps=30, guidance_scale=3.0, guidance_interval=(0.0, 0.6)),
-        evaluation=EvaluationConfig(drawings_per_episode=2),
+        evaluation=EvaluationConfig(samples_per_episode=2),
         optimizer=OptimizerConfig(
             peak_learning_rate=3e-3, final_learning_rate=1e-5, warmup_steps=40
         ),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fsdit.errors import EXIT_PREEMPTED
-from fsdit.evaluation.results import METRICS, ROWS, read_results, scalars
+from fsdit.evaluation.results import IMAGE_SETS, METRICS, read_results, scalars
 from tests.conftest import small_disk_at, small_run
 from tests.evaluation.report.page_reader import read_page
 from tests.programs import run_module, start_program
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.medium
 PROTOCOL = (
     "--split=val",
     "--config.evaluation.classes=24",
-    "--config.evaluation.drawings_per_episode=2",
+    "--config.evaluation.samples_per_episode=2",
     "--config.evaluation.batch_size=8",
 )
 
@@ -39,19 +39,19 @@ def evaluate(workdir, output, *flags, **options):
     return run_module("fsdit.evaluate", *names, *PROTOCOL, *flags, **options)
 
 
-def shards(output):
-    return sorted((output / "drawings").glob("*/*.npy"))
+def sample_files(output):
+    return sorted((output / "samples").glob("*/*.npy"))
 
 
-def test_an_evaluation_has_every_figure_for_unseen_and_seen_classes(evaluated):
+def test_an_evaluation_has_every_score_for_unseen_and_seen_classes(evaluated):
     results = read_results(evaluated[1] / "results.json")
-    assert results.step == 5 and results.judge == "pixels"
+    assert results.step == 5 and results.critic == "pixels"
     found = [(table.split, table.seen, table.shots) for table in results.tables]
     assert found == [("val", False, 1), ("train", True, 1), ("val", False, 5), ("train", True, 5)]
     for table in results.tables:
-        assert table.episodes == 24 and table.drawings == 48
+        assert table.episodes == 24 and table.samples == 48
         assert METRICS.keys() - table.scores.keys() == {"lpips", "inception_distance"}
-        assert {row for scores in table.scores.values() for row in scores} == ROWS.keys()
+        assert {name for sets in table.scores.values() for name in sets} == IMAGE_SETS.keys()
         assert table.scores["near_copies"]["copied_support"].value == 1
         assert table.scores["top1"]["real"].value > table.scores["top1"]["other_class"].value
 
@@ -62,22 +62,22 @@ def test_report_results_and_tensorboard_agree(evaluated):
 
     _, output = evaluated
     results = read_results(output / "results.json")
-    page, told = read_page((output / "report.html").read_text()), scalars(results)
+    page, shown_scalars = read_page((output / "report.html").read_text()), scalars(results)
     for table in results.tables:
         (shown,) = page.all("table", data_table=table.name)
         for metric, scores in table.scores.items():
             (line,) = shown.all("tr", data_metric=metric)
-            for row, score in scores.items():
-                (cell,) = line.all("td", data_row=row)
+            for name, score in scores.items():
+                (cell,) = line.all("td", data_set=name)
                 bounds = [score.value, score.low, score.high]
                 assert cell.numbers == [bound for bound in bounds if bound is not None]
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
-    for tag, value in told.items():
+    for tag, value in shown_scalars.items():
         (event,) = events.Tensors(tag)
         assert event.step == 5
         assert float(make_ndarray(event.tensor_proto)) == np.float32(value)
-    with Image.open(output / "drawings.png") as picture:
+    with Image.open(output / "samples.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 3
 
 
@@ -85,36 +85,37 @@ def test_report_results_and_tensorboard_agree(evaluated):
     ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, EXIT_PREEMPTED)]
 )
 def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, sent, status):
-    workdir, whole = evaluated
+    workdir, undisturbed = evaluated
     output = tmp_path / "result"
     names = (f"--workdir={workdir}", f"--output={output}")
     flags = (*PROTOCOL, "--config.evaluation.shots=1,5")
     process = start_program("fsdit.evaluate", *names, *flags)
-    while len(shards(output)) < 8:
+    while len(sample_files(output)) < 8:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(sent)
     assert process.wait() == status
-    before = {file: file.stat().st_mtime_ns for file in shards(output)}
+    before = {file: file.stat().st_mtime_ns for file in sample_files(output)}
     assert not (output / "results.json").exists()
 
     again = evaluate(workdir, output, "--config.evaluation.shots=1,5")
     assert again.returncode == 0, again.stderr
     assert all(file.stat().st_mtime_ns == t for file, t in before.items())
-    assert [f.read_bytes() for f in shards(output)] == [f.read_bytes() for f in shards(whole)]
+    found, expected = sample_files(output), sample_files(undisturbed)
+    assert [file.read_bytes() for file in found] == [file.read_bytes() for file in expected]
     assert json.loads((output / "results.json").read_text()) == json.loads(
-        (whole / "results.json").read_text()
+        (undisturbed / "results.json").read_text()
     )
 
 
 def test_what_is_damaged_or_in_the_way_is_named(evaluated, tmp_path):
-    workdir, whole = evaluated
+    workdir, undisturbed = evaluated
     (tmp_path / "file").touch()
     result = evaluate(workdir, tmp_path / "file")
     assert f"{tmp_path}/file is no folder" in result.stderr.splitlines()[-1]
 
-    shutil.copytree(whole, tmp_path / "copy")
-    file = shards(tmp_path / "copy")[0]
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    file = sample_files(tmp_path / "copy")[0]
     file.write_bytes(b"")
     result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
     assert result.returncode == 1
@@ -122,16 +123,16 @@ def test_what_is_damaged_or_in_the_way_is_named(evaluated, tmp_path):
     file.unlink()
     result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
     assert result.returncode == 0, result.stderr
-    assert file.read_bytes() == (whole / file.relative_to(tmp_path / "copy")).read_bytes()
+    assert file.read_bytes() == (undisturbed / file.relative_to(tmp_path / "copy")).read_bytes()
 
 
-def test_drawings_of_another_protocol_are_not_mixed(evaluated):
+def test_samples_of_another_protocol_are_not_mixed(evaluated):
     workdir, output = evaluated
     before = (output / "results.json").read_bytes()
     result = evaluate(workdir, output, "--config.evaluation.seeds=1")
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
-    assert line.startswith(f"error: {output} holds drawings of another checkpoint or protocol")
+    assert line.startswith(f"error: {output} holds samples of another checkpoint or protocol")
     assert (output / "results.json").read_bytes() == before
 
 
@@ -140,7 +141,7 @@ def test_drawings_of_another_protocol_are_not_mixed(evaluated):
     [
         ("--config.evaluation.classes=9999", "config.evaluation.classes=9999: the split 'val' has"),
         ("--config.evaluation.shots=1,99", "shots=99 needs 100"),
-        ("--config.evaluation.judge=nowhere/at_all", "nowhere/at_all"),
+        ("--config.evaluation.critic=nowhere/at_all", "nowhere/at_all"),
         ("--config.evaluation.lpips=nowhere", "nowhere"),
         ("--config.evaluation.inception=nowhere.pth", "inception"),
         ("--config.evaluation.seeds=()", "config.evaluation.seeds is empty: name one or more"),
@@ -157,12 +158,12 @@ def test_a_protocol_that_cannot_be_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "result").exists()
 
 
-def test_more_drawings_than_the_disk_holds_are_refused_before_drawing(evaluated, tmp_path):
+def test_more_samples_than_the_disk_holds_are_refused_before_sampling(evaluated, tmp_path):
     with small_disk_at(tmp_path / "disk", "4m") as disk:
         result = evaluate(evaluated[0], disk / "result")
         assert result.returncode == 1
-        assert f"error: {disk}: the drawings need 64 MB" in result.stderr.splitlines()[-1]
-        assert not shards(disk / "result")
+        assert f"error: {disk}: the samples need 64 MB" in result.stderr.splitlines()[-1]
+        assert not sample_files(disk / "result")
 
 
 def test_a_workdir_without_checkpoint_is_named(tmp_path):

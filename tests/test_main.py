@@ -259,14 +259,20 @@ WRONG = {
     "heads": (["--config.model.num_heads=5"], ["config.model.num_heads=5"]),
     "batch": (["--config.data.batch_size=6"], ["config.data.batch_size=6", "4 devices"]),
     "mesh": (["--config.mesh.data=3"], ["config.mesh.data=3", "4 devices"]),
-    "no drawings": (["--config.train.fsd_drawings=0"], ["config.train.fsd_drawings", "least 1"]),
-    "judged before": (["--config.train.fsd_interval=-1"], ["config.train.fsd_interval", "negat"]),
+    "no drawings": (
+        ["--config.train.few_shot_samples=0"],
+        ["config.train.few_shot_samples", "least 1"],
+    ),
+    "judged before": (
+        ["--config.train.few_shot_interval=-1"],
+        ["config.train.few_shot_interval", "negat"],
+    ),
     "few drawings": (
-        ["--config.train.fsd_interval=5", "--config.train.fsd_drawings=1"],
-        ["config.train.fsd_drawings makes 1", "raise config.train.fsd_drawings"],
+        ["--config.train.few_shot_interval=5", "--config.train.few_shot_samples=1"],
+        ["config.train.few_shot_samples makes 1", "raise config.train.few_shot_samples"],
     ),
     "no judge": (
-        ["--config.train.fsd_interval=5", "--config.evaluation.judge=/nowhere"],
+        ["--config.train.few_shot_interval=5", "--config.evaluation.critic=/nowhere"],
         ["/nowhere"],
     ),
     "missing value": (["--config.seed"], ["--config.seed=VALUE"]),
@@ -315,8 +321,8 @@ def test_a_dataset_without_validation_classes_trains_and_says_so(
     flags += ["--config.seed=7", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
     flags += ["--config.train.overfit_batches=1"]
     judging = [f"--config={experiment}", f"--workdir={tmp_path}/none", *flags]
-    result = run_module("fsdit.main", *judging, "--config.train.fsd_interval=1")
-    one_line_error(result, "config.train.fsd_interval=1", f"{dataset} has no val split")
+    result = run_module("fsdit.main", *judging, "--config.train.few_shot_interval=1")
+    one_line_error(result, "config.train.few_shot_interval=1", f"{dataset} has no val split")
     assert not (tmp_path / "none").exists()
 
     status, output = finish(start(experiment, tmp_path / "run", *flags))

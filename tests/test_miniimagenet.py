@@ -74,12 +74,12 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
     result = run_module(
         *("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'test'}"),
         *(
-            "--config.evaluation.drawings_per_episode=2",
+            "--config.evaluation.samples_per_episode=2",
             f"--config.model.codec.location={tmp_path / 'moved' / 'vae'}",
         ),
     )
     assert result.returncode == 0, result.stderr
-    with Image.open(tmp_path / "test" / "drawings.png") as picture:
+    with Image.open(tmp_path / "test" / "samples.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 100
 
 

@@ -3,10 +3,12 @@
     python -m experiments.benchmarks.glyphs_ablation --output_dir=runs/ablation \\
         --dataset_dir=datasets/glyphs
 
-Trains each variant for as many steps as cost what --steps steps of experiments/glyphs.py
-cost, in model FLOPs (fsdit/training/flops.py), and evaluates it on unseen characters.
-Prints one table, and keeps it as ablation.json. Runs resume. One run a variant: differences below
-the intervals say nothing. On two CPU cores about two minutes a variant.
+Trains each variant for as many steps as have the model FLOPs
+(fsdit/training/flops.py) of --steps steps of experiments/glyphs.py, and evaluates it
+on unseen characters. Prints one table, and writes it to ablation.json. A second start goes on.
+
+Each variant is trained once, so differences below the intervals say nothing. On two CPU cores a
+variant takes about two minutes.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
 from fsdit.planning.programs import abstract_batch
 from fsdit.planning.published import abstract_networks
-from fsdit.training import flops as counting
+from fsdit.training.telemetry import flops as counting
 
 _OUTPUT = program.define_path("output_dir", None, "Where runs and results go.", required=True)
 _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
@@ -71,7 +73,7 @@ def flops(config: Config) -> int:
 
 
 def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:
-    """Trains and evaluates a variant; the tables of unseen characters, one a guidance scale."""
+    """Trains and evaluates a variant. Returns one table of scores for each guidance scale."""
     plain = "".join(c if c.isalnum() else "_" for c in name)
     workdir = Path(_OUTPUT.value) / f"{plain}_{steps}"
     settings = {**changes, "data.dataset_dir": _DATASET.value}
@@ -82,7 +84,7 @@ def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:
     evaluate = (
         *(*python, "fsdit.evaluate", f"--workdir={workdir}", "--split=test"),
         *(f"--output={workdir / 'test'}", "--config.evaluation.seen=false"),
-        "--config.evaluation.drawings_per_episode=1",
+        "--config.evaluation.samples_per_episode=1",
         f"--config.evaluation.guidance_scales={','.join(_SCALES)}",
     )
     for command in (train, evaluate):
@@ -91,7 +93,7 @@ def run(name: str, changes: dict[str, str], steps: int) -> list[dict]:
     return [
         {
             "guidance_scale": table.guidance_scale,
-            **{m: dataclasses.asdict(table.scores[m]["drawings"]) for m in _METRICS},
+            **{m: dataclasses.asdict(table.scores[m]["samples"]) for m in _METRICS},
         }
         for table in tables
     ]

@@ -5,7 +5,9 @@ from fsdit.config.experiment import load_experiment as load_experiment
 from fsdit.config.locations import with_absolute_paths as with_absolute_paths
 from fsdit.config.overrides import apply_overrides as apply_overrides
 from fsdit.config.overrides import split_overrides as split_overrides
-from fsdit.config.saved import RENAMED as RENAMED
+from fsdit.config.renamed import RENAMED as RENAMED
+from fsdit.config.renamed import renamed_in as renamed_in
+from fsdit.config.renamed import with_new_names as with_new_names
 from fsdit.config.saved import changed_fields as changed_fields
 from fsdit.config.saved import flatten as flatten
 from fsdit.config.saved import from_dict as from_dict

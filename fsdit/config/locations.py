@@ -9,7 +9,7 @@ from fsdit.config.settings import Config
 # Files and folders.
 _PATHS = ("data.dataset_dir", "evaluation.lpips", "evaluation.inception", "train.compilation_cache")
 # Folders, where one is there, or else hub ids.
-_LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.judge")
+_LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
 # Values that name no file.
 _WORDS = ("", "off")
 

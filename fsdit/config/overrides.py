@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsdit.config.problems import did_you_mean
+from fsdit.config.renamed import RENAMED
 from fsdit.config.saved import flatten, from_dict, to_dict
 from fsdit.config.settings import Config
 from fsdit.errors import ConfigError
@@ -26,10 +27,14 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, str]) -> Config:
-    """Sets fields by dotted path from text. Raises ConfigError for an unknown one."""
+    """Sets fields by dotted path, of today or of an older version, from text.
+
+    Raises ConfigError for an unknown one.
+    """
     values = to_dict(config)
     known = flatten(values)
-    for path, text in overrides.items():
+    for given, text in overrides.items():
+        path = RENAMED.get(given, given)
         if path not in known:
             hint = did_you_mean(path, known, "--config.")
             raise ConfigError(f"--config.{path}: no such field{hint}")

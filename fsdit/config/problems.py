@@ -10,6 +10,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from fsdit.config.bounds import SMALLEST
+from fsdit.config.renamed import renamed_in
 from fsdit.errors import ConfigError
 
 T = TypeVar("T")
@@ -26,12 +27,27 @@ def settings(cls: type[T]) -> type[T]:
     @functools.wraps(construct)
     def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
         try:
-            construct(self, *args, **values)
+            construct(self, *args, **_renamed(made, values))
         except pydantic.ValidationError as error:
             raise as_config_error(error, made) from None
 
     made.__init__ = __init__
     return made
+
+
+def _renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments of the constructor of `cls`, those with an old name under their new one.
+
+    Raises ConfigError where both names are given, as by `dataclasses.replace(old, OLD=...)`.
+    """
+    if values.keys() <= {field.name for field in fields(cls)}:
+        return values
+    place = _places().get(cls, "")
+    renamed = renamed_in(place.removeprefix("config."))
+    for old, new in renamed.items():
+        if old in values and new in values:
+            raise ConfigError(f"{place}.{old} is called {place}.{new} now: write the new name")
+    return {renamed.get(name, name): value for name, value in values.items()}
 
 
 def as_config_error(error: pydantic.ValidationError, cls: type) -> ConfigError:

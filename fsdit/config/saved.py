@@ -1,20 +1,16 @@
 """Configurations as JSON, and those of older versions."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import pydantic
 
 from fsdit.config.problems import as_config_error, shown
+from fsdit.config.renamed import RENAMED, with_new_names
 from fsdit.config.settings import Config
 from fsdit.errors import ConfigError
 
 T = TypeVar("T")
-
-# Fields that bear another name now: dotted old name -> dotted new name. A saved
-# configuration that has the old one is read as if it had the new one.
-RENAMED: dict[str, str] = {}
 
 # What may differ between a checkpoint and the run that continues it: these change
 # how fast, how long or how closely watched a run is, not what its steps compute.
@@ -44,8 +40,8 @@ _RESUMABLE = (
     "train.eval_interval",
     "train.eval_batches",
     "train.grid_episodes",
-    "train.fsd_interval",
-    "train.fsd_drawings",
+    "train.few_shot_interval",
+    "train.few_shot_samples",
     "train.compilation_cache",
     "checkpoint",
     "mesh",
@@ -68,37 +64,11 @@ def from_dict(values: Any, cls: type[T] = Config, renamed: Mapping[str, str] = R
     if not isinstance(values, Mapping):
         raise ConfigError(f"a configuration is a JSON object, not {shown(values)}")
     try:
-        return pydantic.TypeAdapter(cls).validate_python(_with_new_names(values, renamed))
+        return pydantic.TypeAdapter(cls).validate_python(with_new_names(values, renamed))
     except pydantic.ValidationError as error:
         raise as_config_error(error, cls) from None
     except RecursionError:
         raise ConfigError("the configuration is nested too deeply") from None
-
-
-def _with_new_names(values: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:
-    """A name that is in use already wins over an old name for it."""
-    if not renamed:
-        return values
-    values = copy.deepcopy(dict(values))
-    for old, new in renamed.items():
-        *parents, leaf = old.split(".")
-        holder = _group(values, parents)
-        if holder is not None and leaf in holder:
-            value = holder.pop(leaf)
-            *parents, leaf = new.split(".")
-            _group(values, parents, make=True).setdefault(leaf, value)
-    return values
-
-
-def _group(values: dict[str, Any], path: list[str], make: bool = False) -> dict[str, Any] | None:
-    """The dictionary at a path; None where there is none and none is to be made."""
-    for name in path:
-        if make:
-            values.setdefault(name, {})
-        values = values.get(name)
-        if not isinstance(values, dict):
-            return None
-    return values
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

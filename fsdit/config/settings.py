@@ -146,7 +146,7 @@ class FlowConfig:
 
 @settings
 class SamplingConfig:
-    """How a drawing is made."""
+    """How a sample is made."""
 
     # "ab2": Adams-Bashforth of two steps; "sde": Euler-Maruyama, which adds noise on the way.
     # "heun" evaluates the network twice a step, the others once.
@@ -163,19 +163,20 @@ class SamplingConfig:
 class EvaluationConfig:
     """The protocol of `fsdit.evaluate`. Two results compare when their protocols are equal."""
 
-    shots: tuple[Shots, ...] = ()  # K, one table each; (): data.shots
-    classes: CountOrNone = 0  # of each split; 0: all unseen ones, and as many seen
-    episodes_per_class: Count = 1
-    drawings_per_episode: Count = 4
-    seeds: tuple[Seed, ...] = (0,)  # of episodes and noise; each adds as many episodes
-    guidance_scales: tuple[Scale, ...] = ()  # tables of the unseen classes beside the run's scale
-    seen: bool = True  # also draw classes of the training split
+    shots: tuple[Shots, ...] = ()  # numbers of supports, one table each; (): data.shots
+    classes: CountOrNone = 0  # classes of each split; 0: all unseen ones, and as many seen ones
+    episodes_per_class: Count = 1  # for each seed
+    samples_per_episode: Count = 4
+    seeds: tuple[Seed, ...] = (0,)  # of episodes and noise
+    guidance_scales: tuple[Scale, ...] = ()  # more tables of the unseen classes, one each
+    seen: bool = True  # also evaluate classes of the training split
     ways: Annotated[int, whole(2)] = 5  # classes that the few-shot classifier tells apart
-    # What sees the images: the frozen encoder at this directory or hub id; "": pixels.
-    judge: PathText = ""
-    lpips: PathText = ""  # a directory of LPIPS weights; "": without
-    inception: PathText = ""  # the weights file of torch-fidelity's Inception; "": without
-    batch_size: BatchSize = 64  # drawings made at once
+    # The critic, in whose features images are compared: the frozen encoder at this directory
+    # or hub id; "": the pixels.
+    critic: PathText = ""
+    lpips: PathText = ""  # directory of LPIPS weights; "": no LPIPS
+    inception: PathText = ""  # file of torch-fidelity's Inception weights; "": no Inception FID
+    batch_size: BatchSize = 64  # samples made at once
 
 
 @settings
@@ -204,9 +205,10 @@ class TrainConfig:
     eval_interval: Count = 5_000
     eval_batches: CountOrNone = 0  # validation batches; 0: the whole split
     grid_episodes: Threads = 8  # rows of each block of a sample grid
-    # Every so many steps drawings of val classes are judged; the best checkpoint is kept.
-    fsd_interval: CountOrNone = 0  # 0: off
-    fsd_drawings: Count = 256  # about; each class has as many
+    # Every few_shot_interval steps, samples of val classes are made and compared with real
+    # images; the checkpoint whose samples come nearest to them is kept. 0: off.
+    few_shot_interval: CountOrNone = 0
+    few_shot_samples: Count = 256  # about so many: every class has the same number
     # Where what was compiled is kept for the next start. "": JAX_COMPILATION_CACHE_DIR where
     # that is set, else compilation_cache in the workdir; "off": nowhere.
     compilation_cache: PathText = ""

@@ -1,4 +1,4 @@
-"""What is judged: drawings of a plan, floors and ceilings, as a judge sees them."""
+"""What a table compares: the samples of a cell and their baselines, as the critic sees them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,17 @@ from jaxtyping import Bool, Int, Shaped, UInt8
 
 from fsdit.data.layout import SplitInfo
 from fsdit.data.readers import ImageReader
-from fsdit.evaluation.critics.critic import Judge
+from fsdit.evaluation.critics.critic import Critic
 from fsdit.evaluation.figures.retrieval import image_digest, lookalikes, same_as_first
-from fsdit.evaluation.protocol import Plan
+from fsdit.evaluation.protocol import Cell
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RealImages:
-    """All M images of a split as the judge sees them.
+    """All M images of a split, of C classes, as the critic sees them.
 
-    identical: the index of the first image that equals it. alike: classes that share one.
+    identical: for each image the index of the first image that equals it. alike: which pairs
+    of classes share an image.
     """
 
     images: ImageReader
@@ -29,27 +30,29 @@ class RealImages:
 
     @property
     def unit(self) -> float:
-        """What distances are given in: of pixels, between black and white."""
+        """The unit of distances: 255 for pixels, which then range from 0 to 1; 1 for features."""
         return 255.0 if self.features.dtype == np.uint8 else 1.0
 
     def members(self, class_id: int) -> Int[np.ndarray, "m"]:
+        """Indices of the images of a class."""
         return np.array(self.split.class_range(class_id), np.int32)
 
-    def pictures(self, numbers: Int[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n H W C"]:
-        read = [self.images[i] for i in numbers.ravel().tolist()]
-        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
+    def pictures(self, indices: Int[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n H W C"]:
+        """The images with these indices, read from disk."""
+        read = [self.images[i] for i in indices.ravel().tolist()]
+        return np.stack(read).reshape(*indices.shape, *read[0].shape)
 
 
-def read_real_images(images: ImageReader, split: SplitInfo, judge: Judge) -> RealImages:
-    """Looks at every image of the split once."""
+def read_real_images(images: ImageReader, split: SplitInfo, critic: Critic) -> RealImages:
+    """Reads every image of the split once and computes its features."""
     digests: list[bytes] = []
 
-    def looked_at() -> Iterator[UInt8[np.ndarray, "H W C"]]:
+    def read_and_digest() -> Iterator[UInt8[np.ndarray, "H W C"]]:
         for image in images:
             digests.append(image_digest(image))
             yield image
 
-    features = judge.features(looked_at())
+    features = critic.features(read_and_digest())
     classes = np.repeat(np.arange(len(split.classes), dtype=np.int32), split.images_per_class)
     ids = same_as_first(digests)
     alike = lookalikes(ids, classes, len(split.classes))
@@ -57,12 +60,16 @@ def read_real_images(images: ImageReader, split: SplitInfo, judge: Judge) -> Rea
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Row:
-    """What one row of a table judges: n images of each of N episodes."""
+class ImageSet:
+    """One column of a table, the samples or a baseline: n images of each of N episodes.
+
+    images: the pixels, where the set is not made of images of the split. index: the indices of
+    its images, where it is. A set whose pixels no metric needs has neither.
+    """
 
     features: Shaped[np.ndarray, "N n *D"]
-    images: UInt8[np.ndarray, "N n H W C"] | None = None  # where they are looked at again
-    index: Int[np.ndarray, "N n"] | None = None  # where they are images of the split
+    images: UInt8[np.ndarray, "N n H W C"] | None = None
+    index: Int[np.ndarray, "N n"] | None = None
 
     @property
     def flat(self) -> Shaped[np.ndarray, "m *D"]:
@@ -70,63 +77,70 @@ class Row:
         return self.features.reshape(-1, *self.features.shape[2:])
 
     @property
-    def groups(self) -> Int[np.ndarray, "m"]:
-        """Of each image its episode, where the first image of all episodes comes first."""
+    def by_turn(self) -> Shaped[np.ndarray, "m *D"]:
+        """The features of all images: the first image of every episode, then the second."""
+        return self.features.swapaxes(0, 1).reshape(-1, *self.features.shape[2:])
+
+    @property
+    def episodes_by_turn(self) -> Int[np.ndarray, "m"]:
+        """The episode of each image in the order of `by_turn`."""
         episodes, each = self.features.shape[:2]
         return np.tile(np.arange(episodes), each)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Material:
-    """N episodes with everything that is judged of them.
+class Comparison:
+    """N episodes with everything that their samples are compared with.
 
-    supports: numbers of images (N, K). rest: by episode, the images of its class that
-    are no supports, in a seeded order.
+    supports: indices of the K supports of each episode. rest: for each episode the indices of
+    the other images of its class, in a seeded order. sets: by the names in
+    `results.IMAGE_SETS`; a baseline that is impossible is left out.
     """
 
     real: RealImages
     class_id: Int[np.ndarray, "N"]
     supports: Int[np.ndarray, "N K"]
     rest: tuple[Int[np.ndarray, "_"], ...]
-    rows: Mapping[str, Row]
+    sets: Mapping[str, ImageSet]
 
 
-def gather(
-    plan: Plan, drawn: UInt8[np.ndarray, "N R H W C"], real: RealImages, judge: Judge
-) -> Material:
-    """The rows of a plan's table: its drawings, floors and ceilings."""
-    episodes = [e for seed in plan.seeds for e in plan.episodes(real.split, seed)]
-    class_id = plan.class_ids()
+def compare(
+    cell: Cell, samples: UInt8[np.ndarray, "N R H W C"], real: RealImages, critic: Critic
+) -> Comparison:
+    """Puts the samples of a cell beside their baselines."""
+    episodes = [e for seed in cell.seeds for e in cell.episodes(real.split, seed)]
+    class_id = cell.class_ids()
     supports = np.array([e.supports for e in episodes], np.int32)
-    rng = np.random.default_rng(plan.seeds[0])
+    rng = np.random.default_rng(cell.seeds[0])
     rest = tuple(
         rng.permutation(np.setdiff1d(real.members(c), s))
         for c, s in zip(class_id.tolist(), supports, strict=True)
     )
-    count = plan.drawings
-    rows = {"drawings": Row(_features(judge, drawn), drawn)}
+    count = cell.samples_per_episode
+    sets = {"samples": ImageSet(_features(critic, samples), samples)}
     if others := min(count, min(map(len, rest))):
-        rows["real"] = _real_row(real, np.stack([r[:others] for r in rest]))
+        sets["real"] = _real_set(real, np.stack([r[:others] for r in rest]))
     copied = rng.permuted(supports, axis=1)[:, : min(count, supports.shape[1])]
-    rows["copied_support"] = _real_row(real, copied)
+    sets["copied_support"] = _real_set(real, copied)
     means = [np.round(real.pictures(s).mean(0)).astype(np.uint8) for s in supports]
-    rows["mean_of_supports"] = Row(judge.features(np.stack(means))[:, None])
-    if len(plan.classes) > 1:
-        other = _other_class(plan)
-        rows["other_class"] = Row(rows["drawings"].features[other])
-    return Material(real, class_id, supports, rest, rows)
+    sets["mean_of_supports"] = ImageSet(critic.features(np.stack(means))[:, None])
+    if len(cell.classes) > 1:
+        sets["other_class"] = ImageSet(sets["samples"].features[_next_episode(cell)])
+    return Comparison(real, class_id, supports, rest, sets)
 
 
-def _features(judge: Judge, images: UInt8[np.ndarray, "N n H W C"]) -> Shaped[np.ndarray, "N n *D"]:
-    found = judge.features(images.reshape(-1, *images.shape[2:]))
+def _features(
+    critic: Critic, images: UInt8[np.ndarray, "N n H W C"]
+) -> Shaped[np.ndarray, "N n *D"]:
+    found = critic.features(images.reshape(-1, *images.shape[2:]))
     return found.reshape(*images.shape[:2], *found.shape[1:])
 
 
-def _real_row(real: RealImages, index: Int[np.ndarray, "N n"]) -> Row:
-    return Row(real.features[index], index=index)
+def _real_set(real: RealImages, index: Int[np.ndarray, "N n"]) -> ImageSet:
+    return ImageSet(real.features[index], index=index)
 
 
-def _other_class(plan: Plan) -> Int[np.ndarray, "N"]:
-    """For each episode the one of the next class in its round."""
-    rounds = np.arange(plan.num_episodes).reshape(-1, len(plan.classes))
+def _next_episode(cell: Cell) -> Int[np.ndarray, "N"]:
+    """For each episode the episode of the next class in the same round."""
+    rounds = np.arange(cell.num_episodes).reshape(-1, len(cell.classes))
     return np.roll(rounds, -1, axis=1).ravel()

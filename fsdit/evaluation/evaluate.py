@@ -1,4 +1,4 @@
-"""An evaluation from its plans to its results: draw everything, then judge it."""
+"""An evaluation from its protocol to its results: makes all samples, then scores them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,30 +11,34 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.errors import ConfigError
-from fsdit.evaluation.comparison import Material, RealImages, gather, read_real_images
-from fsdit.evaluation.critics.critic import Judge, open_judge
+from fsdit.evaluation.comparison import Comparison, RealImages, compare, read_real_images
+from fsdit.evaluation.critics.critic import Critic, open_critic
 from fsdit.evaluation.critics.inception import check_inception
 from fsdit.evaluation.critics.lpips import load_lpips
-from fsdit.evaluation.protocol import SEEN, Plan
-from fsdit.evaluation.report.write import ClassPictures
+from fsdit.evaluation.protocol import SEEN, Cell
+from fsdit.evaluation.report.class_pictures import ClassPictures
 from fsdit.evaluation.results import Results, Table
-from fsdit.evaluation.samples import Drawer, Shards
-from fsdit.evaluation.tables import Perceptual, judge_drawings
+from fsdit.evaluation.samples import EpisodeSampler, SampleFiles
+from fsdit.evaluation.scoring.episodes import Perceptual
+from fsdit.evaluation.tables import score_cell
 from fsdit.models.pretrained.lpips import MIN_SIZE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Opened:
-    """What judges, opened and checked on the host before any device work."""
+class EvaluationInputs:
+    """Everything an evaluation reads beside the run, opened and checked on the host.
 
-    plans: list[Plan]
-    judge: Judge
+    perceptual: LPIPS, or None. images: readers by split.
+    """
+
+    cells: list[Cell]
+    critic: Critic
     perceptual: Perceptual | None
     images: dict[str, ImageReader]
 
 
-def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Opened:
-    """Raises ConfigError or DataError."""
+def open_evaluation(config: Config, info: DatasetInfo, cells: list[Cell]) -> EvaluationInputs:
+    """Opens and checks the inputs before any device work. Raises ConfigError or DataError."""
     lpips = config.evaluation.lpips
     if lpips and info.image_size < MIN_SIZE:
         raise ConfigError(
@@ -43,10 +47,10 @@ def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Ope
         )
     if config.evaluation.inception:
         check_inception(Path(config.evaluation.inception))
-    splits = {plan.split for plan in plans} | ({SEEN} & info.splits.keys())
-    return Opened(
-        plans=plans,
-        judge=open_judge(config),
+    splits = {cell.split for cell in cells} | ({SEEN} & info.splits.keys())
+    return EvaluationInputs(
+        cells=cells,
+        critic=open_critic(config),
         perceptual=load_lpips(lpips).pairwise if lpips else None,
         images={split: split_images(config.data.dataset_dir, info, split) for split in splits},
     )
@@ -55,36 +59,39 @@ def open_evaluation(config: Config, info: DatasetInfo, plans: list[Plan]) -> Ope
 def evaluate(
     config: Config,
     info: DatasetInfo,
-    opened: Opened,
-    drawer: Drawer,
-    shards: Shards,
+    inputs: EvaluationInputs,
+    sampler: EpisodeSampler,
+    files: SampleFiles,
     ema: dict,
     step: int,
 ) -> tuple[Results, list[ClassPictures]]:
-    """Results, and the first episode of each class in pictures."""
-    total = sum(plan.num_drawings for plan in opened.plans)
-    with tqdm(total=total, desc="drawing", unit="drawing") as bar:
-        for plan in opened.plans:
-            shards.draw(drawer, ema, plan, bar.update)
+    """The results, and pictures of the first episode of each class of each cell.
+
+    ema: the EMA weights of `step`.
+    """
+    total = sum(cell.num_samples for cell in inputs.cells)
+    with tqdm(total=total, desc="sampling", unit="sample") as bar:
+        for cell in inputs.cells:
+            files.load_or_make(sampler, ema, cell, bar.update)
     real = {
-        split: read_real_images(images, info.split(split), opened.judge)
-        for split, images in tqdm(opened.images.items(), desc="real images", unit="split")
+        split: read_real_images(images, info.split(split), inputs.critic)
+        for split, images in tqdm(inputs.images.items(), desc="real images", unit="split")
     }
     tables, pictures = [], []
-    for plan in tqdm(opened.plans, desc="judging", unit="table"):
-        # Read from the shards again: only one table's drawings are in memory at a time.
-        images = shards.draw(drawer, ema, plan)
-        material = gather(plan, images, real[plan.split], opened.judge)
-        table, nearest = judge_drawings(
-            material, plan, real.get(SEEN), config.evaluation, opened.perceptual
+    for cell in tqdm(inputs.cells, desc="scoring", unit="table"):
+        # Read from the files again, so that only one cell's samples are in memory at a time.
+        samples = files.load_or_make(sampler, ema, cell)
+        comparison = compare(cell, samples, real[cell.split], inputs.critic)
+        table, nearest = score_cell(
+            comparison, cell, real.get(SEEN), config.evaluation, inputs.perceptual
         )
         tables.append(table)
-        pictures += _class_pictures(plan, table, material, nearest, real.get(SEEN))
+        pictures += _class_pictures(cell, table, comparison, nearest, real.get(SEEN))
     results = Results(
         name=config.name,
         step=step,
-        split=opened.plans[0].split,
-        judge=opened.judge.name,
+        split=inputs.cells[0].split,
+        critic=inputs.critic.name,
         protocol=config.evaluation,
         sampling=config.sampling,
         tables=tuple(tables),
@@ -93,17 +100,21 @@ def evaluate(
 
 
 def _class_pictures(
-    plan: Plan, table: Table, material: Material, nearest: np.ndarray, training: RealImages | None
+    cell: Cell,
+    table: Table,
+    comparison: Comparison,
+    nearest: np.ndarray | None,
+    training: RealImages | None,
 ) -> Iterator[ClassPictures]:
-    drawings, real = material.rows["drawings"].images, material.rows.get("real")
-    pictures = material.real.pictures
-    for episode, class_id in enumerate(plan.classes):
-        drawn = drawings[episode]
+    all_samples, real = comparison.sets["samples"].images, comparison.sets.get("real")
+    pictures = comparison.real.pictures
+    for episode, class_id in enumerate(cell.classes):
+        samples = all_samples[episode]
         yield ClassPictures(
             table=table.name,
-            name=material.real.split.classes[class_id],
-            supports=pictures(material.supports[episode]),
-            drawings=drawn,
-            real=pictures(real.index[episode]) if real else drawn[:0],
-            nearest_training=training.pictures(nearest[episode]) if training else drawn[:0],
+            name=comparison.real.split.classes[class_id],
+            supports=pictures(comparison.supports[episode]),
+            samples=samples,
+            real=pictures(real.index[episode]) if real else samples[:0],
+            nearest_training=training.pictures(nearest[episode]) if training else samples[:0],
         )

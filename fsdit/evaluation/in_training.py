@@ -1,4 +1,4 @@
-"""The evaluation protocol in training, made light: drawings of classes that are not trained on."""
+"""Few-shot evaluation in training: a small protocol on classes that are not trained on."""
 
 import dataclasses
 
@@ -8,59 +8,66 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import split_images
 from fsdit.errors import ConfigError
-from fsdit.evaluation import tables
-from fsdit.evaluation.comparison import gather, read_real_images
-from fsdit.evaluation.critics.critic import Judge, open_judge
-from fsdit.evaluation.protocol import Plan, watch_plan
-from fsdit.evaluation.samples import Drawer, in_episodes
+from fsdit.evaluation.comparison import compare, read_real_images
+from fsdit.evaluation.critics.critic import Critic, open_critic
+from fsdit.evaluation.protocol import Cell, training_cell
+from fsdit.evaluation.samples import EpisodeSampler, by_episode
+from fsdit.evaluation.scoring.episodes import class_fidelity, support_copies
+from fsdit.evaluation.scoring.sets import set_fidelity
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """What is drawn and who judges it; no device is used yet."""
+class FewShotInputs:
+    """What the few-shot evaluation samples and compares, checked on the host."""
 
     info: DatasetInfo
-    plan: Plan
-    judge: Judge
+    cell: Cell
+    critic: Critic
 
 
-def open_watch(config: Config, info: DatasetInfo, split: str) -> Opened:
-    """Raises ConfigError or DataError."""
+def open_few_shot(config: Config, info: DatasetInfo, split: str) -> FewShotInputs:
+    """Opens and checks the inputs before any device work. Raises ConfigError or DataError."""
     if split not in info.splits:
         raise ConfigError(
-            f"config.train.fsd_interval={config.train.fsd_interval} judges drawings of {split} "
-            f"classes, {config.data.dataset_dir} has no {split} split: set it to 0"
+            f"config.train.few_shot_interval={config.train.few_shot_interval} evaluates samples "
+            f"of {split} classes, {config.data.dataset_dir} has no {split} split: set it to 0"
         )
-    return Opened(info, watch_plan(config, info, split), open_judge(config))
+    return FewShotInputs(info, training_cell(config, info, split), open_critic(config))
 
 
-class Watch:
-    """The real images of the split are read once; then each run draws and judges."""
+class FewShotEvaluator:
+    """Scores samples of the EMA weights. The real images are read once, at the beginning."""
 
-    def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh, opened: Opened):
-        self._plan, self._judge, info = opened.plan, opened.judge, opened.info
-        self._drawer, self._turn = Drawer(config, spec, feed, mesh), 0
-        images = split_images(config.data.dataset_dir, info, self._plan.split)
-        self._real = read_real_images(images, info.split(self._plan.split), self._judge)
-        # Hosts read at their own pace, and CPU collectives wait for no one for long.
-        processes.wait_for_all("watch")
+    def __init__(
+        self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh, inputs: FewShotInputs
+    ):
+        self._cell, self._critic, info = inputs.cell, inputs.critic, inputs.info
+        self._sampler, self._turn = EpisodeSampler(config, spec, feed, mesh), 0
+        images = split_images(config.data.dataset_dir, info, self._cell.split)
+        self._real = read_real_images(images, info.split(self._cell.split), self._critic)
+        # Hosts read at their own pace, and a collective on the CPU waits only for a short time.
+        processes.wait_for_all("few_shot_opened")
 
     def run(self, ema: dict) -> dict[str, float]:
-        """Figures of the EMA weights' drawings, the same on every process: all must call it."""
-        (seed,) = self._plan.seeds
-        drawn = in_episodes(self._plan, list(self._drawer.batches(ema, self._plan, seed)))
-        material = gather(self._plan, drawn, self._real, self._judge)
-        # The other floors are the same at every step.
-        rows = {name: row for name, row in material.rows.items() if name in ("drawings", "real")}
-        material = dataclasses.replace(material, rows=rows)
+        """Makes samples with the EMA weights and returns few_shot/METRIC -> their score.
+
+        All processes must call it, and all get the same values.
+        """
+        (seed,) = self._cell.seeds
+        batches = list(self._sampler.batches(ema, self._cell, seed))
+        samples = by_episode(self._cell, batches)
+        comparison = compare(self._cell, samples, self._real, self._critic)
+        # The other baselines have the same scores at every step.
+        sets = {name: s for name, s in comparison.sets.items() if name in ("samples", "real")}
+        comparison = dataclasses.replace(comparison, sets=sets)
         scores = {
-            **tables.set_fidelity(material, jackknife=False),
-            **tables.class_fidelity(material)[0],
-            **tables.support_copies(material)[0],
+            **set_fidelity(comparison, jackknife=False),
+            **class_fidelity(comparison)[0],
+            **support_copies(comparison)[0],
         }
-        processes.wait_for_all(f"judged_{self._turn}")
+        processes.wait_for_all(f"few_shot_scored_{self._turn}")
         self._turn += 1
-        return {f"fsd/{metric}": rows["drawings"].value for metric, rows in scores.items()}
+        return {f"few_shot/{metric}": sets["samples"].value for metric, sets in scores.items()}

@@ -1,8 +1,13 @@
-"""What an evaluation draws: which episodes of which classes, how often, at which guidance."""
+"""The protocol: which episodes of which classes are sampled, how often, at which guidance.
+
+It is a list of cells. Each cell is one combination of a split, a number of supports and a
+guidance scale, and becomes one table of the results.
+"""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Int
 
 from fsdit.config import Config, SamplingConfig
 from fsdit.data.episodes import SampledEpisodes, check_class_sizes, class_order
@@ -11,22 +16,22 @@ from fsdit.data.records import Episode
 from fsdit.errors import ConfigError, DataError
 from fsdit.evaluation.results import table_name
 
-SEEN = "train"
+SEEN = "train"  # the split of the classes that the model was trained on
 
-# A side of images that are judged by their pixels: of larger ones these say little, and take
-# much memory.
+# The largest side of images for which the pixels may be the critic. Distances of larger images
+# by their pixels say little about likeness and take much memory.
 _LARGEST_PIXELS = 64
 
-# Of images, below which two sets are not compared.
+# Sets with fewer images than this are not compared as sets.
 MIN_SET = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """The drawings of one table.
+class Cell:
+    """One cell of the protocol: the episodes of one table, and how they are sampled.
 
-    Episode e is of class `classes[e % C]`: rounds over the classes, one after another, and
-    seed after seed. Each is drawn `drawings` times.
+    Episode e is of class `classes[e % C]`: the episodes of a seed are rounds over the C
+    classes, and the seeds follow one another. Each episode has `samples_per_episode` samples.
     """
 
     split: str
@@ -34,7 +39,7 @@ class Plan:
     sampling: SamplingConfig
     classes: tuple[int, ...]
     episodes_per_class: int
-    drawings: int
+    samples_per_episode: int
     seeds: tuple[int, ...]
 
     @property
@@ -42,23 +47,27 @@ class Plan:
         return len(self.classes) * self.episodes_per_class
 
     @property
+    def samples_per_seed(self) -> int:
+        return self.episodes_per_seed * self.samples_per_episode
+
+    @property
     def num_episodes(self) -> int:
         return self.episodes_per_seed * len(self.seeds)
 
     @property
-    def num_drawings(self) -> int:
-        return self.num_episodes * self.drawings
+    def num_samples(self) -> int:
+        return self.num_episodes * self.samples_per_episode
 
     @property
     def name(self) -> str:
         return table_name(self.split, self.shots, self.sampling.guidance_scale)
 
-    def class_ids(self) -> np.ndarray:
-        """Of each episode (N,)."""
+    def class_ids(self) -> Int[np.ndarray, "N"]:
+        """The class of each of the N episodes."""
         return np.resize(np.array(self.classes, np.int32), self.num_episodes)
 
     def episodes(self, split: SplitInfo, seed: int) -> list[Episode]:
-        """The episodes of one seed, a function of (seed, class, round) alone."""
+        """The episodes of one seed. Each is a function of (seed, class, round) alone."""
         stream = SampledEpisodes(split, self.shots, seed, stratified=True)
         order = class_order(len(split.classes), seed)
         place = np.argsort(order)[list(self.classes)]
@@ -66,10 +75,12 @@ class Plan:
         return [stream[turn * len(order) + int(p)] for turn in rounds for p in place]
 
 
-def make_plans(config: Config, info: DatasetInfo, split: str) -> list[Plan]:
-    """A plan for each table: shots by shots, unseen before seen, then other guidance scales.
+def make_cells(config: Config, info: DatasetInfo, split: str) -> list[Cell]:
+    """The cells of an evaluation of `split`, one for each table.
 
-    `split` comes first. Raises ConfigError or DataError where it cannot be drawn.
+    For each number of supports there is a cell of `split` and, beside it, one of the seen
+    classes; then follow the cells of `split` at the other guidance scales. So the first cell
+    is of `split`. Raises ConfigError or DataError where a cell is impossible.
     """
     evaluation = config.evaluation
     shots = evaluation.shots or (config.data.shots,)
@@ -77,57 +88,64 @@ def make_plans(config: Config, info: DatasetInfo, split: str) -> list[Plan]:
     counts = {split: count}
     if evaluation.seen and split != SEEN and SEEN in info.splits:
         counts[SEEN] = min(count, len(info.split(SEEN).classes))
-    plans = [
-        _plan(config, info, name, k, config.sampling.guidance_scale, count)
+    cells = [
+        _cell(config, info, name, k, config.sampling.guidance_scale, count)
         for k in shots
         for name, count in counts.items()
     ]
     scales = [s for s in evaluation.guidance_scales if s != config.sampling.guidance_scale]
-    return plans + [_plan(config, info, split, k, s, count) for k in shots for s in scales]
+    return cells + [_cell(config, info, split, k, s, count) for k in shots for s in scales]
 
 
-def watch_plan(config: Config, info: DatasetInfo, split: str) -> Plan:
-    """The light version for training: about `train.fsd_drawings` drawings of one round."""
-    wanted = config.train.fsd_drawings
+def training_cell(config: Config, info: DatasetInfo, split: str) -> Cell:
+    """The one cell that training evaluates: about `train.few_shot_samples` samples.
+
+    Each class has one episode, and all have the same number of samples. Raises ConfigError or
+    DataError where the cell is impossible or too small to compare sets.
+    """
+    wanted = config.train.few_shot_samples
     count = min(len(info.split(split).classes), wanted)
-    plan = _plan(config, info, split, config.data.shots, config.sampling.guidance_scale, count)
-    drawings = max(1, round(wanted / max(count, 1)))
-    plan = dataclasses.replace(plan, episodes_per_class=1, drawings=drawings, seeds=(0,))
-    images = sum(info.split(split).images_per_class[c] // 2 for c in plan.classes)
-    if min(plan.num_drawings, images) < MIN_SET:
+    cell = _cell(config, info, split, config.data.shots, config.sampling.guidance_scale, count)
+    samples = max(1, round(wanted / max(count, 1)))
+    cell = dataclasses.replace(cell, episodes_per_class=1, samples_per_episode=samples, seeds=(0,))
+    images = sum(info.split(split).images_per_class[c] // 2 for c in cell.classes)
+    if min(cell.num_samples, images) < MIN_SET:
         raise ConfigError(
-            f"config.train.fsd_interval needs {MIN_SET} drawings, config.train.fsd_drawings makes "
-            f"{plan.num_drawings}, and as many real images in half of the split {split!r}, which "
-            f"has {images}: raise config.train.fsd_drawings, or set fsd_interval=0"
+            f"config.train.few_shot_interval needs {MIN_SET} samples, "
+            f"config.train.few_shot_samples makes {cell.num_samples}, and as many real images in "
+            f"half of the split {split!r}, which has {images}: raise "
+            "config.train.few_shot_samples, or set few_shot_interval=0"
         )
-    return plan
+    return cell
 
 
-def _plan(
+def _cell(
     config: Config, info: DatasetInfo, split: str, shots: int, scale: float, count: int
-) -> Plan:
+) -> Cell:
     description, evaluation = info.split(split), config.evaluation
     if not description.classes:
-        raise DataError(f"the split {split!r} of {config.data.dataset_dir} has no classes to draw")
+        raise DataError(
+            f"the split {split!r} of {config.data.dataset_dir} has no classes to sample"
+        )
     if count > len(description.classes):
         raise ConfigError(
             f"config.evaluation.classes={count}: the split {split!r} has {len(description.classes)}"
         )
     check_class_sizes(description, shots)
-    if not evaluation.judge and info.image_size > _LARGEST_PIXELS:
+    if not evaluation.critic and info.image_size > _LARGEST_PIXELS:
         raise ConfigError(
-            f"config.evaluation.judge is empty: images of {info.image_size} x {info.image_size} "
-            "are too large to be judged by their pixels; name a frozen encoder, such as "
+            f"config.evaluation.critic is empty: images of {info.image_size} x {info.image_size} "
+            "are too large to be compared by their pixels; name a frozen encoder, such as "
             "facebook/dinov2-base"
         )
-    # The same classes whatever the seeds are.
+    # The seed is fixed, so that the chosen classes do not depend on config.evaluation.seeds.
     order = class_order(len(description.classes), seed=0)[: count or None]
-    return Plan(
+    return Cell(
         split=split,
         shots=shots,
         sampling=dataclasses.replace(config.sampling, guidance_scale=scale),
         classes=tuple(sorted(order.tolist())),
         episodes_per_class=evaluation.episodes_per_class,
-        drawings=evaluation.drawings_per_episode,
+        samples_per_episode=evaluation.samples_per_episode,
         seeds=evaluation.seeds,
     )

@@ -1,33 +1,36 @@
-"""What an evaluation found, as data: results.json, which the report and TensorBoard show."""
+"""The results of an evaluation as data: results.json, which the report and TensorBoard show."""
 
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
-from fsdit.config import EvaluationConfig, SamplingConfig, to_dict
+from fsdit.config import EvaluationConfig, SamplingConfig, renamed_in, to_dict, with_new_names
 from fsdit.data.layout import write_json
 from fsdit.errors import DataError, first_line
 
-# What is judged. "drawings" are the model's; the others are floors and ceilings, computed
-# the same way.
-ROWS = {
-    "drawings": "drawings",
+# The image sets that a table compares: the model's samples, then the baselines.
+IMAGE_SETS = {
+    "samples": "samples",
     "real": "real images of the class",
     "copied_support": "a copied support",
     "mean_of_supports": "the mean of the supports",
-    "other_class": "drawings of another class",
+    "other_class": "samples of another class",
 }
+
+# Names in results.json of older versions: old name -> new name.
+_RENAMED = {"judge": "critic", "drawings": "samples"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a figure is read.
+    """How a metric is presented.
 
-    better: what is good; "real": as near as may be to the figure of real images.
+    better: which values are good; "real": those near the value of real images.
     """
 
     label: str
@@ -38,50 +41,51 @@ class Metric:
 
 METRICS = {
     "frechet_distance": Metric(
-        "Fréchet distance",
+        "FD",
         "fidelity to the set",
         "lower",
-        "between Gaussians fitted to the features, from a half of the real images; every row "
-        "has as many images; interval by jackknife over groups of episodes",
+        "Fréchet distance between Gaussians fitted to the critic's features of the images and of "
+        "half of the real images; every column has as many images; interval by jackknife over "
+        "groups of episodes",
     ),
     "kernel_distance": Metric(
-        "kernel distance (KID)",
+        "KID",
         "fidelity to the set",
         "lower",
-        "squared MMD under the cubic kernel, unbiased; interval of two standard errors over "
-        "random subsets of images",
+        "kernel distance: squared MMD of the critic's features under the cubic kernel, unbiased; "
+        "interval of two standard errors over random subsets of images",
     ),
     "gaussian_distance": Metric(
         "CMMD",
         "fidelity to the set",
         "lower",
-        "1000 times the squared MMD under a Gaussian kernel of unit features, unbiased; "
-        "interval of two standard errors over random subsets of images",
+        "1000 times the squared MMD of the critic's features, scaled to unit length, under a "
+        "Gaussian kernel, unbiased; interval of two standard errors over random subsets of images",
     ),
     "precision": Metric(
         "precision",
         "fidelity to the set",
         "higher",
-        "share of drawings that lie as near to a real image as its neighbours do",
+        "share of samples that are as near to a real image as its neighbours are",
     ),
     "recall": Metric(
         "recall",
         "fidelity to the set",
         "higher",
-        "share of real images that lie as near to a drawing as its neighbours do",
+        "share of real images that are as near to a sample as its neighbours are",
     ),
     "density": Metric(
         "density",
         "fidelity to the set",
         "higher",
-        "in how many neighbourhoods of real images a drawing lies, over k; 1 where the "
+        "number of neighbourhoods of real images in which a sample lies, over k; 1 where the "
         "distributions are equal",
     ),
     "coverage": Metric(
         "coverage",
         "fidelity to the set",
         "higher",
-        "share of real images that have a drawing in their neighbourhood",
+        "share of real images that have a sample in their neighbourhood",
     ),
     "top1": Metric(
         "top-1 retrieval",
@@ -91,10 +95,10 @@ METRICS = {
         "the right class, or of one that shares an identical image with it",
     ),
     "top1_exact": Metric(
-        "top-1 retrieval, very class",
+        "top-1 retrieval, exact class",
         "fidelity to the class",
         "higher",
-        "the same, where only the very class is right",
+        "the same, but classes that share an image do not count as right",
     ),
     "top5": Metric(
         "top-5 retrieval",
@@ -106,14 +110,14 @@ METRICS = {
         "few-shot classifier",
         "use",
         "higher",
-        "accuracy on real images of a classifier trained on these alone; in the column of "
-        "copied supports, on all supports",
+        "accuracy on real images of a classifier trained on these images alone; in the column "
+        "of copied supports, on all supports",
     ),
     "classifier_with_supports": Metric(
         "few-shot classifier, with supports",
         "use",
         "higher",
-        "accuracy on real images of a classifier trained on the real supports and these",
+        "accuracy on real images of a classifier trained on the real supports and these images",
     ),
     "pairwise_distance": Metric(
         "pairwise distance",
@@ -137,7 +141,7 @@ METRICS = {
         "near-copies",
         "copying",
         "lower",
-        "share that is as near to a support as the nearest twentieth of real images",
+        "share of images that are as near to a support as the nearest twentieth of real images",
     ),
     "training_distance": Metric(
         "distance to the nearest training image",
@@ -149,14 +153,15 @@ METRICS = {
         "Inception FID",
         "fidelity to the set",
         "lower",
-        "torch-fidelity's figure, for comparison with papers",
+        "the FID as torch-fidelity computes it, to compare with papers; it does not depend on "
+        "the critic",
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A figure and its 95 % interval; low and high are None where there is none."""
+    """The value of a metric and its 95 % interval. low, high: None where there is no interval."""
 
     value: float
     low: float | None = None
@@ -169,10 +174,11 @@ def table_name(split: str, shots: int, guidance_scale: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All figures of one split at one number of shots and one guidance scale.
+    """All scores of one split at one number of supports and one guidance scale.
 
-    scores: metric -> row -> score, names as in METRICS and ROWS; a row may lack what has
-    no meaning for it. by_class: metric -> class name -> mean over its drawings.
+    episodes, samples: their numbers. scores: metric -> image set -> score, by the names in
+    METRICS and IMAGE_SETS; an image set has no score where a metric has no meaning for it.
+    by_class: metric -> class name -> mean over the samples of the class.
     """
 
     split: str
@@ -180,7 +186,7 @@ class Table:
     shots: int
     guidance_scale: float
     episodes: int
-    drawings: int
+    samples: int
     scores: dict[str, dict[str, Score]]
     by_class: dict[str, dict[str, float]]
 
@@ -191,31 +197,48 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """An evaluation of a run's step. The first table is that of the unseen split."""
+    """The evaluation of one step of a run. The first table is of the split `split`.
+
+    critic: its name.
+    """
 
     name: str
     step: int
     split: str
-    judge: str
+    critic: str
     protocol: EvaluationConfig
     sampling: SamplingConfig
     tables: tuple[Table, ...]
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Writes the file whole or not at all. JSON has no NaN: what is not finite is null."""
+    """Writes the complete file or none. JSON has no NaN, so values that are not finite are null."""
     values = dataclasses.asdict(results)
     values |= {"protocol": to_dict(results.protocol), "sampling": to_dict(results.sampling)}
     write_json(path, _finite(values))
 
 
 def read_results(path: Path) -> Results:
-    """Inverse of `write_results`. Raises DataError."""
+    """Inverse of `write_results`, also for files of older versions. Raises DataError."""
     try:
         values = json.loads(path.read_text())
-        return pydantic.TypeAdapter(Results).validate_python(_with_nan(values))
+        return pydantic.TypeAdapter(Results).validate_python(_with_nan(_with_new_names(values)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not the results of an evaluation: {first_line(error)}") from None
+
+
+def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a results.json of any version, with today's names."""
+    tables = []
+    for table in values["tables"]:
+        scores = {metric: _renamed(sets) for metric, sets in table["scores"].items()}
+        tables.append({**_renamed(table), "scores": scores})
+    protocol = with_new_names(values["protocol"], renamed_in("evaluation"))
+    return {**_renamed(values), "protocol": protocol, "tables": tables}
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def _finite(value: Any) -> Any:
@@ -237,28 +260,28 @@ def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def scalars(results: Results) -> dict[str, float]:
-    """TensorBoard's tags: table/metric/row."""
+    """TensorBoard's tag, TABLE/METRIC/IMAGE_SET -> value, for the finite scores."""
     return {
-        f"{table.name}/{metric}/{row}": score.value
+        f"{table.name}/{metric}/{name}": score.value
         for table in results.tables
         for metric, scores in table.scores.items()
-        for row, score in scores.items()
+        for name, score in scores.items()
         if math.isfinite(score.value)
     }
 
 
 def summary(results: Results) -> str:
-    """The first tables as text for a terminal: unseen classes, and seen ones."""
-    lines = [f"{results.name}, step {results.step}; the judge sees {results.judge}"]
+    """The tables at the run's own guidance scale, as text for a terminal."""
+    lines = [f"{results.name}, step {results.step}; critic: {results.critic}"]
     for table in results.tables:
         if table.guidance_scale != results.sampling.guidance_scale:
             continue
-        rows = [row for row in ROWS if any(row in scores for scores in table.scores.values())]
-        lines += ["", f"{table.name}: {table.drawings} drawings of {table.episodes} episodes"]
-        lines.append(" " * 36 + "".join(f"{row:>19}" for row in rows))
-        for metric, scores in table.scores.items():
+        names = [name for name in IMAGE_SETS if any(name in sets for sets in table.scores.values())]
+        lines += ["", f"{table.name}: {table.samples} samples of {table.episodes} episodes"]
+        lines.append(" " * 36 + "".join(f"{name:>19}" for name in names))
+        for metric, sets in table.scores.items():
             cells = [
-                f"{scores[row].value:19.4g}" if row in scores else f"{'-':>19}" for row in rows
+                f"{sets[name].value:19.4g}" if name in sets else f"{'-':>19}" for name in names
             ]
             lines.append(f"{METRICS[metric].label:36}" + "".join(cells))
     return "\n".join(lines)

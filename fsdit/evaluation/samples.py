@@ -1,9 +1,9 @@
-"""Drawing for the episodes of a plan, and keeping what is drawn as files.
+"""Makes the samples of a cell, and keeps them as files.
 
-    DIR/drawings/of.json                        what they are drawings of
-    DIR/drawings/TABLE-seedS/00000.npy          one batch, uint8 (B, H, W, C); whole or not there
+    DIR/samples/of.json                     what the samples were made from
+    DIR/samples/TABLE-seedS/00000.npy       one batch, uint8 (B, H, W, C); complete or absent
 
-A second start draws what is missing.
+A second start makes only the samples that are missing.
 """
 
 import dataclasses
@@ -23,19 +23,23 @@ from fsdit.data import pipeline
 from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.data.records import Episode
 from fsdit.errors import ConfigError, DataError
-from fsdit.evaluation.protocol import Plan
+from fsdit.evaluation.protocol import Cell
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.images import SampleImages, compile_sampling
 
-# Left free on the disk: the report and its pictures need room too.
+# Bytes that must stay free on the disk, for the report and its pictures.
 _MARGIN = 64e6
+
+# The folder's name in older versions, and names in its of.json: old name -> new name.
+_OLD_FOLDER = "drawings"
+_RENAMED_IN_CELL = {"drawings": "samples_per_episode"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Repeated:
-    """Each episode `times` times over, then again from the first."""
+    """Each episode `times` times in a row; after the last, the first again."""
 
     episodes: Sequence[Episode]
     times: int
@@ -44,118 +48,132 @@ class _Repeated:
         return self.episodes[index // self.times % len(self.episodes)]
 
 
-class Drawer:
-    """Draws for episodes with the networks of a run; each sampling is compiled once."""
+class EpisodeSampler:
+    """Samples episodes with the networks of a run. Each `SamplingConfig` is compiled once."""
 
     def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh):
         self._config, self._spec, self._feed, self._mesh = config, spec, feed, mesh
         self._info = read_dataset_info(config.data.dataset_dir)
         self._programs: dict[SamplingConfig, SampleImages] = {}
 
-    def batch_size(self, plan: Plan) -> int:
-        count = plan.episodes_per_seed * plan.drawings
-        rows = min(self._config.evaluation.batch_size, count)
-        return sharding.round_up(rows, self._mesh.size)
+    def batch_size(self, cell: Cell) -> int:
+        """config.evaluation.batch_size or all samples of a seed, rounded up to the mesh."""
+        wanted = min(self._config.evaluation.batch_size, cell.samples_per_seed)
+        return sharding.round_up(wanted, self._mesh.size)
 
-    def num_batches(self, plan: Plan) -> int:
-        return math.ceil(plan.episodes_per_seed * plan.drawings / self.batch_size(plan))
+    def num_batches(self, cell: Cell) -> int:
+        """Batches of each seed."""
+        return math.ceil(cell.samples_per_seed / self.batch_size(cell))
 
     def batches(
-        self, ema: dict, plan: Plan, seed: int, first: int = 0
+        self, ema: dict, cell: Cell, seed: int, first: int = 0
     ) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
-        """The drawings of one seed, from batch `first` on; episode by episode.
+        """The samples of one seed, episode by episode, from batch `first` on.
 
-        On a mesh of several processes all of them must call it, and all get everything.
+        On a mesh of several processes, all of them must call it, and all get every sample.
         """
-        size, count = self.batch_size(plan), plan.episodes_per_seed * plan.drawings
-        split = self._info.split(plan.split)
-        episodes = _Repeated(plan.episodes(split, seed), plan.drawings)
-        read = pipeline.examples_of(self._config, plan.split, episodes)
-        batches = self._feed.batches(read, size, self.num_batches(plan) - first, start=first * size)
-        draw = self._draw(plan.sampling)
-        for number, batch in enumerate(batches, start=first):
-            drawn = draw(ema, self._feed.codec, batch["supports"], batch["index"], np.uint32(seed))
-            yield sharding.to_host(drawn)[: count - number * size]
+        size, count = self.batch_size(cell), cell.samples_per_seed
+        split = self._info.split(cell.split)
+        episodes = _Repeated(cell.episodes(split, seed), cell.samples_per_episode)
+        read = pipeline.examples_of(self._config, cell.split, episodes)
+        batches = self._feed.batches(read, size, self.num_batches(cell) - first, start=first * size)
+        draw = self._program(cell.sampling)
+        for i, batch in enumerate(batches, start=first):
+            images = draw(ema, self._feed.codec, batch["supports"], batch["index"], np.uint32(seed))
+            yield sharding.to_host(images)[: count - i * size]
 
-    def _draw(self, sampling: SamplingConfig) -> SampleImages:
+    def _program(self, sampling: SamplingConfig) -> SampleImages:
         if sampling not in self._programs:
             self._programs[sampling] = compile_sampling(self._spec, sampling, self._mesh)
         return self._programs[sampling]
 
 
-def in_episodes(
-    plan: Plan, drawn: Sequence[UInt8[np.ndarray, "_ H W C"]]
+def by_episode(
+    cell: Cell, batches: Sequence[UInt8[np.ndarray, "_ H W C"]]
 ) -> UInt8[np.ndarray, "N R H W C"]:
-    """The batches of all seeds in one array."""
-    images = np.concatenate(drawn)
-    return images.reshape(plan.num_episodes, plan.drawings, *images.shape[1:])
+    """The batches of all seeds of a cell as R samples of each of N episodes."""
+    images = np.concatenate(batches)
+    return images.reshape(cell.num_episodes, cell.samples_per_episode, *images.shape[1:])
 
 
-class Shards:
-    """The drawings of plans in a directory. `of` tells them from those of anything else."""
+class SampleFiles:
+    """The samples of several cells as files below a directory.
 
-    def __init__(self, directory: Path, of: dict[str, Any], image_shape: tuple[int, ...]):
-        self._shape = image_shape
-        self._folder, self._of = directory / "drawings", of
+    source: what decides the samples (weights, dataset, cells, batch sizes), as JSON. The files
+    of one source are not mixed with those of another: the constructor raises ConfigError.
+    """
+
+    def __init__(self, directory: Path, source: dict[str, Any], image_shape: tuple[int, ...]):
+        self._shape, self._source = image_shape, source
+        old = directory / _OLD_FOLDER
+        self._folder = old if old.is_dir() else directory / "samples"
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"--output={directory} is a file: name a directory")
         found = self._folder / "of.json"
-        if found.exists() and _described(found) != json.loads(json.dumps(of)):
+        if found.exists() and _read_source(found) != json.loads(json.dumps(source)):
             raise ConfigError(
-                f"{directory} holds drawings of another checkpoint or protocol: name another "
+                f"{directory} holds samples of another checkpoint or protocol: name another "
                 f"--output, or delete {self._folder}"
             )
 
-    def check_room(self, plans: Sequence[Plan]) -> None:
-        """Raises DataError when the disk cannot hold what is to be drawn."""
-        needed = sum(plan.num_drawings for plan in plans) * int(np.prod(self._shape)) + _MARGIN
+    def check_room(self, cells: Sequence[Cell]) -> None:
+        """Raises DataError when the disk cannot hold the samples that are missing."""
+        needed = sum(cell.num_samples for cell in cells) * int(np.prod(self._shape)) + _MARGIN
         held = sum(file.stat().st_size for file in self._folder.glob("*/*.npy"))
         place = next(p for p in (self._folder, *self._folder.parents) if p.exists())
         free = shutil.disk_usage(place).free
         if needed - held > free:
             raise DataError(
-                f"{place}: the drawings need {(needed - held) / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
-                "are free: name another --output, or lower config.evaluation.drawings_per_episode"
+                f"{place}: the samples need {(needed - held) / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
+                "are free: name another --output, or lower config.evaluation.samples_per_episode"
             )
 
-    def draw(
+    def load_or_make(
         self,
-        drawer: Drawer,
+        sampler: EpisodeSampler,
         ema: dict,
-        plan: Plan,
+        cell: Cell,
         progress: Callable[[int], Any] = lambda count: None,
     ) -> UInt8[np.ndarray, "N R H W C"]:
-        """All drawings of a plan; those that are there already are read.
+        """All samples of a cell: reads the batches that are there, makes and writes the others.
 
-        progress: called with the number of drawings after each batch.
+        progress: called with the number of samples after each batch.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / "of.json", self._of)
-        drawn = []
-        for seed in plan.seeds:
-            folder = self._folder / f"{plan.name}-seed{seed}"
+        write_json(self._folder / "of.json", self._source)
+        batches = []
+        for seed in cell.seeds:
+            folder = self._folder / f"{cell.name}-seed{seed}"
             folder.mkdir(exist_ok=True)
-            files = [folder / f"{i:05d}.npy" for i in range(drawer.num_batches(plan))]
+            files = [folder / f"{i:05d}.npy" for i in range(sampler.num_batches(cell))]
             missing = next((i for i, file in enumerate(files) if not file.exists()), len(files))
             for file in files[:missing]:
-                drawn.append(_read(file, self._shape))
-                progress(len(drawn[-1]))
+                batches.append(_read(file, self._shape))
+                progress(len(batches[-1]))
             if missing == len(files):
                 continue
-            new = drawer.batches(ema, plan, seed, missing)
+            new = sampler.batches(ema, cell, seed, missing)
             for file, images in zip(files[missing:], new, strict=True):
                 _write(file, images)
-                drawn.append(images)
+                batches.append(images)
                 progress(len(images))
-        return in_episodes(plan, drawn)
+        return by_episode(cell, batches)
 
 
-def _described(file: Path) -> Any:
-    """What of.json says, None where it is damaged. Settings that are younger have defaults."""
+def _read_source(file: Path) -> Any:
+    """The content of of.json, None where it is damaged.
+
+    Names of older versions become those of today, and settings that did not exist yet get
+    their defaults.
+    """
     try:
         values = json.loads(file.read_text())
-        for plan in values.get("plans", []):
-            plan["sampling"] = to_dict(from_dict(plan["sampling"], SamplingConfig))
+        if "plans" in values:
+            values["cells"] = values.pop("plans")
+        cells = values.get("cells", [])
+        for i, cell in enumerate(cells):
+            cells[i] = {_RENAMED_IN_CELL.get(name, name): value for name, value in cell.items()}
+            cells[i]["sampling"] = to_dict(from_dict(cell["sampling"], SamplingConfig))
         return values
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError, ConfigError):
         return None
@@ -164,11 +182,11 @@ def _described(file: Path) -> Any:
 def _read(file: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "B H W C"]:
     try:
         images = np.load(file, allow_pickle=False)
-        reason = "" if images.shape[1:] == shape else f"drawings of shape {images.shape[1:]}"
+        reason = "" if images.shape[1:] == shape else f"samples of shape {images.shape[1:]}"
     except (OSError, ValueError, EOFError) as error:
         reason = str(error)
     if reason:
-        raise DataError(f"{file} is damaged ({reason}): delete it, it will be drawn again")
+        raise DataError(f"{file} is damaged ({reason}): delete it, it will be made again")
     return images
 
 

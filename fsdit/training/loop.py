@@ -14,7 +14,7 @@ from fsdit.data import pipeline, precomputed
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.source import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
-from fsdit.evaluation.in_training import Opened, Watch, open_watch
+from fsdit.evaluation.in_training import FewShotEvaluator, FewShotInputs, open_few_shot
 from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
@@ -50,7 +50,7 @@ class Inputs:
     frozen: Frozen
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
-    judged: Opened | None
+    judged: FewShotInputs | None
     identity: dict[str, str]
     changes: list[str]
 
@@ -66,7 +66,7 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     training = pipeline.training_examples(config)
     training(0)  # raises DataError where the first example cannot be read
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
-    judged = open_watch(config, info, UNSEEN) if config.train.fsd_interval else None
+    judged = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
     spec, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
@@ -167,7 +167,7 @@ def _run(
     step_fn,
     telemetry: Telemetry,
     diagnostics: Diagnostics,
-    judge: Watch | None,
+    judge: FewShotEvaluator | None,
     checkpoints: Checkpoints,
 ) -> bool:
     """Runs steps until the last one or a preemption; returns whether the last one was reached."""
@@ -188,7 +188,7 @@ def _run(
         if step % config.train.eval_interval == 0 or step == last:
             with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
-        if judge and (step % config.train.fsd_interval == 0 or step == last):
+        if judge and (step % config.train.few_shot_interval == 0 or step == last):
             # The metrics are computed on the host, so the loop's transfer guard is lifted.
             with telemetry.evaluating(), jax.transfer_guard("allow"):
                 found |= judge.run(state.ema)

@@ -1,4 +1,4 @@
-"""torch-fidelity's own functions on features, which ours are compared with."""
+"""torch-fidelity's own functions on features, with which ours are compared."""
 
 import importlib
 import importlib.util

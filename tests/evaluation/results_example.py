@@ -1,13 +1,13 @@
-"""Results and pictures out of random numbers, as an evaluation would hand them over."""
+"""Results and pictures made of random numbers, in the form that an evaluation returns."""
 
 import numpy as np
 
 from fsdit.config import EvaluationConfig, SamplingConfig
-from fsdit.evaluation.report.write import ClassPictures
-from fsdit.evaluation.results import METRICS, ROWS, Results, Score, Table
+from fsdit.evaluation.report.class_pictures import ClassPictures
+from fsdit.evaluation.results import IMAGE_SETS, METRICS, Results, Score, Table
 
 BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")
-# What has no meaning for a row: no class drew its own real images, copies do not vary, ...
+# Some scores that are left out, as those that have no meaning are.
 MISSING = {("frechet_distance", "real"), ("pairwise_distance", "copied_support")}
 UNIT = ("top1", "top1_exact", "top5", "precision", "recall", "coverage", "near_copies")
 
@@ -27,9 +27,11 @@ def table(
         shots,
         guidance,
         episodes=2 * len(names),
-        drawings=8 * len(names),
+        samples=8 * len(names),
         scores={
-            metric: {row: score(rng, metric) for row in ROWS if (metric, row) not in MISSING}
+            metric: {
+                name: score(rng, metric) for name in IMAGE_SETS if (metric, name) not in MISSING
+            }
             for metric in METRICS
             if metric not in ("lpips", "inception_distance")
         },
@@ -58,7 +60,7 @@ def results(
 def pictures(
     rng: np.random.Generator, found: Results, size: int = 12, channels: int = 1
 ) -> list[ClassPictures]:
-    """Of each class of each table at the run's guidance scale."""
+    """Pictures of each class of each table at the run's guidance scale."""
 
     def some(count: int) -> np.ndarray:
         coarse = rng.integers(256, size=(count, 4, 4, channels), dtype=np.uint8)

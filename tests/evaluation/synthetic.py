@@ -1,4 +1,4 @@
-"""Small pictures of classes, and a fixed encoder: what metrics are moved with."""
+"""Small pictures of classes, and a fixed encoder, which tests of metrics use."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter

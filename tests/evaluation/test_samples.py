@@ -1,4 +1,4 @@
-"""Drawings that are kept: what tells them from those of anything else."""
+"""Stored samples go on only with the weights and the protocol that they were made from."""
 
 import json
 
@@ -6,40 +6,63 @@ import pytest
 
 from fsdit.config import SamplingConfig, to_dict
 from fsdit.errors import ConfigError
-from fsdit.evaluation.samples import Shards
+from fsdit.evaluation.samples import SampleFiles
 
-OF = {"step": 5, "plans": [{"split": "test", "sampling": to_dict(SamplingConfig())}]}
+SOURCE = {"step": 5, "cells": [{"split": "test", "sampling": to_dict(SamplingConfig())}]}
 
 
 def written(folder, change):
-    (folder / "drawings").mkdir()
-    values = json.loads(json.dumps(OF))
+    (folder / "samples").mkdir()
+    values = json.loads(json.dumps(SOURCE))
     change(values)
-    (folder / "drawings" / "of.json").write_text(json.dumps(values))
+    (folder / "samples" / "of.json").write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
     "change",
-    [lambda of: None, lambda of: of["plans"][0]["sampling"].pop("noise_level")],
-    ids=["the same", "of before a setting was there"],
+    [lambda source: None, lambda source: source["cells"][0]["sampling"].pop("noise_level")],
+    ids=["the same", "made before a setting was there"],
 )
-def test_drawings_of_the_same_go_on(tmp_path, change):
+def test_samples_of_the_same_source_go_on(tmp_path, change):
     written(tmp_path, change)
-    Shards(tmp_path, OF, (8, 8, 1))
+    SampleFiles(tmp_path, SOURCE, (8, 8, 1))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda of: of.update(step=6),
-        lambda of: of["plans"][0]["sampling"].update(noise_level=0.5),
-        lambda of: of["plans"][0]["sampling"].update(invention=1),
-        lambda of: of["plans"][0].update(sampling=None),
-        lambda of: of.update(plans=3),
-        lambda of: of.pop("plans"),
+        lambda source: source.update(step=6),
+        lambda source: source["cells"][0]["sampling"].update(noise_level=0.5),
+        lambda source: source["cells"][0]["sampling"].update(invention=1),
+        lambda source: source["cells"][0].update(sampling=None),
+        lambda source: source.update(cells=3),
+        lambda source: source.pop("cells"),
     ],
 )
-def test_drawings_of_anything_else_are_refused(tmp_path, change):
+def test_samples_of_another_source_are_refused(tmp_path, change):
     written(tmp_path, change)
-    with pytest.raises(ConfigError, match="drawings of another checkpoint or protocol"):
-        Shards(tmp_path, OF, (8, 8, 1))
+    with pytest.raises(ConfigError, match="samples of another checkpoint or protocol"):
+        SampleFiles(tmp_path, SOURCE, (8, 8, 1))
+
+
+OLD = {
+    "step": 5,
+    "plans": [{"split": "test", "drawings": 4, "sampling": to_dict(SamplingConfig())}],
+}
+NEW = {
+    "step": 5,
+    "cells": [{"split": "test", "samples_per_episode": 4, "sampling": to_dict(SamplingConfig())}],
+}
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_samples_of_an_older_version_go_on_in_their_folder(tmp_path, step):
+    folder = tmp_path / "drawings"
+    folder.mkdir()
+    (folder / "of.json").write_text(json.dumps(OLD))
+    source = {**NEW, "step": step}
+    if step == OLD["step"]:
+        SampleFiles(tmp_path, source, (8, 8, 1))
+    else:
+        with pytest.raises(ConfigError, match=f"or delete {folder}"):
+            SampleFiles(tmp_path, source, (8, 8, 1))

@@ -1,4 +1,4 @@
-"""A table moves the right way when what is drawn is known: real images, made worse on purpose."""
+"""Scores move the right way when the samples are known: real images, made worse on purpose."""
 
 import dataclasses
 
@@ -8,63 +8,59 @@ import pytest
 from fsdit.config import Config, DataConfig, EvaluationConfig, SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
-from fsdit.evaluation.comparison import Row, gather, read_real_images
-from fsdit.evaluation.critics.critic import open_judge
+from fsdit.evaluation.comparison import ImageSet, compare, read_real_images
+from fsdit.evaluation.critics.critic import open_critic
 from fsdit.evaluation.critics.lpips import load_lpips
-from fsdit.evaluation.protocol import make_plans
-from fsdit.evaluation.tables import (
-    class_fidelity,
-    halves,
-    inception_scores,
-    judge_drawings,
-    use,
-    variety,
-)
+from fsdit.evaluation.protocol import make_cells
+from fsdit.evaluation.scoring.classifiers import classifier_scores
+from fsdit.evaluation.scoring.episodes import class_fidelity, variety
+from fsdit.evaluation.scoring.sets import halves, inception_scores
+from fsdit.evaluation.tables import score_cell
 from tests.evaluation.synthetic import blurred
 from tests.models.pretrained import lpips_original
 
 pytestmark = pytest.mark.medium
 
-PROTOCOL = EvaluationConfig(classes=20, drawings_per_episode=4, episodes_per_class=1)
+PROTOCOL = EvaluationConfig(classes=20, samples_per_episode=4, episodes_per_class=1)
 
 
 @pytest.fixture(scope="module")
-def judged(glyphs):
-    """A function from an edit of real images, taken for drawings, to the table's scores."""
+def scored(glyphs):
+    """(table of good samples, function from an edit of real images to the table of the result)."""
     data = DataConfig(dataset_dir=str(glyphs), shots=5)
     config = Config(data=data, evaluation=PROTOCOL, sampling=SamplingConfig())
-    info, judge = read_dataset_info(glyphs), open_judge(config)
-    plan = make_plans(config, info, "test")[0]
+    info, critic = read_dataset_info(glyphs), open_critic(config)
+    cell = make_cells(config, info, "test")[0]
     splits = ("test", "train")
     real, training = (
-        read_real_images(split_images(glyphs, info, s), info.split(s), judge) for s in splits
+        read_real_images(split_images(glyphs, info, s), info.split(s), critic) for s in splits
     )
-    members = [real.members(c) for c in plan.classes]
-    supports = [e.supports for e in plan.episodes(info.split("test"), 0)]
+    members = [real.members(c) for c in cell.classes]
+    supports = [e.supports for e in cell.episodes(info.split("test"), 0)]
     free = [np.setdiff1d(m, s)[-4:] for m, s in zip(members, supports, strict=True)]
-    images = np.stack([[real.images[int(i)] for i in numbers] for numbers in free])
-    shown = np.stack([[real.images[i] for i in numbers] for numbers in supports])
+    images = np.stack([[real.images[int(i)] for i in indices] for indices in free])
+    shown = np.stack([[real.images[i] for i in indices] for indices in supports])
 
-    def material(edit):
-        return gather(plan, edit(images, shown).astype(np.uint8), real, judge)
+    def comparison(edit):
+        return compare(cell, edit(images, shown).astype(np.uint8), real, critic)
 
     def table(edit):
-        return judge_drawings(material(edit), plan, training, PROTOCOL, perceptual=None)[0]
+        return score_cell(comparison(edit), cell, training, PROTOCOL, perceptual=None)[0]
 
-    # With noise, because a drawing never equals an image of the pool.
+    # With noise, because a sample never equals a real image.
     rng = np.random.default_rng(0)
     noise = rng.integers(-12, 13, images.shape)
     good = table(lambda x, s: np.clip(x + noise, 0, 255))
-    table.material = material
+    table.comparison = comparison
     return good, table
 
 
-def value(table, metric, row="drawings"):
-    return table.scores[metric][row].value
+def value(table, metric, image_set="samples"):
+    return table.scores[metric][image_set].value
 
 
-def test_good_drawings_score_about_as_real_images_do(judged):
-    good, _ = judged
+def test_good_samples_score_about_as_real_images_do(scored):
+    good, _ = scored
     assert value(good, "frechet_distance") < 2 * value(good, "frechet_distance", "real")
     assert value(good, "coverage") > 0.8 * value(good, "coverage", "real")
     assert (
@@ -75,8 +71,8 @@ def test_good_drawings_score_about_as_real_images_do(judged):
     assert value(good, "near_copies") < 0.2
 
 
-def test_floors_and_ceilings_lie_where_they_must(judged):
-    good, _ = judged
+def test_baselines_lie_where_they_must(scored):
+    good, _ = scored
     assert value(good, "near_copies", "copied_support") == 1
     assert value(good, "support_distance", "copied_support") == 0
     assert value(good, "top1", "other_class") < 0.1
@@ -84,15 +80,15 @@ def test_floors_and_ceilings_lie_where_they_must(judged):
     assert value(good, "support_distance", "mean_of_supports") < value(
         good, "support_distance", "real"
     )
-    for metric, rows in good.scores.items():
-        for name, score in rows.items():
+    for metric, sets in good.scores.items():
+        for name, score in sets.items():
             assert np.isfinite(score.value), (metric, name)
             if score.low is not None and metric != "frechet_distance":
                 assert score.low - 1e-9 <= score.value <= score.high + 1e-9, (metric, name)
 
 
-def test_blur_is_seen_by_the_fidelity_to_the_set(judged):
-    good, table = judged
+def test_blur_is_seen_by_the_fidelity_to_the_set(scored):
+    good, table = scored
     mild, strong = (table(lambda x, s, sigma=sigma: blurred(x, sigma)) for sigma in (1.5, 4))
     for metric in ("frechet_distance", "kernel_distance", "gaussian_distance"):
         assert value(good, metric) < value(mild, metric) < value(strong, metric)
@@ -101,8 +97,8 @@ def test_blur_is_seen_by_the_fidelity_to_the_set(judged):
     assert value(good, "top1") > value(strong, "top1")
 
 
-def test_swapped_classes_are_seen_by_the_fidelity_to_the_class_alone(judged):
-    good, table = judged
+def test_swapped_classes_are_seen_by_the_fidelity_to_the_class_alone(scored):
+    good, table = scored
     swapped = table(lambda x, s: np.roll(x, 7, axis=0))
     assert value(swapped, "top1") < 0.1 < value(good, "top1")
     assert value(swapped, "top5") < 0.5
@@ -112,8 +108,8 @@ def test_swapped_classes_are_seen_by_the_fidelity_to_the_class_alone(judged):
     assert abs(value(swapped, "frechet_distance") / value(good, "frechet_distance") - 1) < 0.3
 
 
-def test_dropped_modes_are_seen_by_recall_and_variety(judged):
-    good, table = judged
+def test_dropped_modes_are_seen_by_recall_and_variety(scored):
+    good, table = scored
 
     def one_each(images, supports):
         moved = np.random.default_rng(1).integers(-3, 4, images.shape)
@@ -126,67 +122,70 @@ def test_dropped_modes_are_seen_by_recall_and_variety(judged):
     assert value(dropped, "top1") > 0.8
 
 
-def test_copies_are_seen_though_every_other_figure_likes_them(judged):
-    good, table = judged
+def test_copies_are_seen_though_every_other_metric_likes_them(scored):
+    good, table = scored
     copied = table(lambda x, s: s[:, :4])
     assert value(copied, "near_copies") == 1 and value(copied, "support_distance") == 0
     assert value(copied, "precision") > 0.9 and value(copied, "coverage") > 0.8
     assert value(good, "near_copies") < 0.2
 
 
-def test_by_class_figures_average_to_those_of_the_table(judged):
-    good, _ = judged
+def test_scores_by_class_average_to_those_of_the_table(scored):
+    good, _ = scored
     for metric, classes in good.by_class.items():
         assert len(classes) == PROTOCOL.classes
         assert np.mean(list(classes.values())) == pytest.approx(value(good, metric))
 
 
-def test_no_support_is_in_the_reference(judged):
+def test_no_support_is_in_the_reference(scored):
     """Or copies of supports would come nearer to it than real images do."""
-    _, table = judged
-    material = table.material(lambda x, s: x)
-    reference, ceiling = halves(material)
-    assert not np.isin(material.supports, reference).any()
-    chosen = np.concatenate([reference, ceiling])
+    _, table = scored
+    comparison = table.comparison(lambda x, s: x)
+    reference, baseline = halves(comparison)
+    assert not np.isin(comparison.supports, reference).any()
+    chosen = np.concatenate([reference, baseline])
     assert len(np.unique(chosen)) == len(chosen)
-    classes = np.unique(material.class_id).tolist()
-    assert len(chosen) == sum(len(material.real.members(c)) for c in classes)
-    assert 0 <= len(reference) - len(ceiling) <= len(classes)
+    classes = np.unique(comparison.class_id).tolist()
+    assert len(chosen) == sum(len(comparison.real.members(c)) for c in classes)
+    assert 0 <= len(reference) - len(baseline) <= len(classes)
 
 
-def test_one_class_has_figures_without_intervals(judged):
-    _, table = judged
-    material = table.material(lambda x, s: x)
-    rows = {name: Row(row.features[:1].repeat(12, axis=1)) for name, row in material.rows.items()}
+def test_one_class_has_scores_without_intervals(scored):
+    _, table = scored
+    comparison = table.comparison(lambda x, s: x)
+    sets = {
+        name: ImageSet(images.features[:1].repeat(12, axis=1))
+        for name, images in comparison.sets.items()
+    }
     one = dataclasses.replace(
-        material,
-        class_id=material.class_id[:1],
-        supports=material.supports[:1],
-        rest=material.rest[:1],
-        rows={name: rows[name] for name in ("drawings", "mean_of_supports")},
+        comparison,
+        class_id=comparison.class_id[:1],
+        supports=comparison.supports[:1],
+        rest=comparison.rest[:1],
+        sets={name: sets[name] for name in ("samples", "mean_of_supports")},
     )
-    assert class_fidelity(one)[0]["top1"]["drawings"].low is None
-    assert use(one, ways=5) == {}
+    assert class_fidelity(one)[0]["top1"]["samples"].low is None
+    assert classifier_scores(one, ways=5) == {}
 
 
-def test_lpips_sees_dropped_modes_too(judged, tmp_path):
-    _, table = judged
+def test_lpips_sees_dropped_modes_too(scored, tmp_path):
+    _, table = scored
     lpips = load_lpips(str(lpips_original.write(tmp_path)))
 
     def distance(edit):
-        scores, _ = variety(table.material(edit), lpips.pairwise)
+        scores, _ = variety(table.comparison(edit), lpips.pairwise)
         return scores["lpips"]
 
     good, dropped = distance(lambda x, s: x), distance(lambda x, s: x[:, :1].repeat(4, axis=1))
-    assert dropped["drawings"].value == 0
-    assert good["drawings"].value == pytest.approx(good["real"].value, rel=0.2)
+    assert dropped["samples"].value == 0
+    assert good["samples"].value == pytest.approx(good["real"].value, rel=0.2)
     assert good["real"] == dropped["real"]
 
 
 @pytest.mark.large  # roots of 2048 x 2048 matrices, by eigenvalues
-def test_inception_fid_sees_blur(judged, inception_weights):
-    _, table = judged
-    scores = inception_scores(table.material(lambda x, s: blurred(x, 3)), inception_weights)
+def test_inception_fid_sees_blur(scored, inception_weights):
+    _, table = scored
+    scores = inception_scores(table.comparison(lambda x, s: blurred(x, 3)), inception_weights)
     assert (
-        scores["inception_distance"]["real"].value < scores["inception_distance"]["drawings"].value
+        scores["inception_distance"]["real"].value < scores["inception_distance"]["samples"].value
     )

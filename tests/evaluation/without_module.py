@@ -1,4 +1,4 @@
-"""Checks Inception weights where one module cannot be imported; prints what is said of it.
+"""Checks Inception weights where one module cannot be imported, and prints the error.
 
 python -m tests.evaluation.without_module MODULE WEIGHTS
 """

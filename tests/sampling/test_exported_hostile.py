@@ -115,7 +115,11 @@ def test_a_value_that_is_absurd_is_named_with_its_bound(folder, place, value, me
 
 def test_an_export_of_before_a_setting_was_there_loads(folder):
     values = to_dict(CONFIG)
-    for group, leaf in (("model", "remat"), ("sampling", "noise_level"), ("train", "fsd_interval")):
+    for group, leaf in (
+        ("model", "remat"),
+        ("sampling", "noise_level"),
+        ("train", "few_shot_interval"),
+    ):
         del values[group][leaf]
     del values["watchdog"]
     hostile.with_value(folder / "config.json", ("config",), values)

@@ -2,16 +2,16 @@
 
     python -m experiments.benchmarks.compute.solvers --workdir=runs/glyphs
 
-Draws the same episodes of unseen classes from the same noise with every solver, and takes
-the kernel distance of the drawings to real images. Printed: the distance by number of
-evaluations, and the smallest number from which on each solver stays within 2 % of Euler's
-distance at 250. An evaluation is one of the guided field: two of the network where
-guidance acts. The SDE's noise on the way makes its drawings others: its distance differs
-by chance as well.
+Samples the same episodes of unseen classes from the same noise with every solver, and takes
+the KID of the samples to real images. Prints the KID by number of evaluations, and for each
+solver the smallest number from which on it stays within 2 % of Euler's KID at 250.
+
+One evaluation is one of the guided field, which is two of the network where guidance acts.
+The SDE adds noise on the way, so its samples are others, and its KID differs by chance as well.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from absl import flags
 from tqdm import tqdm
@@ -20,16 +20,16 @@ from fsdit import program
 from fsdit.config import SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
-from fsdit.evaluation.comparison import gather, read_real_images
-from fsdit.evaluation.critics.critic import open_judge
-from fsdit.evaluation.protocol import make_plans
-from fsdit.evaluation.samples import Drawer, in_episodes
-from fsdit.evaluation.tables import set_fidelity
+from fsdit.evaluation.comparison import compare, read_real_images
+from fsdit.evaluation.critics.critic import open_critic
+from fsdit.evaluation.protocol import make_cells
+from fsdit.evaluation.samples import EpisodeSampler, by_episode
+from fsdit.evaluation.scoring.sets import set_fidelity
 from fsdit.training.run import load_run
 
 _WORKDIR = program.define_path("workdir", "runs/glyphs", "A trained run.")
 _DATASET = program.define_path("dataset_dir", None, "Its dataset, where it has moved.")
-_DRAWINGS = flags.DEFINE_integer("drawings_per_class", 2, "Drawings of each test class.")
+_SAMPLES = flags.DEFINE_integer("samples_per_class", 2, "Samples of each test class.")
 _COUNTS = flags.DEFINE_multi_integer(
     "evaluations", [8, 12, 16, 24, 32, 48], "Evaluations of the field; may be repeated."
 )
@@ -44,23 +44,23 @@ def main(argv: list[str]) -> None:
         "evaluation.seen": "false",
         "evaluation.shots": "",
         "evaluation.guidance_scales": "",
-        "evaluation.drawings_per_episode": str(_DRAWINGS.value),
+        "evaluation.samples_per_episode": str(_SAMPLES.value),
     }
     if _DATASET.value:
         overrides["data.dataset_dir"] = _DATASET.value
-    distance = distances_of(overrides)
-    base = distance("euler", _REFERENCE)
-    print(f"euler, {_REFERENCE}: kernel distance {base:.5f}", flush=True)
+    kid = make_kid(overrides)
+    base = kid("euler", _REFERENCE)
+    print(f"euler, {_REFERENCE}: KID {base:.5f}", flush=True)
     for solver in _SOLVERS:
         counts = sorted(_COUNTS.value)
-        found = [distance(solver, n) for n in tqdm(counts, desc=solver)]
+        found = [kid(solver, n) for n in tqdm(counts, desc=solver)]
         cells = ", ".join(f"{n}: {d / base:.3f}" for n, d in zip(counts, found, strict=True))
         near = [abs(d / base - 1) <= _TOLERANCE for d in found]
         print(f"{solver}: {cells}; within 2 % from {first_lasting(counts, near)}", flush=True)
 
 
 def first_lasting(counts: Iterable[int], near: list[bool]) -> int | None:
-    """The smallest count from which on all are near."""
+    """The smallest count from which on all are near; None where the last one is not."""
     lasting = None
     for count, good in reversed(list(zip(counts, near, strict=True))):
         if not good:
@@ -69,28 +69,28 @@ def first_lasting(counts: Iterable[int], near: list[bool]) -> int | None:
     return lasting
 
 
-def distances_of(overrides: dict[str, str]):
-    """(solver, evaluations) -> kernel distance of the run's drawings to real images."""
+def make_kid(overrides: dict[str, str]) -> Callable[[str, int], float]:
+    """A function (solver, evaluations) -> KID of the run's samples to real images."""
     run = load_run(_WORKDIR.value, overrides)
     info = read_dataset_info(run.config.data.dataset_dir)
-    (plan,) = make_plans(run.config, info, "test")
-    judge = open_judge(run.config)
+    (cell,) = make_cells(run.config, info, "test")
+    critic = open_critic(run.config)
     images = split_images(run.config.data.dataset_dir, info, "test")
-    real = read_real_images(images, info.split("test"), judge)
-    drawer = Drawer(run.config, run.spec, run.feed, run.mesh)
+    real = read_real_images(images, info.split("test"), critic)
+    sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh)
 
-    def distance(solver: str, evaluations: int) -> float:
+    def kid(solver: str, evaluations: int) -> float:
         steps = evaluations // 2 if solver == "heun" else evaluations
         sampling: SamplingConfig = dataclasses.replace(
-            plan.sampling, solver=solver, num_steps=steps
+            cell.sampling, solver=solver, num_steps=steps
         )
-        changed = dataclasses.replace(plan, sampling=sampling)
-        drawn = [b for seed in plan.seeds for b in drawer.batches(run.ema, changed, seed)]
-        material = gather(changed, in_episodes(changed, drawn), real, judge)
-        scores = set_fidelity(material, jackknife=False)
-        return scores["kernel_distance"]["drawings"].value
+        changed = dataclasses.replace(cell, sampling=sampling)
+        batches = [b for seed in cell.seeds for b in sampler.batches(run.ema, changed, seed)]
+        comparison = compare(changed, by_episode(changed, batches), real, critic)
+        scores = set_fidelity(comparison, jackknife=False)
+        return scores["kernel_distance"]["samples"].value
 
-    return distance
+    return kid
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What sees the images when drawings are judged: the pixels, or a frozen encoder.
+"""The critic: in whose features samples and real images are compared.
 
-An encoder judges fairly only if it is not the one that conditions: a model could please
-that one in ways that no other eye sees.
+It is the pixels themselves, or a frozen encoder. An encoder is a fair critic only if it is not
+the one that conditions the model: the model could please that encoder in ways that no other
+encoder, and no person, would see.
 """
 
 import itertools
@@ -22,53 +23,59 @@ from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.stored.weights import open_checkpoint
 from fsdit.parallel import sharding
 
-# Greyscale or RGB, all of one size: an array (N, H, W, C), or one (H, W, C) after another.
+# Greyscale or RGB images of one size: an array (N, H, W, C), or one (H, W, C) after another.
 Images = Iterable[UInt8[np.ndarray, "H W C"]]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """name: "pixels", or the encoder's location.
+class Critic:
+    """A function from images to the features in which they are compared.
 
-    features: N >= 1 images -> (N, *D), in their order. Of pixels, the uint8 images
-    themselves; of an encoder, its pooled output in float32. An encoder sees one batch at
-    a time, so `images` may be read while they are judged. It works on this process's
-    devices, and stays on them for no longer than the call.
+    name: "pixels", or the encoder's location.
+
+    features: N >= 1 images -> (N, *D), in the same order. The pixel critic returns the uint8
+    images themselves, an encoder its pooled output in float32. An encoder takes one batch of
+    `images` at a time, so they may be read from disk as it goes. It runs on this process's
+    devices and leaves nothing on them.
     """
 
     name: str
     features: Callable[[Images], Shaped[np.ndarray, "N *D"]]
 
 
-def open_judge(config: Config) -> Judge:
-    """The judge that config.evaluation names, checked on the host; no device is used yet.
+def open_critic(config: Config) -> Critic:
+    """Opens and checks, on the host, the critic that config.evaluation names.
 
     Errors:
-        ConfigError: it is the encoder that conditions.
-        DataError: weights that are missing, damaged or of another architecture.
+        ConfigError: the critic is the encoder that conditions.
+        DataError: weights are missing, damaged or of another architecture.
     """
-    location = config.evaluation.judge
+    location = config.evaluation.critic
     if not location:
-        return Judge("pixels", _pixels)
+        return Critic("pixels", _pixels)
     _check_independent(config)
     encoder, params = load_encoder(location, "float32")
-    return Judge(location, partial(_encoded, encoder, params, config.features.encode_batch))
+    return Critic(location, partial(_encode, encoder, params, config.features.encode_batch))
 
 
 def _check_independent(config: Config) -> None:
-    judge, conditions = config.evaluation.judge, config.model.encoder
+    critic, conditions = config.evaluation.critic, config.model.encoder
     if conditions.name == "learned":
         return
-    same = judge == conditions.location
-    if same or open_checkpoint(judge).sha256() == _conditioning_sum(config):
+    same = critic == conditions.location
+    if same or open_checkpoint(critic).sha256() == _conditioning_checksum(config):
         raise ConfigError(
-            f"config.evaluation.judge={judge} is the encoder that conditions: the judge must be "
+            f"config.evaluation.critic={critic} is the encoder that conditions: the critic must be "
             "another one, such as facebook/dinov2-base"
         )
 
 
-def _conditioning_sum(config: Config) -> str:
-    """Sum of the weights; where features are read, of those that made them."""
+def _conditioning_checksum(config: Config) -> str:
+    """SHA-256 of the conditioning encoder's weights.
+
+    A run that reads precomputed features may name weights that are not on this machine. Then
+    it is the checksum that the dataset records for its features, "" where there is none.
+    """
     location = config.model.encoder.location
     if config.features.supports == "precomputed" and not Path(location).is_dir():
         described = read_dataset_info(config.data.dataset_dir).features.get(features_name(config))
@@ -80,23 +87,25 @@ def _pixels(images: Images) -> UInt8[np.ndarray, "N H W C"]:
     return images if isinstance(images, np.ndarray) else np.stack(list(images))
 
 
-def _encoded(
+def _encode(
     encoder: FrozenEncoder, params: dict, batch_size: int, images: Images
 ) -> Float[np.ndarray, "N D"]:
     mesh = sharding.local_mesh()
     rows = sharding.round_up(batch_size, mesh.size)
     placed = jax.device_put(params, sharding.replicated(mesh))
-    found: list[Array | np.ndarray] = []
+    fetched: list[np.ndarray] = []
+    running: Array | None = None
     for batch in _batches(images, rows):
         pixels = np.stack(batch + batch[:1] * (rows - len(batch)))
         on_devices = jax.device_put(pixels, sharding.batch_sharding(mesh))
-        # In full precision everywhere, so that a figure does not depend on the hardware.
+        # Full precision everywhere, so that scores do not depend on the hardware.
         with jax.default_matmul_precision("highest"):
             pooled = _pooled(encoder, placed, on_devices)
-        # The devices work on this batch while the last one is fetched and the next one read.
-        found[-1:] = map(np.asarray, found[-1:])
-        found.append(pooled[: len(batch)])
-    return np.concatenate(found)
+        # The devices work on this batch while the one before is fetched and the next is read.
+        if running is not None:
+            fetched.append(np.asarray(running))
+        running = pooled[: len(batch)]
+    return np.concatenate([*fetched, np.asarray(running)])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,7 +1,7 @@
-"""The Frechet Inception distance, by torch-fidelity: for comparison with papers.
+"""The Fréchet Inception distance (FID) as torch-fidelity computes it, to compare with papers.
 
-torch-fidelity and PyTorch are an extra, `pip install 'fsdit[fid]'`, and are imported here
-only, when they are needed.
+torch-fidelity and PyTorch are an extra, `pip install 'fsdit[fid]'`. Only this module imports
+them, and only inside the functions that need them.
 """
 
 import contextlib
@@ -22,33 +22,35 @@ from fsdit.evaluation.figures.blas import one_blas_thread
 
 
 def write_images(folder: Path, images: UInt8[np.ndarray, "N H W C"]) -> None:
-    """Writes RGB PNG files into a new folder; greyscale is repeated."""
+    """Writes RGB PNG files into a new folder; a grey channel is repeated three times."""
     rgb = np.broadcast_to(images, (*images.shape[:3], 3))
     save_folder(folder, {f"{i:06d}.png": pixels for i, pixels in enumerate(rgb)})
 
 
 def check_inception(weights: Path) -> None:
-    """Whether `inception_fid` can be computed, to be known before hours of drawing.
+    """Checks that `inception_fid` can run, before hours are spent on making samples.
 
     Errors:
-        ConfigError: torch-fidelity is not there.
+        ConfigError: torch-fidelity is not installed.
         DataError: `weights` is missing, or not the state of torch-fidelity's Inception.
     """
     with _checked_copy(weights):
         pass
 
 
-def inception_fid(real: Path, drawn: Path, weights: Path) -> float:
-    """The FID between two folders of PNG files, two or more of one size in each.
+def inception_fid(real: Path, samples: Path, weights: Path) -> float:
+    """The FID between two folders of PNG files, each of two or more images of one size.
 
-    weights: torch-fidelity's own file, weights-inception-2015-12-05-6726825d.pth. On a GPU
-    where PyTorch finds one.
+    It runs on a GPU if PyTorch finds one.
+
+    weights: torch-fidelity's own file, weights-inception-2015-12-05-6726825d.pth.
 
     Errors:
-        ConfigError: torch-fidelity is not there.
-        DataError: as of `check_inception`; a folder or an image that cannot be read.
+        ConfigError: torch-fidelity is not installed.
+        DataError: the weights are bad, as in `check_inception`, or a folder or an image
+            cannot be read.
     """
-    files = [_images_of(folder) for folder in (real, drawn)]
+    files = [_image_files(folder) for folder in (real, samples)]
     with _checked_copy(weights) as copy, one_blas_thread():
         torch, fidelity = _package("torch"), _package("torch_fidelity")
         first, second = (_dataset(torch, paths) for paths in files)
@@ -59,7 +61,7 @@ def inception_fid(real: Path, drawn: Path, weights: Path) -> float:
             feature_extractor_weights_path=str(copy),
             cuda=torch.cuda.is_available(),
             cache=False,
-            save_cpu_ram=True,  # no worker processes: forked, they would inherit JAX's threads
+            save_cpu_ram=True,  # no worker processes: JAX's threads would break a fork
             verbose=False,
         )
     return float(metrics[fidelity.KEY_METRIC_FID])
@@ -68,7 +70,7 @@ def inception_fid(real: Path, drawn: Path, weights: Path) -> float:
 def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # torchvision raises others where it does not fit PyTorch
+    except Exception as error:  # not only ImportError: a torchvision may not fit PyTorch
         raise ConfigError(
             f"config.evaluation.inception needs torch-fidelity, which cannot be imported "
             f"({first_line(error)}): pip install 'fsdit[fid]', or leave it empty"
@@ -77,10 +79,10 @@ def _package(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _checked_copy(weights: Path) -> Iterator[Path]:
-    """A file of the same weights that torch-fidelity can load.
+    """A temporary copy of the weights, which torch-fidelity can load safely.
 
-    It loads whatever a file holds, and that may be code. So this file is read as weights
-    only, and what torch-fidelity reads was written here.
+    torch-fidelity unpickles the file that it is given, and a pickle may hold code. So the
+    user's file is read as weights only, and torch-fidelity gets the copy written from them.
     """
     torch, fidelity = _package("torch"), _package("torch_fidelity")
     state = _read_state(torch, weights)
@@ -104,13 +106,13 @@ def _read_state(torch: ModuleType, weights: Path) -> Any:
         )
     try:
         return torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file brings about
+    except Exception as error:  # a damaged or hostile file can cause any error
         raise DataError(
             f"{weights}: cannot be read as weights and nothing else: {first_line(error)}"
         ) from None
 
 
-def _images_of(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.png"))
     if len(files) < 2:
         raise DataError(f"{folder}: {len(files)} PNG files, the FID needs two or more")
@@ -118,7 +120,10 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _dataset(torch: ModuleType, files: list[Path]) -> Any:
-    """uint8 (3, H, W) each, as torch-fidelity reads a folder, which it needs torchvision for."""
+    """A PyTorch data set of the files as uint8 (3, H, W).
+
+    torch-fidelity can read a folder itself, but needs torchvision to do so.
+    """
 
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""LPIPS between the images of an episode: how different they look (arXiv 1801.03924)."""
+"""LPIPS, a perceptual distance, between the images of an episode (Zhang et al., 1801.03924)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,27 +13,27 @@ from fsdit.errors import DataError
 from fsdit.models.pretrained import lpips
 from fsdit.parallel import sharding
 
-# A device works on whole episodes of at most so many pixels at a time, but on one at least:
-# a pixel takes about 1 KB, half of it for the features, which stay for the pairs.
+# Pixels that a device works on at a time. It takes complete episodes, at least one. A pixel
+# needs about 1 KB of memory; half of that are the features, which stay until all pairs are done.
 _MAX_PIXELS = 2**18
 
 
 @dataclass(frozen=True, eq=False)
 class Lpips:
-    """params: of the network, on the host."""
+    """The LPIPS network. params: its parameters, on the host."""
 
     params: dict
 
     def pairwise(
         self, images: UInt8[np.ndarray, "E R H W C"], mesh: Mesh | None = None
     ) -> Float[np.ndarray, "E R R"]:
-        """Between any two images of an episode, for `variety.mean_pairwise`.
+        """LPIPS between any two images of each episode, symmetric, with zeros on the diagonal.
 
-        Symmetric, with a diagonal of zeros; greyscale counts as RGB. Episodes lie over
-        the mesh (by default, this process's devices), some of them at a time.
+        A grey channel is repeated three times. Episodes are sharded over the mesh (by
+        default this process's devices), as many at a time as fit `_MAX_PIXELS`.
 
         Errors:
-            DataError: images of less than 16 x 16 pixels.
+            DataError: the images are smaller than 16 x 16 pixels.
         """
         episodes, count, height, width = images.shape[:4]
         if min(height, width) < lpips.MIN_SIZE:
@@ -50,7 +50,7 @@ class Lpips:
             part = images[first : first + size]
             part = np.pad(part, [(0, size - len(part))] + [(0, 0)] * 4)
             on_devices = jax.device_put(part, sharding.batch_sharding(mesh))
-            # In full precision everywhere, so that a figure does not depend on the hardware.
+            # Full precision everywhere, so that scores do not depend on the hardware.
             with jax.default_matmul_precision("highest"):
                 found.append(sharding.to_host(_distances(mesh, placed, on_devices)))
         one, other = _pairs(count)
@@ -60,10 +60,10 @@ class Lpips:
 
 
 def load_lpips(location: str) -> Lpips:
-    """From a directory of vgg16.safetensors and lpips.safetensors; no device is used yet.
+    """Reads vgg16.safetensors and lpips.safetensors of a directory, on the host.
 
     Errors:
-        DataError: a file is missing or damaged; a tensor missing, left over or misshapen.
+        DataError: a file is missing or damaged, or a tensor is missing, misshapen or unknown.
     """
     return Lpips(lpips.load(location))
 
@@ -74,18 +74,21 @@ def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @partial(jax.jit, static_argnums=0)
 def _distances(mesh: Mesh, params: dict, images: UInt8[Array, "E R H W C"]) -> Float[Array, "E P"]:
-    """Of the P pairs of each episode, one pair of all episodes after another."""
+    """LPIPS of the P = R (R - 1) / 2 pairs of each episode, one pair of all episodes at a time."""
 
-    def of_my_episodes(params: dict, images: Array) -> Array:
+    def distances_of_shard(params: dict, images: Array) -> Array:
         network, shape = lpips.network(params), images.shape[:2]
         features = network.features(images.reshape(-1, *images.shape[2:]))
         features = [x.reshape(*shape, *x.shape[1:]) for x in features]
 
-        def of_pair(pair: tuple[Array, Array]) -> Array:
-            return network.distance(*([x[:, i] for x in features] for i in pair))
+        def distance_of_pair(pair: tuple[Array, Array]) -> Array:
+            one, other = ([x[:, i] for x in features] for i in pair)
+            return network.distance(one, other)
 
-        return jax.lax.map(of_pair, tuple(map(jnp.asarray, _pairs(shape[1])))).T
+        first, second = _pairs(shape[1])
+        pairs = (jnp.asarray(first), jnp.asarray(second))
+        return jax.lax.map(distance_of_pair, pairs).T
 
     specs = (PartitionSpec(), sharding.BATCH)
-    mapped = jax.shard_map(of_my_episodes, mesh=mesh, in_specs=specs, out_specs=sharding.BATCH)
+    mapped = jax.shard_map(distances_of_shard, mesh=mesh, in_specs=specs, out_specs=sharding.BATCH)
     return mapped(params, images)

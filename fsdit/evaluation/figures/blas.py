@@ -1,6 +1,6 @@
 """Linear algebra of NumPy, SciPy and scikit-learn on the host, in one thread.
 
-Threads of OpenBLAS wait for each other by spinning. Where another program has the cores, a
+Threads of OpenBLAS wait for each other by spinning. While another program uses the cores, a
 second thread makes a decomposition or a fit ten to a hundred times slower.
 """
 
@@ -11,13 +11,16 @@ from threadpoolctl import ThreadpoolController
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager:
-    """Within it, BLAS has one thread in this process."""
+    """A context in which BLAS uses one thread in this process."""
     return _controller().limit(limits=1, user_api="blas")
 
 
 @functools.cache
 def _controller() -> ThreadpoolController:
-    """Finding the libraries takes 20 ms, and finds those that are loaded: SciPy has its own."""
+    """Controls every BLAS library of this process. Made once, because that takes 20 ms.
+
+    It finds the libraries that are loaded by then, so SciPy's own is loaded first.
+    """
     import scipy.linalg  # noqa: F401
 
     return ThreadpoolController()

@@ -1,7 +1,8 @@
-"""Distances between many pairs, tile by tile on the mesh: bounded memory, float64.
+"""Distances between many pairs of images, in float64, tile by tile on the mesh.
 
-Float64 because what is judged lies in small differences of large numbers, and because
-whole numbers stay exact in it: equal images are at distance zero, and ties are ties.
+Tiles bound the memory. Float64 is needed because distances are small differences of large
+numbers, and because integers stay exact in it: equal images are at distance zero, and equal
+distances compare as equal.
 """
 
 import dataclasses
@@ -16,15 +17,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from fsdit.parallel import sharding
 
-# A tile has at most so many rows, and at most so many numbers (128 MiB in float64).
+# The most rows and the most elements of a tile (2^24 elements are 128 MiB in float64).
 _MAX_TILE_ROWS = 2048
 _MAX_TILE_SIZE = 2**24
 
-# What rounding leaves between two equal rows of floats, in units of their squared lengths,
-# is below this; and 3e-7 of a length is no difference between float32 features.
+# Squared distances below this share of the squared lengths count as zero. Rounding of equal
+# rows leaves less; its root, 3e-7 of a length, is no difference between float32 features.
 _ROUNDING = 1e-13
 
-# So many products of two int8 stay within int32.
+# A sum of so many products of two int8 stays within int32.
 _INT32_PRODUCTS = 2**16
 
 Rows = dict[str, np.ndarray]
@@ -34,8 +35,8 @@ Rows = dict[str, np.ndarray]
 class Neighbours:
     """The k nearest rows of a pool for each of N queries, nearest first.
 
-    Of equally near rows the one with the lower index comes first. Where a query may find
-    fewer than k rows, the rest has index -1 and an infinite distance.
+    Of equally near rows, the one with the lower index comes first. Where a query may find
+    fewer than k rows, the remaining places have index -1 and an infinite distance.
     """
 
     index: Int[np.ndarray, "N k"]
@@ -50,8 +51,8 @@ def flat(rows: Shaped[Array, "N *D"]) -> Float[Array, "N d"]:
 def squared_distances(a: Shaped[Array, "N *D"], b: Shaped[Array, "M *D"]) -> Float[Array, "N M"]:
     """Squared Euclidean distances between flattened rows, for compiled code under x64.
 
-    Exact for uint8 images, and for other whole numbers while sums stay below 2^53. Of
-    floats, equal rows are at distance zero.
+    |x - y|^2 = |x|^2 + |y|^2 - 2 x.y. It is exact for uint8 images, and for other integers
+    while the sums stay below 2^53. Equal rows of floats are at distance zero.
     """
     if a.dtype == b.dtype == jnp.uint8:
         a, b = (x.reshape(len(x), -1) for x in (a, b))
@@ -68,7 +69,7 @@ def squared_distances(a: Shaped[Array, "N *D"], b: Shaped[Array, "M *D"]) -> Flo
 def _squared_distances_of_pixels(
     a: UInt8[Array, "N d"], b: UInt8[Array, "M d"]
 ) -> Float[Array, "N M"]:
-    """Through products of int8, which are faster than floats, and exact on any device."""
+    """As `squared_distances`, by products of int8: faster than float64, exact on any device."""
     a, b = ((x.astype(jnp.int32) - 128).astype(jnp.int8) for x in (a, b))
     norms = [jnp.square(x.astype(jnp.int32)).sum(1).astype(jnp.float64) for x in (a, b)]
     products = jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
@@ -85,14 +86,14 @@ def reduce_pairs(
 ) -> PyTree[np.ndarray]:
     """Reduces all pairs (query, row of the pool) to one result a query.
 
-    step(carry, queries, pool) -> carry sees one tile of each; `queries` and `pool` are
-    dictionaries of arrays (N, ...) and (M, ...), and pool["valid"] says in addition which
-    rows are no padding. A carry has one row a query; every row begins as `start`. The
-    step is a function of a module, so that it is compiled once for each shape.
+    queries, pool: dictionaries of arrays (N, ...) and (M, ...). step(carry, queries, pool)
+    -> carry gets one tile of each, and in pool["valid"] which rows are not padding. It must be
+    a function of a module, so that it is compiled only once for each shape. A carry has one
+    row a query, and every row begins as `start`.
 
-    Queries lie over all devices of the mesh (by default, this process's), the pool's tile
-    on each. No more than two tiles of `tile` rows and what the step makes of them are on
-    the devices at a time; without `tile`, as many rows as make a moderate array.
+    Queries are sharded over all devices of the mesh (by default this process's); a tile of
+    the pool is on each of them. The devices hold at most two tiles of `tile` rows at a time,
+    and what the step computes from them. Without `tile`, tiles have a moderate size.
     """
     mesh = mesh or sharding.local_mesh()
     count, found = _length(queries), []
@@ -126,7 +127,7 @@ def _tile_rows(rows: Rows) -> int:
 
 
 def _tiles(rows: Rows, size: int) -> Iterator[Rows]:
-    """Tiles of exactly `size` rows; "valid" marks those that are not zeros at the end."""
+    """Tiles of exactly `size` rows, the last one padded with zeros; "valid" marks real rows."""
     for first in range(0, _length(rows), size):
         tile = {name: x[first : first + size] for name, x in rows.items()}
         missing = size - _length(tile)
@@ -141,7 +142,7 @@ def _repeat(start: PyTree, count: int) -> PyTree[np.ndarray]:
 
 
 def _put(mesh: Mesh, spec: PartitionSpec, tree: PyTree[np.ndarray]) -> PyTree[jax.Array]:
-    """What every process holds as a whole, laid out over the mesh."""
+    """Arrays of which every process has a complete copy, laid out over the mesh."""
     placement = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, placement, lambda index: x[index]), tree
@@ -149,15 +150,15 @@ def _put(mesh: Mesh, spec: PartitionSpec, tree: PyTree[np.ndarray]) -> PyTree[ja
 
 
 def allowed_pairs(queries: PyTree[Array], pool: PyTree[Array]) -> Bool[Array, "n m"]:
-    """Which pairs of a tile count: no padding, nothing that the query leaves out.
+    """Which pairs of a tile count: those without padding and without ids that are left out.
 
-    The pool has "id" (m,), the queries "left_out" (n, K): ids that a query must not meet.
+    The pool has "id" (m,), the queries "left_out" (n, K): the ids that a query must not find.
     """
     return pool["valid"] & ~(queries["left_out"][:, :, None] == pool["id"]).any(1)
 
 
 def allowed_distances(queries: PyTree[Array], pool: PyTree[Array]) -> Float[Array, "n m"]:
-    """Squared distances between the "x" of a tile's pairs; infinite where not allowed."""
+    """Squared distances between the "x" of a tile's pairs; infinite for pairs not allowed."""
     squared = squared_distances(queries["x"], pool["x"])
     return jnp.where(allowed_pairs(queries, pool), squared, jnp.inf)
 
@@ -168,7 +169,7 @@ def with_left_out(
     left_out: Int[np.ndarray, "N K"] | None,
     ids: Int[np.ndarray, "M"] | None,
 ) -> tuple[Rows, Rows]:
-    """Queries and pool as `allowed_pairs` takes them. Ids are indices unless given."""
+    """Queries and pool as `allowed_pairs` takes them. Ids are by default the pool's indices."""
     none = np.zeros((len(queries), 0), np.int32)
     return (
         {"x": queries, "left_out": none if left_out is None else left_out.astype(np.int32)},
@@ -177,9 +178,9 @@ def with_left_out(
 
 
 def _smallest(values: Float[Array, "n m"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """The k smallest of each row and their places, the first among equals first.
+    """The k smallest values of each row and their places; of equal values the first comes first.
 
-    One after the other: on the CPU ten times as fast as top_k, which sorts.
+    They are taken one after the other, which on a CPU is ten times as fast as `top_k`'s sort.
     """
     places = jnp.arange(values.shape[1])
 
@@ -195,7 +196,7 @@ def _smallest(values: Float[Array, "n m"], k: int) -> tuple[Float[Array, "n k"],
 def _nearest_step(carry: PyTree, queries: PyTree, pool: PyTree) -> PyTree:
     squared = allowed_distances(queries, pool)
     index = jnp.broadcast_to(pool["index"], squared.shape)
-    # Rows of earlier tiles stand first: so the lower index comes first among equals.
+    # Rows of earlier tiles stand first, so that of equal values the lower index comes first.
     squared = jnp.concatenate([carry["squared_distance"], squared], axis=1)
     index = jnp.concatenate([carry["index"], index], axis=1)
     squared, place = _smallest(squared, carry["index"].shape[1])
@@ -214,8 +215,8 @@ def k_nearest(
 ) -> Neighbours:
     """The k nearest rows of the pool (images or features), by Euclidean distance.
 
-    left_out: ids of rows that a query must not find. ids: of the pool's rows, where they
-    are not its indices: equal images can share one.
+    left_out: for each query the ids that it must not find. ids: the ids of the pool's rows, by
+    default their indices; equal images can share one. mesh, tile: as in `reduce_pairs`.
     """
     query_rows, pool_rows = with_left_out(queries, pool, left_out, ids)
     pool_rows["index"] = np.arange(len(pool), dtype=np.int32)
@@ -234,9 +235,9 @@ def episode_distances(
     mesh: Mesh | None = None,
     tile: int | None = None,
 ) -> Float[np.ndarray, "E R K"]:
-    """Euclidean distances within each episode, such as of its drawings to its supports.
+    """Euclidean distances within each episode, such as from its samples to its supports.
 
-    Episodes lie over the mesh, `tile` of them at a time.
+    Episodes are sharded over the mesh (by default this process's devices), `tile` at a time.
     """
     mesh, rows = mesh or sharding.local_mesh(), {"a": a, "b": b}
     size = sharding.round_up(min(tile or _tile_rows(rows), len(a)), mesh.size)

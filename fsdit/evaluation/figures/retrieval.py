@@ -1,4 +1,4 @@
-"""Fidelity to the class by retrieval: does a drawing find real images of its class?"""
+"""Fidelity to the class by retrieval: is the nearest real image of a sample of its class?"""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,14 +13,15 @@ from fsdit.evaluation.figures.distances import allowed_distances, reduce_pairs, 
 
 
 def image_digest(image: Shaped[np.ndarray, "*D"]) -> bytes:
-    """Equal for images that are equal to the pixel."""
+    """A digest of an image, equal for images that are equal in every pixel."""
     return hashlib.blake2b(np.ascontiguousarray(image)).digest()
 
 
 def same_as_first(digests: Iterable[bytes]) -> Int[np.ndarray, "M"]:
-    """For each image the index of the first that equals it.
+    """For each image the index of the first image that equals it.
 
-    Equal images thereby share an id, whether or not they share a class.
+    digests: the `image_digest` of each. The index serves as an id that equal images share,
+    whether or not they are of one class.
     """
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int32)
@@ -29,9 +30,9 @@ def same_as_first(digests: Iterable[bytes]) -> Int[np.ndarray, "M"]:
 def lookalikes(
     ids: Int[np.ndarray, "M"], classes: Int[np.ndarray, "M"], num_classes: int
 ) -> Bool[np.ndarray, "C C"]:
-    """Which classes share an image, such as Latin and Greek A, or are equal.
+    """Which pairs of classes share an image, as Latin and Greek A do; a class pairs with itself.
 
-    ids: of the images, equal where the images are: see `same_as_first`.
+    ids: one for each image, the same for equal images (`same_as_first`).
     """
     alike = np.eye(num_classes, dtype=bool)
     holders = np.zeros((ids.max() + 1, num_classes), dtype=bool)
@@ -61,10 +62,12 @@ def class_distances(
 ) -> Float[np.ndarray, "N C"]:
     """Squared Euclidean distance of each query to the nearest pool image of each class.
 
-    Queries and pool are images or features; distances of uint8 images are exact. left_out:
-    ids of what a query must not find, its episode's supports. ids: of the pool's rows, by
-    default their indices; with `same_as_first`, what equals a support is left out too. A class
-    without an image that may be found is at infinite distance.
+    Queries and pool are images or features; distances of uint8 images are exact.
+
+    left_out: for each query the ids that it must not find: its episode's supports. A class
+    with no other image is at infinite distance. ids: the ids of the pool's rows, by default
+    their indices; with those of `same_as_first`, copies of a support are left out too.
+    mesh, tile: as in `reduce_pairs`.
     """
     query_rows, pool_rows = with_left_out(queries, pool, left_out, ids)
     pool_rows["class"] = pool_classes.astype(np.int32)
@@ -77,9 +80,11 @@ def in_nearest_classes(
 ) -> Bool[np.ndarray, "N"]:
     """Top-k retrieval: whether one of a query's k nearest classes is right for it.
 
-    squared: see `class_distances`; a class is as near as its nearest image, so that for
-    k = 1 the nearest image decides. right: the query's class, and those that count as it.
-    Of equally near classes a right one comes first. What may find nothing is not right.
+    A class is as near as its nearest image, so for k = 1 the nearest image decides. Of equally
+    near classes, a right one comes first. A query without any right class in reach is wrong.
+
+    squared: the distances of `class_distances`. right: for each query its class and the
+    classes that count as it.
     """
     nearest_right = np.where(right, squared, np.inf).min(1)
     nearer = (squared < nearest_right[:, None]).sum(1)

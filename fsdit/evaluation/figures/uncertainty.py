@@ -1,4 +1,4 @@
-"""How far a figure may be off: the bootstrap over episodes."""
+"""Uncertainty of a metric: the bootstrap over episodes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +19,12 @@ def bootstrap_interval(
 ) -> Float[np.ndarray, "2 *S"]:
     """Lower and upper end of the percentile bootstrap interval (Efron & Tibshirani 1993).
 
-    values: one row an episode. Episodes are resampled with replacement, as wholes, because
-    what is drawn from the same supports is not independent; `statistic` maps (E, *V) to
-    (*S), by default the mean. For a statistic that no single episode has, such as a Frechet
-    distance, give the episodes' numbers as values and look up their drawings inside.
+    Complete episodes are resampled with replacement, because samples of the same supports are
+    not independent. A statistic that no single episode has, such as an FD, takes the episodes'
+    indices as values and looks up their samples itself.
+
+    values: one row an episode. statistic: (E, *V) -> (*S), by default the mean over episodes.
+    level: probability that the interval should contain the true value.
     """
     rng = np.random.default_rng(seed)
     count = len(values)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from fsdit.evaluation.results import Score
 
-INK, DRAWN, REAL = "#7a7a7a", "#2f7fd6", "#d9822b"
-# Text stays text, in a font of the viewer's; a fixed salt makes the same chart the same bytes.
+INK, SAMPLES, REAL = "#7a7a7a", "#2f7fd6", "#d9822b"
+# Text stays text, in a font of the viewer. With a fixed salt, equal charts are equal bytes.
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fsdit",
@@ -37,7 +37,7 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Scores along an axis, with a band where there are intervals."""
+    """Scores along the x axis, with a band where they have intervals."""
 
     x: Sequence[float]
     scores: Sequence[Score]
@@ -46,16 +46,16 @@ class Line:
 
 
 def sorted_bars(values: Sequence[float], marks: Mapping[str, float]) -> str | None:
-    """One bar a value, highest first, and a level line for each mark (color -> value).
+    """A chart of one bar a value, highest first, and a level line for each mark (color -> value).
 
-    What is not finite has no bar; None where nothing is left.
+    Values that are not finite have no bar. None where no bar is left.
     """
     heights = np.sort([value for value in values if np.isfinite(value)])[::-1]
     if not len(heights):
         return None
 
     def draw(axes: Axes) -> None:
-        axes.stairs(heights, fill=True, color=DRAWN, alpha=0.55)
+        axes.stairs(heights, fill=True, color=SAMPLES, alpha=0.55)
         for color, value in marks.items():
             if np.isfinite(value):
                 axes.axhline(value, color=color, linewidth=1.2, linestyle="--")
@@ -69,7 +69,7 @@ def sorted_bars(values: Sequence[float], marks: Mapping[str, float]) -> str | No
 
 
 def lines(drawn: Sequence[Line], x_label: str) -> str:
-    """Each line over its band; an axis tick at each x that was measured, if these are few."""
+    """A chart of lines over their bands, with an axis tick at each measured x if these are few."""
 
     def draw(axes: Axes) -> None:
         for line in drawn:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: results.json, a picture, a page of HTML, TensorBoard."""
+"""Writes an evaluation: results.json, a picture, a page of HTML, events for TensorBoard."""
 
 import shutil
 from collections.abc import Sequence
@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fsdit.data.pictures import episode_grid, save_picture
-from fsdit.evaluation.report.page import ClassPictures, render
+from fsdit.evaluation.report.class_pictures import ClassPictures
+from fsdit.evaluation.report.page import render
 from fsdit.evaluation.results import Results, scalars, write_results
 from fsdit.events import open_writer, writing
-
-__all__ = ["ClassPictures", "grids", "write", "write_tensorboard"]
 
 _GRID_CLASSES = 12
 
@@ -20,42 +19,44 @@ _GRID_CLASSES = 12
 def grids(
     results: Results, pictures: Sequence[ClassPictures]
 ) -> dict[str, UInt8[np.ndarray, "1 Y X C"]]:
-    """TensorBoard's tag -> supports | drawings, one row a class, for each table with pictures.
+    """TensorBoard's tag -> grid of supports | samples, one class a row, for each table's pictures.
 
-    Up to 12 classes, evenly spaced among those given: how well they did does not count.
+    Up to 12 classes are shown, evenly spaced among those given, whatever their scores are.
     """
     found = {}
     for table in results.tables:
-        # One episode a class.
+        # One episode of each class.
         classes = list({each.name: each for each in pictures if each.table == table.name}.values())
         if classes:
             places = np.linspace(0, len(classes) - 1, min(_GRID_CLASSES, len(classes)))
             shown = [classes[i] for i in places.round().astype(int)]
-            drawings = np.stack([each.drawings for each in shown], axis=1)
-            grid = episode_grid(np.stack([each.supports for each in shown]), list(drawings))
-            found[f"{table.name}/drawings"] = grid[None]
+            samples = np.stack([each.samples for each in shown], axis=1)
+            grid = episode_grid(np.stack([each.supports for each in shown]), list(samples))
+            found[f"{table.name}/samples"] = grid[None]
     return found
 
 
 def write(directory: Path, results: Results, pictures: Sequence[ClassPictures]) -> None:
-    """Writes drawings.png (grid of the first table), report.html and, last, results.json.
+    """Writes samples.png (grid of the first table), report.html and, last, results.json.
 
-    pictures: at least one of the first table; within a table all with as many supports and
-    drawings. The three are whole before the first of them is in its place: where they
-    cannot be written, an OutputError says so and `directory` keeps what it had.
+    All three are complete before the first is moved to its place. Where they cannot be
+    written, `directory` keeps its old files, and an OutputError is raised.
+
+    pictures: at least one of the first table; those of one table have the same number of
+    supports and of samples.
     """
-    picture = grids(results, pictures)[f"{results.tables[0].name}/drawings"][0]
+    picture = grids(results, pictures)[f"{results.tables[0].name}/samples"][0]
     page = render(results, pictures)
-    cell = pictures[0].drawings.shape[1]
+    height = pictures[0].samples.shape[1]
     partial = directory / "report.partial"
     with writing(directory):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            save_picture(partial / "drawings.png", picture, zoom=max(1, 72 // cell))
+            save_picture(partial / "samples.png", picture, zoom=max(1, 72 // height))
             (partial / "report.html").write_text(page, "utf-8")
             write_results(partial / "results.json", results)
-            for name in ("drawings.png", "report.html", "results.json"):
+            for name in ("samples.png", "report.html", "results.json"):
                 (partial / name).replace(directory / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -64,8 +65,8 @@ def write(directory: Path, results: Results, pictures: Sequence[ClassPictures]) 
 def write_tensorboard(directory: Path, results: Results, pictures: Sequence[ClassPictures]) -> None:
     """Writes the scalars and the grids at the results' step to `directory`/tensorboard.
 
-    They lie in one file of their own name: a second evaluation replaces it, and events of
-    others, of a run's training say, stay. Raises OutputError.
+    They are one file with a name of its own. A second evaluation replaces this file and leaves
+    other event files alone, such as those of training. Raises OutputError.
     """
     target, partial = directory / "tensorboard", directory / "tensorboard.partial"
     with writing(target):

@@ -20,7 +20,7 @@ from fsdit.training.checkpoints import listing
 from fsdit.training.checkpoints.metadata import Score, score_in
 
 # An unbiased estimate, so a few samples suffice.
-SELECTED_BY = "fsd/kernel_distance"
+SELECTED_BY = "few_shot/kernel_distance"
 
 
 class Selection:
@@ -80,7 +80,7 @@ def score(config: Config, step: int, value: float) -> Score | None:
     settings = {
         path: values[path]
         for path in values
-        if path.startswith("sampling.") or path in ("evaluation.judge", "train.fsd_drawings")
+        if path.startswith("sampling.") or path in ("evaluation.critic", "train.few_shot_samples")
     }
     return Score(step, float(value), settings)
 

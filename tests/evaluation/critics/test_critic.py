@@ -12,20 +12,20 @@ from fsdit.config import Config, EncoderConfig, EvaluationConfig, FeaturesConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import ImageReader
 from fsdit.errors import ConfigError, DataError
-from fsdit.evaluation.critics.critic import open_judge
+from fsdit.evaluation.critics.critic import open_critic
 from fsdit.models.pretrained.encoder import FrozenEncoder
 from fsdit.parallel import sharding
 from tests.models.pretrained import originals
 
 
-def config_of(judge, conditions="", rows=64, dataset="", supports="online"):
+def config_of(critic, conditions="", rows=64, dataset="", supports="online"):
     encoder = EncoderConfig(location=str(conditions), name="frozen" if conditions else "learned")
     return dataclasses.replace(
         Config(),
         data=dataclasses.replace(Config().data, dataset_dir=str(dataset)),
         model=ModelConfig(encoder=encoder),
         features=FeaturesConfig(encode_batch=rows, supports=supports),
-        evaluation=EvaluationConfig(judge=str(judge)),
+        evaluation=EvaluationConfig(critic=str(critic)),
     )
 
 
@@ -42,46 +42,46 @@ def on_devices(monkeypatch, count):
 
 
 def test_pixels_are_the_images_themselves():
-    judge = open_judge(config_of(""))
+    critic = open_critic(config_of(""))
     images = originals.random_images(5, 6, 7, 1)
-    assert judge.name == "pixels"
+    assert critic.name == "pixels"
     for given in (images, list(images), iter(images)):
-        found = judge.features(given)
+        found = critic.features(given)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, images)
 
 
 def test_features_are_the_originals_pooled_output(dinov2):
-    judge = open_judge(config_of(dinov2))
+    critic = open_critic(config_of(dinov2))
     images = originals.random_images(11, 50, 50, 3)
-    found = judge.features(images)
+    found = critic.features(images)
     model = originals.dinov2()
     originals.randomise(model)
     expected, _ = originals.original_outputs(model.eval(), originals.bit_processor(48, 42), images)
-    assert judge.name == str(dinov2)
+    assert critic.name == str(dinov2)
     assert found.dtype == np.float32
     assert originals.relative_error(found, expected) < 1e-4
 
 
 def test_greyscale_counts_as_rgb(dinov2):
-    judge = open_judge(config_of(dinov2))
+    critic = open_critic(config_of(dinov2))
     images = originals.random_images(3, 24, 24, 1)
-    repeated = judge.features(images.repeat(3, -1))
-    np.testing.assert_allclose(judge.features(images), repeated, atol=1e-5)
+    repeated = critic.features(images.repeat(3, -1))
+    np.testing.assert_allclose(critic.features(images), repeated, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "devices"), [(1, 1), (3, 8), (16, 8), (5, 2), (64, 3)])
 def test_features_do_not_depend_on_batches_devices_or_order(dinov2, monkeypatch, rows, devices):
     images = originals.random_images(21, 24, 24, 3)
-    expected = open_judge(config_of(dinov2, rows=32)).features(images)
+    expected = open_critic(config_of(dinov2, rows=32)).features(images)
     order = np.random.default_rng(1).permutation(21)
     on_devices(monkeypatch, devices)
-    found = open_judge(config_of(dinov2, rows=rows)).features(images[i] for i in order)
+    found = open_critic(config_of(dinov2, rows=rows)).features(images[i] for i in order)
     assert np.abs(expected[0] - expected[1]).max() > 0.1
     np.testing.assert_allclose(found, expected[order], atol=1e-4)
 
 
-def test_images_are_read_while_they_are_judged_in_batches_of_one_shape(dinov2, monkeypatch):
+def test_images_are_read_while_they_are_encoded_in_batches_of_one_shape(dinov2, monkeypatch):
     on_devices(monkeypatch, 2)
     shapes, made, alive = [], [], []
     encode = FrozenEncoder.__call__
@@ -99,56 +99,56 @@ def test_images_are_read_while_they_are_judged_in_batches_of_one_shape(dinov2, m
             alive.append(sum(each() is not None for each in made))
             yield image
 
-    found = open_judge(config_of(dinov2, rows=7)).features(images())
+    found = open_critic(config_of(dinov2, rows=7)).features(images())
     assert found.shape == (70, 48)
     assert shapes == [(8, 1, 20, 20, 3)]  # one program for all nine batches
     assert max(alive) <= 2 * 8  # a batch at work and one that is read
 
 
-def test_a_splits_images_are_judged_as_its_reader_gives_them(dinov2, photos):
+def test_a_splits_images_are_encoded_as_its_reader_gives_them(dinov2, photos):
     info = read_dataset_info(photos)
     reader = ImageReader(photos / "train", info.image_size, info.channels)
-    judge = open_judge(config_of(dinov2))
+    critic = open_critic(config_of(dinov2))
     whole = np.stack([reader[i] for i in range(len(reader))])
-    np.testing.assert_array_equal(judge.features(reader), judge.features(whole))
-    np.testing.assert_array_equal(open_judge(config_of("")).features(reader), whole)
+    np.testing.assert_array_equal(critic.features(reader), critic.features(whole))
+    np.testing.assert_array_equal(open_critic(config_of("")).features(reader), whole)
 
 
 def refused(config, error_type=ConfigError):
     with pytest.raises(error_type) as error:
-        open_judge(config)
+        open_critic(config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_the_encoder_that_conditions_is_no_judge(dinov2, tmp_path):
-    words = f"config.evaluation.judge={dinov2} is the encoder that conditions"
+def test_the_encoder_that_conditions_is_no_critic(dinov2, tmp_path):
+    words = f"config.evaluation.critic={dinov2} is the encoder that conditions"
     assert refused(config_of(dinov2, conditions=dinov2)).startswith(words)
     copy = tmp_path / "copy"
     shutil.copytree(dinov2, copy)
     assert refused(config_of(dinov2, conditions=copy)).startswith(words)
     named = load_file(copy / "model.safetensors")
     save_file(named | {"layernorm.bias": named["layernorm.bias"] + 1}, copy / "model.safetensors")
-    assert open_judge(config_of(dinov2, conditions=copy)).name == str(dinov2)
+    assert open_critic(config_of(dinov2, conditions=copy)).name == str(dinov2)
 
 
 @pytest.mark.medium
-def test_the_encoder_behind_precomputed_features_is_no_judge(dinov2, encoded, weights, tmp_path):
+def test_the_encoder_behind_precomputed_features_is_no_critic(dinov2, encoded, weights, tmp_path):
     """The location that the run names may be a hub id: nothing is fetched for it."""
     copy = tmp_path / "siglip"
     shutil.copytree(weights / "siglip", copy)
     moved = config_of(copy, "hub/siglip", dataset=encoded, supports="precomputed")
     assert "is the encoder that conditions" in refused(moved)
     other = config_of(dinov2, "hub/siglip", dataset=encoded, supports="precomputed")
-    assert open_judge(other).name == str(dinov2)
+    assert open_critic(other).name == str(dinov2)
 
 
 def test_pixels_and_learned_encoders_are_independent(dinov2):
-    assert open_judge(config_of("", conditions=dinov2)).name == "pixels"
-    assert open_judge(config_of(dinov2)).name == str(dinov2)
+    assert open_critic(config_of("", conditions=dinov2)).name == "pixels"
+    assert open_critic(config_of(dinov2)).name == str(dinov2)
 
 
-def test_a_judge_that_cannot_be_opened_is_named_before_any_device_is_used(dinov2, tmp_path):
+def test_a_critic_that_cannot_be_opened_is_named_before_any_device_is_used(dinov2, tmp_path):
     before = len(jax.live_arrays())
     message = refused(config_of(tmp_path / "none"), DataError)
     assert "none' is neither a directory nor a hub id" in message
@@ -156,5 +156,5 @@ def test_a_judge_that_cannot_be_opened_is_named_before_any_device_is_used(dinov2
     shutil.copytree(dinov2, copy)
     (copy / "model.safetensors").write_bytes(b"no weights")
     assert "damaged" in refused(config_of(copy), DataError)
-    open_judge(config_of(dinov2))
+    open_critic(config_of(dinov2))
     assert len(jax.live_arrays()) == before

@@ -22,15 +22,15 @@ def test_the_figure_is_the_frechet_distance_of_the_extractors_features(
     inception_network, inception_weights, tmp_path
 ):
     real = random_images(7, 40, 40, 3)
-    drawn = random_images(5, 40, 40, 1, seed=1) // 2
+    samples = random_images(5, 40, 40, 1, seed=1) // 2
     features = []
-    for name, images in (("real", real), ("drawn", drawn)):
+    for name, images in (("real", real), ("samples", samples)):
         write_images(tmp_path / name, images)
         rgb = np.broadcast_to(images, (*images.shape[:3], 3)).transpose(0, 3, 1, 2).copy()
         features.append(inception_network(torch.from_numpy(rgb))[0].numpy())
     expected = frechet_distance(*features)
     assert expected > 0.1
-    found = inception_fid(tmp_path / "real", tmp_path / "drawn", inception_weights)
+    found = inception_fid(tmp_path / "real", tmp_path / "samples", inception_weights)
     # Its root of a singular matrix costs digits, and so do its means in float32.
     assert found == pytest.approx(expected, rel=1e-3)
 
@@ -117,8 +117,8 @@ def test_weights_of_another_network_are_refused(inception_network, tmp_path, cha
 
 def test_folders_that_cannot_be_compared_are_named(inception_weights, tmp_path):
     write_images(tmp_path / "real", random_images(2, 8, 8, 3))
-    (tmp_path / "drawn").mkdir()
-    for folder in ("drawn", "none"):
+    (tmp_path / "samples").mkdir()
+    for folder in ("samples", "none"):
         with pytest.raises(DataError, match=f"{folder}: 0 PNG files, the FID needs two"):
             inception_fid(tmp_path / "real", tmp_path / folder, inception_weights)
     write_images(tmp_path / "one", random_images(1, 8, 8, 3))

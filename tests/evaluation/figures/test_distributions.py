@@ -33,36 +33,36 @@ def local_mesh_of_one():
     return Mesh(np.array(jax.devices()[:1])[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def two_sets(real=80, drawn=60, dim=12):
+def two_sets(real=80, samples=60, dim=12):
     """Overlapping, of different mean and spread."""
-    return normal(real, dim), 0.8 * normal(drawn, dim, seed=1, mean=0.3)
+    return normal(real, dim), 0.8 * normal(samples, dim, seed=1, mean=0.3)
 
 
 @pytest.mark.parametrize("dim", [1, 12, 60])
 def test_frechet_distance_equals_torch_fidelity(dim):
     fid = fidelity("fid")
-    real, drawn = (x.astype(np.float64) for x in two_sets(dim=dim))
+    real, samples = (x.astype(np.float64) for x in two_sets(dim=dim))
     statistics = [
-        {"mu": x.mean(0), "sigma": np.atleast_2d(np.cov(x, rowvar=False))} for x in (real, drawn)
+        {"mu": x.mean(0), "sigma": np.atleast_2d(np.cov(x, rowvar=False))} for x in (real, samples)
     ]
     expected = fid.fid_statistics_to_metric(*statistics, verbose=False)
     # The root of a singular product of covariances (dim 60) costs it digits.
     tolerance = 1e-7 if dim == 60 else 1e-9
-    assert frechet_distance(real, drawn) == pytest.approx(*expected.values(), rel=tolerance)
+    assert frechet_distance(real, samples) == pytest.approx(*expected.values(), rel=tolerance)
 
 
 def test_frechet_distance_equals_the_root_of_a_matrix_in_scipy():
-    real, drawn = two_sets()
-    covariances = [np.cov(x.astype(float), rowvar=False) for x in (real, drawn)]
-    expected = np.square(real.mean(0, dtype=float) - drawn.mean(0, dtype=float)).sum()
+    real, samples = two_sets()
+    covariances = [np.cov(x.astype(float), rowvar=False) for x in (real, samples)]
+    expected = np.square(real.mean(0, dtype=float) - samples.mean(0, dtype=float)).sum()
     expected += np.trace(sum(covariances) - 2 * sqrtm(covariances[0] @ covariances[1]).real)
-    assert frechet_distance(real, drawn) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(real, samples) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_distance_of_gaussians_on_axes_has_a_closed_form():
     real = np.array([[1.0, 0], [-1, 0], [0, 2], [0, -2]]) * np.sqrt(1.5)  # covariance diag(1, 4)
-    drawn = 3 * real[:, ::-1] + [0, 5]  # diag(36, 9), moved by 5
-    assert frechet_distance(real, drawn) == pytest.approx(25 + (1 - 6) ** 2 + (2 - 3) ** 2)
+    samples = 3 * real[:, ::-1] + [0, 5]  # diag(36, 9), moved by 5
+    assert frechet_distance(real, samples) == pytest.approx(25 + (1 - 6) ** 2 + (2 - 3) ** 2)
 
 
 def test_frechet_distance_of_a_set_to_itself_is_zero_with_fewer_images_than_dimensions():
@@ -73,17 +73,17 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_with_fewer_images_than_dime
 
 def test_kernel_distance_equals_torch_fidelity():
     kid = fidelity("kid")
-    real, drawn = (x.astype(np.float64) for x in two_sets(60, 60))
+    real, samples = (x.astype(np.float64) for x in two_sets(60, 60))
     options = {"kid_subsets": 1, "kid_subset_size": 60, "rng_seed": 0, "verbose": False}
     # One subset of everything: only the order of the images is random.
-    expected = kid.kid_features_to_metric(torch.tensor(real), torch.tensor(drawn), **options)
-    found = kernel_distance(real, drawn, subsets=2).value
+    expected = kid.kid_features_to_metric(torch.tensor(real), torch.tensor(samples), **options)
+    found = kernel_distance(real, samples, subsets=2).value
     assert found == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-9)
 
 
-def unbiased(kernel, real, drawn):
-    within = [kernel(x)[~np.eye(len(x), dtype=bool)].mean() for x in (real, drawn)]
-    return sum(within) - 2 * kernel(real, drawn).mean()
+def unbiased(kernel, real, samples):
+    within = [kernel(x)[~np.eye(len(x), dtype=bool)].mean() for x in (real, samples)]
+    return sum(within) - 2 * kernel(real, samples).mean()
 
 
 def cubic(x, y=None):
@@ -92,24 +92,24 @@ def cubic(x, y=None):
 
 @pytest.mark.parametrize("tile", [5, 13, None])
 def test_kernel_distance_equals_scikit_learn_kernels_for_any_tile(tile):
-    real, drawn = two_sets()
-    expected = unbiased(cubic, real.astype(float), drawn.astype(float))
-    found = kernel_distance(real, drawn, subsets=2, tile=tile)
+    real, samples = two_sets()
+    expected = unbiased(cubic, real.astype(float), samples.astype(float))
+    found = kernel_distance(real, samples, subsets=2, tile=tile)
     assert found.value == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("tile", [5, 13, None])
 def test_gaussian_distance_equals_scikit_learn_kernels_for_any_tile(tile):
-    real, drawn = two_sets()
-    units = [normalize(x.astype(float)) for x in (real, drawn)]
+    real, samples = two_sets()
+    units = [normalize(x.astype(float)) for x in (real, samples)]
     expected = 1000 * unbiased(lambda x, y=None: rbf_kernel(x, y, gamma=1 / 200), *units)
-    found = gaussian_distance(real, drawn, subsets=2, tile=tile)
+    found = gaussian_distance(real, samples, subsets=2, tile=tile)
     assert found.value == pytest.approx(expected, rel=1e-9)
 
 
 def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_says():
-    real, drawn = two_sets()
-    x, y = (normalize(x.astype(float)) for x in (real, drawn))
+    real, samples = two_sets()
+    x, y = (normalize(x.astype(float)) for x in (real, samples))
     k = {
         name: rbf_kernel(a, b, gamma=1 / 200)
         for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))
@@ -117,7 +117,7 @@ def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_say
     biased = 1000 * (k["xx"].mean() + k["yy"].mean() - 2 * k["xy"].mean())
     inside = [k[name][~np.eye(n, dtype=bool)].mean() for name, n in (("xx", 80), ("yy", 60))]
     added = 1000 * ((1 - inside[0]) / 80 + (1 - inside[1]) / 60)
-    assert gaussian_distance(real, drawn).value == pytest.approx(biased - added, rel=1e-6)
+    assert gaussian_distance(real, samples).value == pytest.approx(biased - added, rel=1e-6)
 
 
 @pytest.mark.parametrize("distance", [kernel_distance, gaussian_distance])
@@ -151,11 +151,11 @@ def test_the_seed_moves_the_standard_error_only(distance):
 @pytest.mark.parametrize("save_cpu_ram", [False, True])
 def test_precision_and_recall_equal_torch_fidelity(k, save_cpu_ram):
     prc = fidelity("prc")
-    real, drawn = two_sets()
+    real, samples = two_sets()
     options = {"prc_neighborhood": k, "prc_batch_size": 17, "save_cpu_ram": save_cpu_ram}
-    tensors = (torch.tensor(x, dtype=torch.float64) for x in (drawn, real))
+    tensors = (torch.tensor(x, dtype=torch.float64) for x in (samples, real))
     expected = prc.prc_features_to_metric(*tensors, **options, verbose=False)
-    found = precision_recall(real, drawn, k)
+    found = precision_recall(real, samples, k)
     assert 0.1 < expected["recall"] < expected["precision"] < 1
     assert found.precision.mean() == pytest.approx(expected["precision"], abs=1e-6)
     assert found.recall.mean() == pytest.approx(expected["recall"], abs=1e-6)
@@ -164,20 +164,23 @@ def test_precision_and_recall_equal_torch_fidelity(k, save_cpu_ram):
 @pytest.mark.parametrize("k", [2, 5])
 @pytest.mark.parametrize("tile", [5, 13, None])
 def test_density_and_coverage_equal_their_authors_for_any_tile(k, tile):
-    real, drawn = (x.astype(np.float64) for x in two_sets())
-    expected = compute_prdc(real, drawn, k)
-    both = density_coverage(real, drawn, k, tile=tile), precision_recall(real, drawn, k, tile=tile)
+    real, samples = (x.astype(np.float64) for x in two_sets())
+    expected = compute_prdc(real, samples, k)
+    both = (
+        density_coverage(real, samples, k, tile=tile),
+        precision_recall(real, samples, k, tile=tile),
+    )
     found = {name: value.mean() for x in both for name, value in vars(x).items()}
     assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_balls_reach_to_the_kth_neighbour_of_scikit_learn():
-    real, drawn = two_sets()
+    real, samples = two_sets()
     model = NearestNeighbors(n_neighbors=4, algorithm="brute").fit(real)
     radii = model.kneighbors(real)[0][:, -1]
-    inside = cdist(drawn, real) <= radii
-    np.testing.assert_array_equal(precision_recall(real, drawn, 3).precision, inside.any(1))
-    np.testing.assert_allclose(density_coverage(real, drawn, 3).density, inside.sum(1) / 3)
+    inside = cdist(samples, real) <= radii
+    np.testing.assert_array_equal(precision_recall(real, samples, 3).precision, inside.any(1))
+    np.testing.assert_allclose(density_coverage(real, samples, 3).density, inside.sum(1) / 3)
 
 
 def test_the_density_of_copies_counts_balls_that_end_at_them():
@@ -199,14 +202,14 @@ def test_images_that_many_share_have_balls_without_extent():
     assert not precision_recall(real, real[:4] + 1e-3, 3).precision.any()
 
 
-def figures(real, drawn):
+def figures(real, samples):
     """Every figure on features of two sets of pictures (classes, each, ...)."""
-    real, drawn = (flattened(features(x)) for x in (real, drawn))
-    rows = precision_recall(real, drawn), density_coverage(real, drawn)
+    real, samples = (flattened(features(x)) for x in (real, samples))
+    rows = precision_recall(real, samples), density_coverage(real, samples)
     return {
-        "frechet": frechet_distance(real, drawn),
-        "kernel": kernel_distance(real, drawn).value,
-        "gaussian": gaussian_distance(real, drawn).value,
+        "frechet": frechet_distance(real, samples),
+        "kernel": kernel_distance(real, samples).value,
+        "gaussian": gaussian_distance(real, samples).value,
         **{name: value.mean() for x in rows for name, value in vars(x).items()},
     }
 
@@ -215,13 +218,13 @@ DISTANCES = ("frechet", "kernel", "gaussian")
 
 
 @pytest.fixture(scope="module")
-def ceiling():
+def baseline():
     return figures(pictures(8, 25, seed=0), pictures(8, 25, seed=1))
 
 
-def test_blur_moves_every_figure_the_wrong_way(ceiling):
-    real, drawn = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
-    steps = [ceiling, *(figures(real, blurred(drawn, sigma)) for sigma in (0.5, 1.0, 2.0))]
+def test_blur_moves_every_figure_the_wrong_way(baseline):
+    real, samples = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
+    steps = [baseline, *(figures(real, blurred(samples, sigma)) for sigma in (0.5, 1.0, 2.0))]
     for name in DISTANCES:
         values = [step[name] for step in steps]
         assert values == sorted(values), name
@@ -233,23 +236,23 @@ def test_blur_moves_every_figure_the_wrong_way(ceiling):
         assert values[-1] < 0.2
 
 
-def test_dropped_modes_lower_recall_and_coverage_and_not_precision(ceiling):
+def test_dropped_modes_lower_recall_and_coverage_and_not_precision(baseline):
     found = figures(pictures(8, 25, seed=0), pictures(2, 100, seed=1))
     for name in DISTANCES:
-        assert found[name] > 10 * abs(ceiling[name]), name
-    assert found["precision"] == pytest.approx(ceiling["precision"], abs=0.1)
-    assert found["density"] == pytest.approx(ceiling["density"], abs=0.3)
+        assert found[name] > 10 * abs(baseline[name]), name
+    assert found["precision"] == pytest.approx(baseline["precision"], abs=0.1)
+    assert found["density"] == pytest.approx(baseline["density"], abs=0.3)
     assert found["recall"] < 0.4
     assert found["coverage"] < 0.4
 
 
-def test_swapped_classes_and_copies_are_not_seen_by_fidelity_to_the_set(ceiling):
-    """Which is why there are figures of retrieval and of copying too."""
-    real, drawn = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
-    assert figures(real, np.roll(drawn, 1, axis=0)) == pytest.approx(ceiling, rel=1e-6, abs=1e-6)
+def test_swapped_classes_and_copies_are_not_seen_by_fidelity_to_the_set(baseline):
+    """So there are metrics of retrieval and of copying too."""
+    real, samples = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
+    assert figures(real, np.roll(samples, 1, axis=0)) == pytest.approx(baseline, rel=1e-6, abs=1e-6)
     copies = figures(real, real)
     for name in DISTANCES:
-        assert copies[name] < ceiling[name] + 1e-9, name
+        assert copies[name] < baseline[name] + 1e-9, name
     assert copies["precision"] == copies["recall"] == copies["coverage"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Figures of episodes: variety, copying, few-shot accuracy, and their intervals."""
+"""Metrics of episodes: variety, copying, few-shot accuracy, and their intervals."""
 
 from types import SimpleNamespace
 
@@ -26,25 +26,25 @@ def variety(images):
     return mean_pairwise(episode_distances(images, images))
 
 
-def test_variety_is_the_mean_distance_of_different_drawings():
-    drawn = np.random.default_rng(0).normal(size=(6, 5, 3, 2)).astype(np.float32)
-    expected = [pdist(episode.reshape(5, -1).astype(float)).mean() for episode in drawn]
-    np.testing.assert_allclose(variety(drawn), expected, rtol=1e-10)
+def test_variety_is_the_mean_distance_of_different_samples():
+    samples = np.random.default_rng(0).normal(size=(6, 5, 3, 2)).astype(np.float32)
+    expected = [pdist(episode.reshape(5, -1).astype(float)).mean() for episode in samples]
+    np.testing.assert_allclose(variety(samples), expected, rtol=1e-10)
 
 
-def test_variety_does_not_depend_on_the_number_of_drawings():
+def test_variety_does_not_depend_on_the_number_of_samples():
     images = pictures(4, 200, seed=0)
     few, many = (variety(images.reshape(-1, n, 16, 16, 1)).mean() for n in (2, 50))
     assert few == pytest.approx(many, rel=0.03)
 
 
 def test_variety_falls_with_blur_and_is_zero_without_any():
-    drawn = pictures(5, 6, seed=0)
-    spread = [variety(blurred(drawn, sigma)).mean() for sigma in (0, 1, 3)]
+    samples = pictures(5, 6, seed=0)
+    spread = [variety(blurred(samples, sigma)).mean() for sigma in (0, 1, 3)]
     assert spread[0] > spread[1] > spread[2] > 0
-    assert not variety(drawn[:, :1].repeat(6, 1)).any()
-    fewer_modes = variety(drawn[:, [0, 0, 0, 1, 1, 1]])
-    assert (fewer_modes < variety(drawn)).all()
+    assert not variety(samples[:, :1].repeat(6, 1)).any()
+    fewer_modes = variety(samples[:, [0, 0, 0, 1, 1, 1]])
+    assert (fewer_modes < variety(samples)).all()
 
 
 def to_supports(images, supports):
@@ -171,9 +171,9 @@ def blas_threads():
     return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
 
-def accuracies(drawn):
-    """Trained on supports, on drawings, on both: one image a class as support."""
-    supports, drawn = features(pictures(10, 1, seed=0)), features(drawn)
+def accuracies(samples):
+    """Accuracies when trained on supports, on samples, on both; one support a class."""
+    supports, samples = features(pictures(10, 1, seed=0)), features(samples)
     test = flattened(features(pictures(10, 30, seed=1)))
 
     def accuracy(*sets):
@@ -184,22 +184,22 @@ def accuracies(drawn):
         ).mean()
 
     return SimpleNamespace(
-        supports=accuracy(supports), drawings=accuracy(drawn), both=accuracy(supports, drawn)
+        supports=accuracy(supports), samples=accuracy(samples), both=accuracy(supports, samples)
     )
 
 
-def test_faithful_varied_drawings_help_a_classifier_and_others_do_not():
+def test_faithful_varied_samples_help_a_classifier_and_others_do_not():
     good = accuracies(pictures(10, 20, seed=2))
-    assert good.drawings > good.supports + 0.05
+    assert good.samples > good.supports + 0.05
     assert good.both > good.supports + 0.05
     copies = accuracies(pictures(10, 1, seed=0).repeat(20, 1))
     assert copies.both == pytest.approx(good.supports, abs=0.01)
     collapsed = accuracies(pictures(10, 20, seed=2)[:, :1].repeat(20, 1))
-    assert collapsed.drawings < good.drawings
+    assert collapsed.samples < good.samples
     swapped = accuracies(np.roll(pictures(10, 20, seed=2), 1, axis=0))
-    assert swapped.drawings < 0.1 < swapped.supports == good.supports
+    assert swapped.samples < 0.1 < swapped.supports == good.supports
     assert swapped.both < good.supports
-    blurry = [accuracies(blurred(pictures(10, 20, seed=2), s)).drawings for s in (0, 2, 8)]
+    blurry = [accuracies(blurred(pictures(10, 20, seed=2), s)).samples for s in (0, 2, 8)]
     assert blurry[0] > blurry[1] > blurry[2]
 
 
@@ -237,8 +237,8 @@ def test_the_interval_is_a_function_of_values_and_seed_and_narrows_with_episodes
     assert widths[0] > 1.5 * widths[1] > 2.25 * widths[2]
 
 
-def test_episodes_are_resampled_as_wholes():
-    """Ten equal drawings of an episode are one observation, not ten."""
+def test_complete_episodes_are_resampled():
+    """Ten equal samples of an episode are one observation, not ten."""
     episodes = np.random.default_rng(0).normal(size=(50, 1)).repeat(10, 1)
     clustered = np.diff(bootstrap_interval(episodes, np.mean))
     alone = np.diff(bootstrap_interval(episodes[:, :1], np.mean))
@@ -248,9 +248,9 @@ def test_episodes_are_resampled_as_wholes():
 
 
 def test_any_statistic_of_episodes_has_an_interval():
-    drawn = np.random.default_rng(0).normal(size=(40, 3))
-    low, high = bootstrap_interval(drawn)
+    samples = np.random.default_rng(0).normal(size=(40, 3))
+    low, high = bootstrap_interval(samples)
     assert low.shape == (3,)
-    assert (low < drawn.mean(0)).all() and (drawn.mean(0) < high).all()
-    by_number = bootstrap_interval(np.arange(40), lambda chosen: drawn[chosen].mean(0))
+    assert (low < samples.mean(0)).all() and (samples.mean(0) < high).all()
+    by_number = bootstrap_interval(np.arange(40), lambda chosen: samples[chosen].mean(0))
     np.testing.assert_array_equal(by_number, (low, high))

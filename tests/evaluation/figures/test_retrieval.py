@@ -153,25 +153,25 @@ def test_of_equally_near_images_one_of_the_right_class_is_enough(classes):
     assert not retrieve(10, [8, 12], [1, 2], left_out=[99])
 
 
-def top(drawn, supports, pool, k=1):
-    """Share of drawings (classes, each, ...) that find their class; pool: with supports."""
+def top(samples, supports, pool, k=1):
+    """Share of samples (classes, each, ...) that find their class; pool: with supports."""
     classes, each = pool.shape[:2]
     left_out = each * np.arange(classes)[:, None] + np.arange(supports)
     squared = class_distances(
-        flattened(drawn),
+        flattened(samples),
         flattened(pool),
         np.repeat(np.arange(classes), each),
         classes,
-        left_out=left_out.repeat(drawn.shape[1], 0),
+        left_out=left_out.repeat(samples.shape[1], 0),
     )
-    right = np.eye(classes, dtype=bool).repeat(drawn.shape[1], 0)
+    right = np.eye(classes, dtype=bool).repeat(samples.shape[1], 0)
     return in_nearest_classes(squared, right, k).mean()
 
 
 def test_retrieval_falls_with_swapped_classes_and_rises_with_k():
-    pool, drawn = pictures(10, 8, seed=0), pictures(10, 4, seed=1)
-    swapped = np.roll(drawn, 1, axis=0)
-    assert top(features(drawn), 2, features(pool)) > 0.9
+    pool, samples = pictures(10, 8, seed=0), pictures(10, 4, seed=1)
+    swapped = np.roll(samples, 1, axis=0)
+    assert top(features(samples), 2, features(pool)) > 0.9
     assert top(features(swapped), 2, features(pool)) < 0.1
     shares = [top(features(swapped), 2, features(pool), k) for k in (1, 3, 5, 10)]
     assert shares == sorted(shares)
@@ -179,8 +179,8 @@ def test_retrieval_falls_with_swapped_classes_and_rises_with_k():
 
 
 def test_retrieval_falls_with_blur():
-    pool, drawn = pictures(10, 8, seed=0), pictures(10, 4, seed=1)
-    shares = [top(features(blurred(drawn, s)), 2, features(pool)) for s in (0, 2, 8)]
+    pool, samples = pictures(10, 8, seed=0), pictures(10, 4, seed=1)
+    shares = [top(features(blurred(samples, s)), 2, features(pool)) for s in (0, 2, 8)]
     assert shares[0] > shares[1] > shares[2]
 
 

@@ -1,4 +1,4 @@
-"""Reads a report back: what stands in its tables, what it refers to."""
+"""Reads a report back: the content of its tables, and what it refers to."""
 
 import dataclasses
 from html.parser import HTMLParser
@@ -15,7 +15,7 @@ class Element:
     children: list["Element"] = dataclasses.field(default_factory=list)
 
     def all(self, tag: str, **attributes: str) -> list["Element"]:
-        """Elements in it, in order; `data_row="x"` stands for data-row="x"."""
+        """Elements in it, in order; `data_set="x"` stands for data-set="x"."""
         wanted = {name.replace("_", "-"): value for name, value in attributes.items()}
         found = []
         for child in self.children:

@@ -69,7 +69,7 @@ def test_the_page_fits_phones_and_desks_and_shows_every_picture(tmp_path):
         assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
         [found] = re.findall(r'<body[^>]* data-found="([^"]*)"', shown.stdout)
         found = json.loads(html.unescape(found))
-        assert found["title"] == "glyphs: 1- and 5-shot drawings of test classes"
+        assert found["title"] == "glyphs: 1- and 5-shot samples of test classes"
         assert found["widths"] == [width, width, width]  # nothing to scroll to the side
         assert found["images"] > 4 * len(pictures)  # each with four strips; charts besides
         assert found["broken"] == found["hidden"] == 0

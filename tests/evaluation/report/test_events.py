@@ -51,7 +51,7 @@ def test_tensorboard_agrees_with_the_results(tmp_path):
     assert (
         shown.keys()
         == grids.keys()
-        == {f"{table.name}/drawings" for table in results.tables if table.guidance_scale == 3.0}
+        == {f"{table.name}/samples" for table in results.tables if table.guidance_scale == 3.0}
     )
     for tag, (_, _, png) in shown.items():
         image = np.asarray(Image.open(io.BytesIO(png)).convert("L"))

@@ -19,7 +19,7 @@ class Waves:
 
     def run(self, ema):
         with jax.transfer_guard("allow"):
-            return {SELECTED_BY: float(_wave(ema)), "fsd/top1": 0.5}
+            return {SELECTED_BY: float(_wave(ema)), "few_shot/top1": 0.5}
 
 
 @jax.jit
@@ -28,5 +28,5 @@ def _wave(ema):
 
 
 if __name__ == "__main__":
-    loop.Watch = Waves
+    loop.FewShotEvaluator = Waves
     program.run(main.main)

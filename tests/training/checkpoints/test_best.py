@@ -118,7 +118,7 @@ def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
 
 
 def test_values_under_other_settings_do_not_compare(config):
-    fewer = dataclasses.replace(config, train=dataclasses.replace(config.train, fsd_drawings=8))
+    fewer = dataclasses.replace(config, train=dataclasses.replace(config.train, few_shot_samples=8))
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=99))
     old = score(config, 10, 0.1)
     assert better(score(fewer, 20, 0.9), old)
@@ -225,7 +225,7 @@ BAD = {
     ),
     "not judged": (
         (*EXPORT, "--workdir={plain}", "--step=best"),
-        "no step of {plain} was judged: --step=best needs config.train.fsd_interval",
+        "no step of {plain} was judged: --step=best needs config.train.few_shot_interval",
     ),
     "no workdir": ((*EXPORT, "--workdir={out}", "--step=best"), "{out} holds no checkpoint"),
     "no step": (
@@ -257,7 +257,7 @@ JUDGED = "tests.training.checkpoints.judged_run"
 def experiment(tmp_path, small_config):
     """Judged at each third of 60 steps, saved at each 7th, and at the best."""
     train = dataclasses.replace(
-        small_config.train, num_steps=STEPS, eval_interval=1000, fsd_interval=3
+        small_config.train, num_steps=STEPS, eval_interval=1000, few_shot_interval=3
     )
     policy = dataclasses.replace(small_config.checkpoint, interval=7)
     return experiment_file(
@@ -302,7 +302,7 @@ def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     assert kept["judged"] == kept["best"]
     assert (kept["best"]["step"], kept["best"]["value"]) == (best, found[best])
     row = next(row for row in rows(workdir) if row["step"] == STEPS)
-    assert {"val/loss", SELECTED_BY, "fsd/top1"} <= row.keys()
+    assert {"val/loss", SELECTED_BY, "few_shot/top1"} <= row.keys()
     assert row["timing/evaluation_seconds"] > 0
 
 
@@ -363,7 +363,7 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
 @pytest.mark.large
 def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
-        small_config.train, num_steps=5, eval_interval=4, fsd_interval=2, fsd_drawings=32
+        small_config.train, num_steps=5, eval_interval=4, few_shot_interval=2, few_shot_samples=32
     )
     config = dataclasses.replace(small_config, train=train)
     experiment, workdir = experiment_file(tmp_path / "experiment.py", config), tmp_path / "run"
@@ -375,7 +375,7 @@ def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
     assert best_line(output) == best == listing.saved_meta(workdir, "best")[0]
     at = {row["step"]: row for row in rows(workdir)}
     assert "val/loss" in at[4] and "val/loss" not in at[2] and SELECTED_BY not in at[3]
-    assert 0 <= at[2]["fsd/top1"] <= 1 and at[2]["timing/evaluation_seconds"] > 0
+    assert 0 <= at[2]["few_shot/top1"] <= 1 and at[2]["timing/evaluation_seconds"] > 0
     events = EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0}).Reload()
     logged = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors(SELECTED_BY)}
     assert logged == {step: pytest.approx(value, rel=1e-6) for step, value in found.items()}

@@ -1,0 +1,55 @@
+"""Settings that had another name in an older version, which is still read everywhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Dotted old name -> dotted new name, as they stand in a configuration.
+RENAMED: dict[str, str] = {
+    "evaluation.drawings_per_episode": "evaluation.samples_per_episode",
+    "evaluation.judge": "evaluation.critic",
+    "train.fsd_drawings": "train.few_shot_samples",
+    "train.fsd_interval": "train.few_shot_interval",
+}
+
+
+def renamed_in(group: str) -> dict[str, str]:
+    """The entries of `RENAMED` in one group: "evaluation" -> {"judge": "critic", ...}."""
+    prefix = f"{group}."
+    return {
+        old.removeprefix(prefix): new.removeprefix(prefix)
+        for old, new in RENAMED.items()
+        if old.startswith(prefix) and new.startswith(prefix)
+    }
+
+
+def with_new_names(
+    values: Mapping[str, Any], renamed: Mapping[str, str] = RENAMED
+) -> Mapping[str, Any]:
+    """Nested settings with each old name replaced by its new one; `values` is not changed.
+
+    Where both names are there, the value of the new one counts.
+    """
+    values = dict(values)
+    for old, new in renamed.items():
+        *parents, leaf = old.split(".")
+        holder = _group(values, parents)
+        if holder is not None and leaf in holder:
+            value = holder.pop(leaf)
+            *parents, leaf = new.split(".")
+            _group(values, parents, make=True).setdefault(leaf, value)
+    return values
+
+
+def _group(values: dict[str, Any], path: list[str], make: bool = False) -> dict[str, Any] | None:
+    """The dictionary at a path; where there is none, a new one if `make`, else None.
+
+    `values` is changed: the dictionaries along the path are replaced by copies, so that the
+    ones it came with stay as they are.
+    """
+    for name in path:
+        inner = values.get(name, {} if make else None)
+        if not isinstance(inner, dict):
+            return None
+        values[name] = dict(inner)
+        values = values[name]
+    return values

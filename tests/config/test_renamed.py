@@ -1,0 +1,80 @@
+"""Settings under the names of older versions are read wherever settings are read."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from fsdit import config as configs
+from fsdit.config import Config, EvaluationConfig, TrainConfig
+from fsdit.errors import ConfigError
+
+# Old name, new name, a value, and the class of the settings.
+TABLE = [
+    ("evaluation.drawings_per_episode", "evaluation.samples_per_episode", 7, EvaluationConfig),
+    ("evaluation.judge", "evaluation.critic", "facebook/dinov2-base", EvaluationConfig),
+    ("train.fsd_drawings", "train.few_shot_samples", 33, TrainConfig),
+    ("train.fsd_interval", "train.few_shot_interval", 4, TrainConfig),
+]
+renamed = pytest.mark.parametrize(("old", "new", "value", "cls"), TABLE)
+
+
+def changed(path, value):
+    return configs.apply_overrides(Config(), {path: str(value)})
+
+
+def saved_with_old_name(old, new, value):
+    """A configuration as an older version saved it."""
+    saved = configs.to_dict(changed(new, value))
+    group, leaf = old.split(".")
+    saved[group][leaf] = saved[group].pop(new.split(".")[1])
+    return saved
+
+
+def test_the_table_holds_every_renamed_setting():
+    assert {old: new for old, new, _, _ in TABLE} == configs.RENAMED
+
+
+@renamed
+def test_a_saved_configuration_with_the_old_name_is_read(old, new, value, cls):
+    assert changed(new, value) != Config()
+    assert configs.from_dict(saved_with_old_name(old, new, value)) == changed(new, value)
+
+
+@renamed
+def test_a_run_saved_with_the_old_name_goes_on(old, new, value, cls):
+    saved = saved_with_old_name(old, new, value)
+    assert configs.changed_fields(saved, changed(new, value)) == []
+
+
+@renamed
+def test_a_flag_with_the_old_name_sets_the_new_one(old, new, value, cls):
+    assert configs.apply_overrides(Config(), {old: str(value)}) == changed(new, value)
+
+
+@renamed
+def test_experiment_files_with_the_old_name_are_read(tmp_path, old, new, value, cls):
+    (tmp_path / "config.json").write_text(json.dumps(saved_with_old_name(old, new, value)))
+    assert configs.load_experiment(tmp_path / "config.json") == changed(new, value)
+
+    group, leaf = old.split(".")
+    (tmp_path / "experiment.py").write_text(
+        f"from fsdit.config import Config, {cls.__name__}\n\n\ndef get_config():\n"
+        f"    return Config({group}={cls.__name__}({leaf}={value!r}))\n"
+    )
+    assert configs.load_experiment(tmp_path / "experiment.py") == changed(new, value)
+
+
+@renamed
+def test_the_old_name_beside_the_new_one_is_refused_in_code(old, new, value, cls):
+    """`dataclasses.replace` gives every field, so it would ignore the old name."""
+    message = f"config.{old} is called config.{new} now: write the new name"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataclasses.replace(cls(), **{old.split(".")[1]: value})
+
+
+def test_the_names_of_one_group_are_those_within_it():
+    assert configs.renamed_in("evaluation")["judge"] == "critic"
+    assert "fsd_interval" in configs.renamed_in("train")
+    assert configs.renamed_in("sampling") == {}
