@@ -15,6 +15,7 @@ from array_record.python import array_record_module
 
 from fsdit.data import layout, manifests, readers, records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
+from fsdit.data.shards import open_shard, read_record, shard_name
 from fsdit.errors import DataError
 
 _FILE_NAME = re.compile(
@@ -121,7 +122,7 @@ def _wrong_lists(
         total = int(numbers[0][1]) if numbers else 1
         for i in range(total):
             if (f"{i:05d}", f"{total:05d}") not in numbers:
-                yield f"{records.shard_name(kind, i, total)} is not listed"
+                yield f"{shard_name(kind, i, total)} is not listed"
         if len(numbers) > total:
             yield f"lists {len(numbers)} {kind} files, where {total} make the whole"
         if count != expected[kind]:
@@ -186,7 +187,7 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
     damages, fingerprints = [], []
     for i in chosen:
         try:
-            fingerprint = check(readers.read_record(reader, shard.path, i), shard.first + i)
+            fingerprint = check(read_record(reader, shard.path, i), shard.first + i)
         except DataError as error:
             where = f"{shard.path}, record {i}"
             text = str(error)
@@ -199,7 +200,7 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
 
 @functools.lru_cache(maxsize=2)
 def _open(shard: Shard) -> array_record_module.ArrayRecordReader:
-    return readers.open_shard(shard.path, shard.records)
+    return open_shard(shard.path, shard.records)
 
 
 def _record_check(

@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 
 from fsdit import program
-from fsdit.data import layout, pictures, readers, records
+from fsdit.data import layout, pictures, readers
+from fsdit.data.shards import shard_kind
 from fsdit.errors import ConfigError
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to show.", required=True)
@@ -54,7 +55,7 @@ def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...
     split = info.splits[name]
     manifest = layout.read_manifest(directory / name)
     sizes = split.images_per_class or (0,)
-    present = {str(records.shard_kind(file)) for file in manifest} - {"images", "episodes"}
+    present = {str(shard_kind(file)) for file in manifest} - {"images", "episodes"}
     return (
         name,
         str(len(split.classes)),

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fsdit.data import episodes, layout, records
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 
 _COMMAND = "python -m data_prep.episodes"
@@ -63,9 +64,9 @@ def _current_description(directory: Path) -> layout.DatasetInfo:
 
 def _stage(directory: Path, drawn: list[records.Episode]) -> dict[str, Any]:
     """Writes a split's new episodes beside those in use; the manifest that they need."""
-    name = records.shard_name("episodes", 0, 1)
+    name = shard_name("episodes", 0, 1)
     payloads = map(records.encode_episode, drawn)
-    entry = records.write_shard(directory / (name + _NEXT), payloads)
+    entry = write_shard(directory / (name + _NEXT), payloads)
     kept = layout.read_manifest(directory)
     return {**{n: e for n, e in kept.items() if not n.startswith("episodes-")}, name: entry}
 

@@ -17,9 +17,10 @@ from data_prep.conversion.jobs import Plan, Shard, WorkingFolder
 from data_prep.conversion.shards import read_result
 from data_prep.conversion.splits import small_class
 from data_prep.conversion.tables import write_table
-from fsdit.data import layout, readers, records
+from fsdit.data import layout, records
 from fsdit.data.layout import SplitInfo
 from fsdit.data.records import Episode
+from fsdit.data.shards import read_shard, write_shard
 from fsdit.errors import DataError
 
 _REPEATED = "the same pixels as another image of its class"
@@ -235,12 +236,12 @@ def _settle(
         return result["entry"]
 
     def payloads() -> Iterable[bytes]:
-        for payload in readers.read_shard(folder.root / shard.file):
+        for payload in read_shard(folder.root / shard.file):
             record = records.decode_image(payload)
             if record.key in wanted:
                 yield records.encode_image(dataclasses.replace(record, class_id=wanted[record.key]))
 
-    return records.write_shard(folder.root / shard.file, payloads())
+    return write_shard(folder.root / shard.file, payloads())
 
 
 def _split_info(

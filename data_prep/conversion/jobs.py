@@ -17,7 +17,7 @@ from data_prep.conversion.images import ImageOptions
 from data_prep.conversion.inputs.entries import Entry, Row
 from data_prep.conversion.splits import Assignment, Splits
 from fsdit.data.layout import write_json
-from fsdit.data.records import shard_name
+from fsdit.data.shards import shard_name
 from fsdit.errors import ConfigError, DataError
 
 

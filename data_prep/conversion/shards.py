@@ -17,6 +17,7 @@ from data_prep.conversion.inputs.sources import Reader
 from data_prep.conversion.jobs import Shard, WorkingFolder, read_task
 from fsdit.data import layout, records
 from fsdit.data.images.image_files import MAX_FILE_BYTES, UnusableImageError
+from fsdit.data.shards import write_shard
 from fsdit.errors import DataError
 
 _RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}
@@ -71,7 +72,7 @@ class ConvertShard:
                 images.append((entry.name, class_id, image.digest))
                 yield payload
 
-        entry = records.write_shard(folder.root / shard.file, payloads())
+        entry = write_shard(folder.root / shard.file, payloads())
         size = min(sizes, default=None)
         result = {"entry": entry, "images": images, "skipped": skipped, "image_size": size}
         layout.write_json(folder.result(shard.stem), result)

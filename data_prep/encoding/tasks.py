@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from data_prep.encoding.outputs import Output, on_local_devices
-from fsdit.data import layout, records
+from fsdit.data import layout
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.data.readers import ImageReader
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import ConfigError, DataError
 
 _AHEAD = 2  # batches that are decoded, and as many computed, before they are needed
@@ -40,7 +41,7 @@ class Task:
 
     def file(self, kind: str) -> str:
         """Path of its file of a kind, below the dataset and below the working folder."""
-        return f"{self.split}/{records.shard_name(kind, self.index, self.count)}"
+        return f"{self.split}/{shard_name(kind, self.index, self.count)}"
 
 
 def tasks(directory: Path, info: DatasetInfo) -> list[Task]:
@@ -142,7 +143,7 @@ class Encoding:
         compute = on_local_devices(output)
         for task in tasks:
             path = self.folder.root / task.file(output.kind)
-            entry = records.write_shard(path, self._payloads(output, compute, task))
+            entry = write_shard(path, self._payloads(output, compute, task))
             layout.write_json(self.folder.result(task, output.kind), entry)
 
     def _payloads(self, output: Output, compute: Callable, task: Task) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fsdit.data import layout, records
 from fsdit.data.readers import FeatureReader, LatentReader, RecordReader
 from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 from tests.data_prep import datasets
 
@@ -50,9 +51,9 @@ def write(directory, kind: str, payloads: list[bytes], counts=COUNTS) -> None:
     manifest = layout.read_manifest(directory) if path.exists() else {}
     bounds = np.cumsum([0, *counts])
     for i in range(len(counts)):
-        name = records.shard_name(kind, i, len(counts))
+        name = shard_name(kind, i, len(counts))
         part = payloads[bounds[i] : bounds[i + 1]]
-        manifest[name] = records.write_shard(directory / name, part)
+        manifest[name] = write_shard(directory / name, part)
     layout.write_json(path, manifest)
 
 

@@ -12,6 +12,7 @@ import pytest
 from data_prep.verify import EXIT_LEAKAGE, conclude, damage_lines, table, verify
 from fsdit.data import layout, records
 from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 from tests.data_prep import datasets
 from tests.data_prep.datasets import flip, rewrite, shard
@@ -129,10 +130,8 @@ def precompute(directory: Path, features: bool = True, latents: bool = True) -> 
                 ("features-siglip2", lambda j: records.encode_features(features_of(j))),
                 ("latents-sd", lambda j: records.encode_latents(latents_of(j))),
             ):
-                name = records.shard_name(kind, i, 2)
-                manifest[name] = records.write_shard(
-                    directory / split / name, map(payload, range(count))
-                )
+                name = shard_name(kind, i, 2)
+                manifest[name] = write_shard(directory / split / name, map(payload, range(count)))
         layout.write_json(directory / split / "manifest.json", manifest)
     describe(
         directory,
@@ -481,7 +480,7 @@ def test_a_file_whose_sum_is_wrong_is_read_in_full_though_others_are_sampled(tmp
     layout.write_split(tmp_path / "train", images, [])
     layout.write_dataset_json(tmp_path, layout.DatasetInfo(6, 1, {"train": info}, "command", 0))
     assert lines(tmp_path, fast=True) == []
-    file = tmp_path / "train" / records.shard_name("images", 0, 1)
+    file = tmp_path / "train" / shard_name("images", 0, 1)
     flip(file, file.read_bytes().index(images[333].data) + 30)
     assert any(", record 333: damaged" in line for line in lines(tmp_path, fast=True))
 
