@@ -12,7 +12,7 @@ from fsdit.data import records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
 
 # Arrays of the stored type with one row an image, and whether all of a row is finite.

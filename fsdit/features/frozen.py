@@ -20,7 +20,7 @@ from fsdit.models.encoder import FeatureShape
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.preprocessing import read_preprocessing
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.models.spec import ModelSpec
 
 

@@ -19,7 +19,7 @@ from fsdit.data.layout import read_dataset_info
 from fsdit.data.run_dataset import features_name
 from fsdit.errors import ConfigError
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
 
 # Greyscale or RGB, all of one size: an array (N, H, W, C), or one (H, W, C) after another.

@@ -17,7 +17,8 @@ from fsdit.config import Config, EncoderConfig, ModelConfig
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.pretrained import autoencoder_kl
-from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
+from fsdit.models.pretrained.autoencoder_network import AutoencoderConfig
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training.step import example_losses
