@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from data_prep.conversion.images import ImageOptions, NormalisedImage, normalise
-from data_prep.conversion.inputs.entries import Entry, printable
+from data_prep.conversion.inputs.entries import Entry, shown_name
 from data_prep.conversion.inputs.sources import Reader
 from data_prep.conversion.jobs import Shard, WorkingFolder, read_task
 from fsdit.data import layout, records
@@ -57,7 +57,7 @@ class ConvertShard:
                 try:
                     image = self._normalised(entry)
                 except UnusableImageError as error:
-                    skipped.append((entry.label, entry.name, printable(str(error))))
+                    skipped.append((entry.label, entry.name, shown_name(str(error))))
                     continue
                 sizes.add(_one_size(entry.name, image.height, image.width, sizes))
                 record = records.ImageRecord(
@@ -91,7 +91,7 @@ class ConvertShard:
         try:
             data = self.reader.read(entry.place)
         except Exception as error:  # a damaged member of an archive raises nearly anything
-            raise UnusableImageError(f"cannot be read: {printable(str(error))}") from None
+            raise UnusableImageError(f"cannot be read: {shown_name(str(error))}") from None
         return normalise(data, self.options)
 
 

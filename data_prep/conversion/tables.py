@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from data_prep.conversion.inputs.entries import Row
-from fsdit.data.images.filenames import printable
+from fsdit.text import printable
 
 # What makes a spreadsheet take a cell for a formula, at its beginning; the last four are the
 # wide forms of the first.

@@ -8,8 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from data_prep.conversion.inputs import classes, lists, sources
-from data_prep.conversion.inputs.entries import Entry, Row, printable
-from data_prep.conversion.inputs.listing import rows_of
+from data_prep.conversion.inputs.entries import Entry, Row, rows_of, shown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,4 +49,4 @@ def read_input(
 def _notes(others: Counter[str]) -> Iterator[str]:
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        yield f"passed over, by their names no images: {printable(kinds)}"
+        yield f"passed over, by their names no images: {shown_name(kinds)}"

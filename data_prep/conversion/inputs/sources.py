@@ -16,8 +16,7 @@ from etils import epath
 
 from data_prep.conversion.inputs import archives, folders
 from data_prep.conversion.inputs.classes import classify
-from data_prep.conversion.inputs.entries import Entry, Row, skipped
-from data_prep.conversion.inputs.listing import File, images_of, is_hidden
+from data_prep.conversion.inputs.entries import Entry, File, Row, images_of, is_hidden, skipped
 from data_prep.conversion.inputs.spool import RangeReader, Spool
 from fsdit.errors import DataError
 
