@@ -35,7 +35,7 @@ _COLUMNS = (
 
 
 def table(directory: Path, info: layout.DatasetInfo) -> str:
-    """One row a split; images per class as minimum / median / maximum."""
+    """Returns a table with one row for each split; images per class as min / median / max."""
     rows = [_COLUMNS, *(_row(directory, info, name) for name in info.splits)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -69,7 +69,7 @@ def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...
 
 
 def picture(directory: Path, info: layout.DatasetInfo, name: str, rows: int) -> np.ndarray:
-    """(Y, X, C) uint8: the first episodes of a split. Raises DataError."""
+    """Draws the first episodes of a split, (Y, X, C) uint8. Raises DataError."""
     split = info.split(name)
     episodes = readers.EpisodeReader(directory / name, split, split.shots)
     images = readers.ImageReader(directory / name, info.image_size, info.channels, split.num_images)

@@ -10,7 +10,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fsdit.config import Config, to_dict
-from fsdit.data import pipeline
+from fsdit.data import pipeline, run_dataset
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError

@@ -203,7 +203,7 @@ DAMAGES = {
     ),
     "flipped bit between records": (
         lambda d: flip(shard(d), -3),
-        f"{TRAIN_1}: its sha256 .* each of its records is sound",
+        f"{TRAIN_1}: its sha256 .* each of its records is valid",
     ),
     "truncated shard": (
         truncate,
@@ -392,7 +392,7 @@ def test_the_glyph_dataset_is_sound(glyphs, flags):
         assert row[1:4] == [str(len(split.classes)), str(split.num_images), str(split.episodes)]
         manifest = layout.read_manifest(glyphs / name)
         assert int(row[4].replace(",", "")) == sum(entry["bytes"] for entry in manifest.values())
-        assert row[5] == "sound"
+        assert row[5] == "valid"
 
 
 LEAKS = {
@@ -435,7 +435,7 @@ def test_the_program_exits_1_and_names_the_damage(dataset, damage):
         assert any(re.match(pattern, line) for line in told)
     states = {line.split()[0]: line for line in told}
     assert "damaged" in states["train"]
-    assert states["val"].endswith("sound")
+    assert states["val"].endswith("valid")
 
 
 @pytest.mark.medium
@@ -510,7 +510,7 @@ def test_of_a_file_with_many_damages_the_first_are_told_and_the_rest_counted(dat
     (dataset / "val" / "notes.txt").write_text("x")
     told = list(damage_lines(verify(dataset, False, 0).damages, most=2))
     assert sum("not a ImageRecord" in line for line in told) == 2
-    assert any(line.endswith("4 more damages; --max_lines=6 tells them") for line in told)
+    assert any(line.endswith("4 more damages; --max_lines=6 shows them") for line in told)
     assert any("notes.txt" in line for line in told)
 
 

@@ -32,7 +32,7 @@ def read_input(
 
     csv_lists: where there are some, they tell the classes and not the folders.
     """
-    source = sources.open_source(path, spool, class_depth, columns)
+    source = sources.list_input(path, spool, class_depth, columns)
     read = Counter({"*.csv": sum(path in file.parents for file in csv_lists)})
     others = source.others - read
     rows, notes = [*source.rows, *rows_of(others)], list(_notes(others))

@@ -156,7 +156,7 @@ def test_other_folders_are(names):
 
 def test_one_name_in_two_forms_of_unicode_is_one_class_and_told():
     names = [f"{unicodedata.normalize(form, 'café')}/{form}.png" for form in ("NFC", "NFD")]
-    found = entries(*names, "thé/1.png")
+    found = entries_of(*names, "thé/1.png")
     assert {e.label for e in found} == {"café", "thé"}
     (note,) = classes.spellings(found)
     assert note.startswith("'café': folders whose names differ only in their form of Unicode")
@@ -232,7 +232,7 @@ def test_a_list_that_is_wrong_says_where(tmp_path, text, told):
 def test_names_that_would_steer_a_terminal_are_escaped(tmp_path):
     (tmp_path / "in" / "\x1b[31mred").mkdir(parents=True)
     (tmp_path / "in" / "\x1b[31mred" / "a\nb\u202egpj.jpg").write_bytes(b"x")
-    (entry,) = sources.open_source(
+    (entry,) = sources.list_input(
         tmp_path / "in", epath.Path(tmp_path / "s"), None, ("image", "label")
     ).entries
     assert entry.name == "\\x1b[31mred/a\\nb\\u202egpj.jpg"

@@ -25,12 +25,12 @@ def folder(tmp_path):
     return class_folders(tmp_path / "in", classes=3, images=2)
 
 
-def opened(path: Path, class_depth=None, columns=("image", "label")) -> sources.Source:
+def opened(path: Path, class_depth=None, columns=("image", "label")) -> sources.ListedInput:
     spool = epath.Path(path).parent / "spool"
-    return sources.open_source(path, spool, class_depth, columns)
+    return sources.list_input(path, spool, class_depth, columns)
 
 
-def contents(source: sources.Source) -> dict[tuple[str, str], bytes]:
+def contents(source: sources.ListedInput) -> dict[tuple[str, str], bytes]:
     """(class, name) -> bytes, read as a worker would."""
     reader = pickle.loads(pickle.dumps(source.reader))
     return {(e.label, e.name): reader.read(e.place) for e in source.entries}
