@@ -1,6 +1,6 @@
-"""What `data_prep.verify` checks: descriptions, files, records, leakage between splits.
+"""The checks of `data_prep.verify`: descriptions, files, records, leakage between splits.
 
-Everything here returns or yields damages as lines that name the file and the record.
+Each returns or yields the damages that it finds, as lines that name the file and the record.
 """
 
 import dataclasses
@@ -15,12 +15,13 @@ from array_record.python import array_record_module
 
 from fsdit.data import layout, manifests, readers, records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
+from fsdit.data.shards import open_shard, read_record, shard_name
 from fsdit.errors import DataError, system_text
 
 _FILE_NAME = re.compile(
     r"(images|episodes|(?:features|latents)-.+)-(\d{5})-of-(\d{5})\.array_record"
 )
-# One image as the search for leakage sees it: 128 bits of a hash of its pixels.
+# One image in the search for leakage: 128 bits of a hash of its pixels, and its index.
 FINGERPRINT = np.dtype([("high", "u8"), ("low", "u8"), ("index", "i8")])
 
 
@@ -28,7 +29,7 @@ FINGERPRINT = np.dtype([("high", "u8"), ("low", "u8"), ("index", "i8")])
 class Damage:
     """One line for people, and the split and file that it counts for.
 
-    leakage: the file is sound, but what it holds is in another split too.
+    leakage: the file is valid, but another split has the same image or class.
     """
 
     split: str
@@ -38,8 +39,8 @@ class Damage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file as the manifest lists it. `first`: index in the split of its first record."""
+class ListedFile:
+    """One file as the manifest lists it. first: index in the split of its first record."""
 
     path: Path
     split: str
@@ -51,13 +52,14 @@ class Shard:
 
     @property
     def contents(self) -> str:
+        """Which records it holds, for messages: "images 6 to 11 of train"."""
         if not self.records:
             return f"no {self.kind}"
         return f"{self.kind} {self.first} to {self.first + self.records - 1} of {self.split}"
 
 
 def description_damages(info: DatasetInfo, path: Path) -> Iterator[Damage]:
-    """Class names that are in a split twice, or in two splits of disjoint classes."""
+    """Finds classes that are in a split twice, or in two splits that may share none."""
     owner: dict[str, str] = {}
     for name, split in info.splits.items():
         seen = set()
@@ -71,8 +73,10 @@ def description_damages(info: DatasetInfo, path: Path) -> Iterator[Damage]:
             owner.setdefault(label, name)
 
 
-def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Shard], list[Damage]]:
-    """The files of a split by its manifest, and what is wrong with the list."""
+def list_files(
+    directory: Path, split: str, info: DatasetInfo
+) -> tuple[list[ListedFile], list[Damage]]:
+    """Returns the files that a split's manifest lists, and what is wrong with the list."""
     folder, path = directory / split, directory / split / "manifest.json"
     try:
         manifest = layout.read_manifest(folder)
@@ -83,11 +87,11 @@ def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Sh
     shards, first = [], dict.fromkeys(_expected_records(info, split), 0)
     for name in sorted(manifest):
         kind = _FILE_NAME.fullmatch(name)[1]
-        shard = Shard(folder / name, split, kind, first.get(kind, 0), **manifest[name])
+        shard = ListedFile(folder / name, split, kind, first.get(kind, 0), **manifest[name])
         first[kind] = shard.first + shard.records
         shards.append(shard)
     damages += [
-        Damage(split, path, f"{path}: {t}") for t in _wrong_lists(shards, first, info, split)
+        Damage(split, path, f"{path}: {t}") for t in _wrong_files(shards, first, info, split)
     ]
     listed = {*manifest, "manifest.json"}
     damages += [
@@ -99,7 +103,7 @@ def list_shards(directory: Path, split: str, info: DatasetInfo) -> tuple[list[Sh
 
 
 def _expected_records(info: DatasetInfo, split: str) -> dict[str, int]:
-    """Kind of file -> records that it must have in a split."""
+    """Returns kind of file -> number of records that a split must have of it."""
     images = info.splits[split].num_images
     return {
         "images": images,
@@ -109,29 +113,29 @@ def _expected_records(info: DatasetInfo, split: str) -> dict[str, int]:
     }
 
 
-def _wrong_lists(
-    shards: list[Shard], found: Mapping[str, int], info: DatasetInfo, split: str
+def _wrong_files(
+    shards: list[ListedFile], found: Mapping[str, int], info: DatasetInfo, split: str
 ) -> Iterator[str]:
     expected = _expected_records(info, split)
     for kind, count in found.items():
         if kind not in expected:
             yield f"lists {kind} files, dataset.json does not"
             continue
-        numbers = [_FILE_NAME.fullmatch(s.path.name).group(2, 3) for s in shards if s.kind == kind]
-        total = int(numbers[0][1]) if numbers else 1
+        names = [_FILE_NAME.fullmatch(s.path.name).group(2, 3) for s in shards if s.kind == kind]
+        total = int(names[0][1]) if names else 1
         for i in range(total):
-            if (f"{i:05d}", f"{total:05d}") not in numbers:
-                yield f"{records.shard_name(kind, i, total)} is not listed"
-        if len(numbers) > total:
-            yield f"lists {len(numbers)} {kind} files, where {total} make the whole"
+            if (f"{i:05d}", f"{total:05d}") not in names:
+                yield f"{shard_name(kind, i, total)} is not listed"
+        if len(names) > total:
+            yield f"lists {len(names)} {kind} files, where {total} are all"
         if count != expected[kind]:
             yield f"lists {count} {kind} records, dataset.json makes it {expected[kind]}"
         elif kind != "episodes":
             yield from _cut_otherwise(shards, kind)
 
 
-def _cut_otherwise(shards: list[Shard], kind: str) -> Iterator[str]:
-    """Files whose records are not those of the image file of the same place."""
+def _cut_otherwise(shards: list[ListedFile], kind: str) -> Iterator[str]:
+    """Finds files with another number of records than the image file of the same index."""
     images = [shard for shard in shards if shard.kind == "images"]
     for shard, image in zip((s for s in shards if s.kind == kind), images, strict=False):
         if shard.records != image.records:
@@ -140,7 +144,7 @@ def _cut_otherwise(shards: list[Shard], kind: str) -> Iterator[str]:
 
 
 def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
-    """Files and folders beside the splits that an interrupted program left, or of no split."""
+    """Finds files and folders that belong to no split, such as an interrupted program leaves."""
     for path in sorted(directory.iterdir()):
         if path.name == layout.ENCODING:
             advice = "start it again with the same flags, or delete this"
@@ -152,8 +156,8 @@ def stray_damages(directory: Path, info: DatasetInfo) -> Iterator[Damage]:
             yield Damage("", path, f"{path}: not part of the dataset: delete it")
 
 
-def file_damage(shard: Shard) -> str | None:
-    """What is wrong with a file as a whole: missing, unreadable, of another size or sum."""
+def file_damage(shard: ListedFile) -> str | None:
+    """Returns whether a file is missing, unreadable, or of another size or sha256; None: fine."""
     path = shard.path
     if not path.is_file():
         return f"{path}: missing, though the manifest lists it: {shard.contents}"
@@ -170,13 +174,13 @@ def file_damage(shard: Shard) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What reading some records of a file gave: damages, and FINGERPRINT of sound images."""
+    """The damages found in some records of a file, and the FINGERPRINT of each valid image."""
 
     damages: list[str]
     fingerprints: np.ndarray
 
 
-def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
+def check_records(shard: ListedFile, chosen: range, info: DatasetInfo) -> Checked:
     """Reads the chosen records of a file and checks each against the description."""
     try:
         reader = _open(shard)
@@ -186,7 +190,7 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
     damages, fingerprints = [], []
     for i in chosen:
         try:
-            fingerprint = check(readers.read_record(reader, shard.path, i), shard.first + i)
+            fingerprint = check(read_record(reader, shard.path, i), shard.first + i)
         except DataError as error:
             where = f"{shard.path}, record {i}"
             text = str(error)
@@ -198,14 +202,18 @@ def check_records(shard: Shard, chosen: range, info: DatasetInfo) -> Checked:
 
 
 @functools.lru_cache(maxsize=2)
-def _open(shard: Shard) -> array_record_module.ArrayRecordReader:
-    return readers.open_shard(shard.path, shard.records)
+def _open(shard: ListedFile) -> array_record_module.ArrayRecordReader:
+    return open_shard(shard.path, shard.records)
 
 
 def _record_check(
-    shard: Shard, info: DatasetInfo
+    shard: ListedFile, info: DatasetInfo
 ) -> Callable[[bytes, int], tuple[int, int] | None]:
-    """(payload, index in the split) -> fingerprint of an image. It raises DataError."""
+    """Returns the check of one record of a file.
+
+    It maps (payload, index in the split) to the two halves of an image's fingerprint, or None
+    for other records, and raises DataError.
+    """
     split = info.splits[shard.split]
     if shard.kind == "episodes":
         return lambda payload, index: readers.check_episode(
@@ -221,7 +229,7 @@ def _record_check(
         return lambda payload, index: _check_features(payload, info.features[name])
     if kind == "latents" and name in info.latents:
         return lambda payload, index: _check_latents(payload, info.latents[name])
-    return lambda payload, index: None  # of no description: that it can be read
+    return lambda payload, index: None  # not described: it is enough that it can be read
 
 
 def _check_features(payload: bytes, info: FeaturesInfo) -> None:
@@ -261,7 +269,7 @@ def _check_image(record: records.ImageRecord, class_id: int, info: DatasetInfo) 
 
 
 def shared_images(images: Mapping[str, np.ndarray]) -> Iterator[list[tuple[str, int]]]:
-    """Groups of pixel-identical images that are in several splits, as (split, index).
+    """Yields groups of pixel-identical images that lie in several splits, as (split, index).
 
     images: split -> FINGERPRINT of its images.
     """
@@ -280,8 +288,8 @@ def shared_images(images: Mapping[str, np.ndarray]) -> Iterator[list[tuple[str, 
         yield [(names[owner[i]], int(every["index"][i])) for i in range(start, stop)]
 
 
-def locate(shards: list[Shard], split: str, index: int) -> str:
-    """File and record of an image, for messages."""
+def locate(shards: list[ListedFile], split: str, index: int) -> str:
+    """Returns file and record of an image, for messages."""
     for shard in shards:
         if shard.split == split and shard.kind == "images":
             place = index - shard.first

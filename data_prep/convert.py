@@ -2,9 +2,9 @@
 
     python -m data_prep.convert --input=miniimagenet --output_dir=datasets/mini --image_size=256
 
-Reads a folder of class folders, split folders, a zip or tar of either, Parquet files, or
-images beside CSV lists of `filename,label`. Stopped at any moment, the same command goes
-on. The same input and flags give the same bytes, however many workers there are.
+The input is a folder of class folders, split folders, a zip or tar of either, Parquet files,
+or images beside CSV lists of `filename,label`. If this is stopped at any moment, the same
+command goes on. The same input and flags give the same bytes, however many workers there are.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ _WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes.", lower_b
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Who runs the tasks.")
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.")
 
-# What decides the output, and so may not change when a conversion goes on.
+# Flags that decide the output, and so may not change when a conversion goes on.
 _DECIDING = (
     "input", "csv", "class_depth", "image_column", "label_column", "split", "num_classes",
     "images_per_class", "seed", "image_size", "resize", "channels", "background", "format",
@@ -111,17 +111,17 @@ _DECIDING = (
 def main(argv: list[str]) -> None:
     del argv
     output = epath.Path(_OUTPUT_DIR.value)
-    folder = jobs.WorkingFolder(output.with_name(output.name + ".partial"))
+    folder = jobs.ConversionFolder(output.with_name(output.name + ".partial"))
     options = _image_options()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
-    remote = "://" in str(output)  # there is no lock for those
+    remote = "://" in str(output)  # a lock file works on local paths only
     with contextlib.nullcontext() if remote else owned(output, f"{output}.lock"):
         _make(folder, options)
         _publish(folder, output)
 
 
-def _make(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
+def _make(folder: jobs.ConversionFolder, options: ImageOptions) -> None:
     if (folder.root / "dataset.json").exists():
         return
     if folder.root.exists() and any(folder.root.iterdir()) and not folder.work.exists():
@@ -151,10 +151,10 @@ def _image_options() -> ImageOptions:
     )
 
 
-def _convert(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
+def _convert(folder: jobs.ConversionFolder, options: ImageOptions) -> None:
     settings = {name: flags.FLAGS[name].value for name in _DECIDING}
-    settings["pillow"] = PIL.__version__  # another version may encode otherwise
-    if folder.plan.exists():
+    settings["pillow"] = PIL.__version__  # another version may encode to other bytes
+    if folder.job_list.exists():
         jobs.check_same(folder, settings)
         print(f"going on with {folder.root}", flush=True)
     try:
@@ -163,23 +163,23 @@ def _convert(folder: jobs.WorkingFolder, options: ImageOptions) -> None:
         raise ConfigError(f"--output_dir={_OUTPUT_DIR.value}: {system_text(error)}") from None
     try:
         found = _input(folder)
-        planned = _planned(folder, found, settings, options)
+        job_list = _job_list(folder, found, settings, options)
     except BaseException:
-        if folder.root.exists() and not folder.plan.exists():  # nothing of worth in it yet
+        if folder.root.exists() and not folder.job_list.exists():  # it holds no work yet
             folder.root.rmtree()
         raise
     limit = int(_MAX_FILE_GB.value * 1e9)
     task = shards.ConvertShard(str(folder.root), found.reader, options, limit)
-    _run(folder, planned, task)
-    while replaced := _too_small(folder, planned):
+    _run(folder, job_list, task)
+    while replaced := _too_small(folder, job_list):
         jobs.drop_classes(folder, replaced)
         print(f"{len(replaced)} classes have too few usable images: others take their place")
-        planned = _planned(folder, found, settings, options)
-        _run(folder, planned, task)
-    _finish(folder, planned)
+        job_list = _job_list(folder, found, settings, options)
+        _run(folder, job_list, task)
+    _finish(folder, job_list)
 
 
-def _input(folder: jobs.WorkingFolder) -> reading.Input:
+def _input(folder: jobs.ConversionFolder) -> reading.Input:
     path, columns = Path(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
     found = reading.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
     for note in found.notes:
@@ -187,12 +187,12 @@ def _input(folder: jobs.WorkingFolder) -> reading.Input:
     return found
 
 
-def _planned(
-    folder: jobs.WorkingFolder,
+def _job_list(
+    folder: jobs.ConversionFolder,
     found: reading.Input,
     settings: Mapping[str, Any],
     options: ImageOptions,
-) -> jobs.Plan:
+) -> jobs.JobList:
     dropped = jobs.dropped_classes(folder)
     dealt = splits.assign(
         found.entries, _splitter(dropped), _SHOTS.value, _DROP_SMALL.value, dropped
@@ -202,11 +202,11 @@ def _planned(
     return jobs.make(folder, dealt, settings, options, int(_SHARD_MB.value * 1e6))
 
 
-def _too_small(folder: jobs.WorkingFolder, planned: jobs.Plan) -> dict[str, str]:
-    """Classes whose place others can take, and why."""
-    if not (_DROP_SMALL.value and _SPLIT.value == "fewshot" and planned.unused_classes):
+def _too_small(folder: jobs.ConversionFolder, job_list: jobs.JobList) -> dict[str, str]:
+    """Returns class -> reason for small classes that unused ones can replace."""
+    if not (_DROP_SMALL.value and _SPLIT.value == "fewshot" and job_list.unused_classes):
         return {}
-    return finish.small_classes(folder, planned, _finish_options())
+    return finish.small_classes(folder, job_list, _finish_options())
 
 
 def _lists(path: Path) -> list[Path]:
@@ -229,16 +229,16 @@ def _splitter(dropped: Collection[str]) -> Callable[[Sequence[Entry]], splits.Sp
     return splits.given
 
 
-def _run(folder: jobs.WorkingFolder, planned: jobs.Plan, task: shards.ConvertShard) -> None:
+def _run(folder: jobs.ConversionFolder, job_list: jobs.JobList, task: shards.ConvertShard) -> None:
     if _RUNNER.value == "beam":
-        done = runners.run_beam(task, planned.shards, _BEAM_ARGS.value)
+        done = runners.run_beam(task, job_list.shards, _BEAM_ARGS.value)
     else:
-        done = runners.run_pool(task, planned.shards, _WORKERS.value)
-    allowed = _MAX_BAD.value * planned.num_images
+        done = runners.run_pool(task, job_list.shards, _WORKERS.value)
+    allowed = _MAX_BAD.value * job_list.num_images
     skipped, first = 0, ""
     with (
         contextlib.closing(done),
-        tqdm(total=planned.num_images, unit="image", disable=None) as bar,
+        tqdm(total=job_list.num_images, unit="image", disable=None) as bar,
     ):
         for summary in done:
             bar.update(summary.images + summary.skipped)
@@ -246,7 +246,7 @@ def _run(folder: jobs.WorkingFolder, planned: jobs.Plan, task: shards.ConvertSha
             first = first or summary.first_skipped
             if skipped > allowed:
                 raise DataError(
-                    f"{skipped} of {planned.num_images} files cannot be used, more than "
+                    f"{skipped} of {job_list.num_images} files cannot be used, more than "
                     f"--max_bad_fraction={_MAX_BAD.value} allows; one is {first}"
                 )
 
@@ -263,15 +263,15 @@ def _finish_options() -> finish.FinishOptions:
     )
 
 
-def _finish(folder: jobs.WorkingFolder, planned: jobs.Plan) -> None:
-    finished = finish.finish(folder, planned, _finish_options())
+def _finish(folder: jobs.ConversionFolder, job_list: jobs.JobList) -> None:
+    finished = finish.finish(folder, job_list, _finish_options())
     info = layout.DatasetInfo(
         image_size=finished.image_size,
         channels=int(_CHANNELS.value),
         splits=finished.splits,
         command=_command(),
         seed=_SEED.value,
-        shared_classes=planned.shared_classes,
+        shared_classes=job_list.shared_classes,
         preparation=_image_options().preparation,
     )
     layout.write_dataset_json(folder.root, info)
@@ -283,10 +283,12 @@ def _command() -> str:
     return shlex.join(["python", "-m", "data_prep.convert", *(f.serialize() for f in changed)])
 
 
-def _publish(folder: jobs.WorkingFolder, output: epath.Path) -> None:
+def _publish(folder: jobs.ConversionFolder, output: epath.Path) -> None:
     made = layout.read_description(folder.root / "dataset.json").command
     if made != _command():
-        raise ConfigError(f"{folder.root} is a whole dataset, made by `{made}`: move it away first")
+        raise ConfigError(
+            f"{folder.root} is a complete dataset, made by `{made}`: move it away first"
+        )
     if folder.work.exists():
         folder.work.rmtree()
     layout.publish(folder.root, output)

@@ -1,12 +1,12 @@
-"""Adds what frozen networks make of a dataset's images, so that training can read it.
+"""Computes features and latents of a dataset's images once, so that training can read them.
 
     python -m data_prep.encode --dataset_dir=datasets/mini \
       --encoder=google/siglip2-base-patch16-224 --vae=stabilityai/sd-vae-ft-mse
 
-Features of the encoder and latents of the VAE, of each image and its mirror image, are
-written beside the images, a file for each file of images. Stopped at any moment, the same
-command goes on, whole files are kept. Several processes share the files, over a folder
-that all see. Do not rebuild episodes meanwhile.
+Features of each image, and latents of each image and of its mirror image, are written beside
+the images, one file for each file of images. If this is stopped at any moment, the same
+command goes on and keeps the files that are complete. Several processes can share the work, in
+a folder that all of them see. Do not rebuild episodes meanwhile.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to add to."
 _ENCODER = program.define_path("encoder", None, "SigLIP, SigLIP 2, DINOv2: directory or hub id.")
 _TOKENS = flags.DEFINE_bool("tokens", True, "Keep an image's tokens beside its pooled features.")
 _VAE = program.define_path("vae", None, "AutoencoderKL: a directory in the hub's layout or hub id.")
-_VAE_SUBFOLDER = flags.DEFINE_string("vae_subfolder", "", "'vae' in a whole pipeline's checkpoint.")
+_VAE_SUBFOLDER = flags.DEFINE_string("vae_subfolder", "", "'vae' in a pipeline's checkpoint.")
 _NAME = flags.DEFINE_string("name", None, "Of the features; default: last part of --encoder.")
 _VAE_NAME = flags.DEFINE_string("vae_name", None, "Of the latents; default: last part of --vae.")
 _DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "bfloat16"], "What is stored.")
@@ -57,14 +57,14 @@ def main(argv: list[str]) -> None:
     directory = Path(_DATASET_DIR.value)
     info = layout.read_dataset_info(directory)
     outputs = _outputs(info, *names)
-    folder = tasks.WorkingFolder(directory)
+    folder = tasks.EncodingFolder(directory)
     jobs = tasks.tasks(directory, info)
-    is_left = not tasks.is_told(folder, info, outputs)
+    is_left = not tasks.is_recorded(folder, info, outputs)
     if is_left:
         _check_names(info, outputs)
     processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: whole files are kept
-    # Its processes are one owner; the others wait until it is.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: complete files are kept
+    # The main process owns the folder for all processes of the job; the others wait for it.
     with owned(directory) if processes.is_main_process() else contextlib.nullcontext():
         processes.wait_for_all("owned")
         if is_left:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def _name(flag: str, location_flag: str) -> str:
-    """Of the files: as given, or the last part of the location."""
+    """Returns the name for the files: the flag's, or the last part of the location."""
     given, location = flags.FLAGS[flag].value, flags.FLAGS[location_flag].value
     if location is None:
         if given is not None:
@@ -117,7 +117,7 @@ def _outputs(info: layout.DatasetInfo, name: str, vae_name: str) -> list[Output]
 
 
 def _check_names(info: layout.DatasetInfo, outputs: Sequence[Output]) -> None:
-    """Raises ConfigError for a name that the dataset has already."""
+    """Raises ConfigError for an output that the dataset has already."""
     for output in outputs:
         if old := tasks.described(info, output.kind):
             flag = "name" if output.kind.startswith("features-") else "vae_name"
@@ -129,16 +129,16 @@ def _check_names(info: layout.DatasetInfo, outputs: Sequence[Output]) -> None:
 
 
 def _encode(
-    folder: tasks.WorkingFolder,
+    folder: tasks.EncodingFolder,
     info: layout.DatasetInfo,
     outputs: Sequence[Output],
-    jobs: Sequence[tasks.Task],
+    jobs: Sequence[tasks.EncodingTask],
 ) -> None:
-    """This process's part: the files whose number is its own, in turn."""
+    """Encodes the files of this process: every process_count-th, from process_index on."""
     mine = jobs[jax.process_index() :: jax.process_count()]
     devices = jax.local_device_count()
     batch_size = sharding.round_up(_BATCH_SIZE.value, devices)
-    silent = None if processes.is_main_process() else True  # None: where there is no terminal
+    silent = None if processes.is_main_process() else True  # None: silent without a terminal
     for output in outputs:
         left = [task for task in mine if not folder.is_done(task, output.kind)]
         images = sum(len(task.images) for task in left)

@@ -2,13 +2,13 @@
 
     python -m data_prep.episodes --dataset_dir=datasets/mini --shots=5 --sets_per_class=100
 
-Each class gets `sets_per_class` sets of K + 1 images, and each image of a set is the
-target once: 60 classes of 100 sets are 36,000 episodes for K = 5. K = 0: the target is
-its own support, one episode a set.
+Each class gets `sets_per_class` sets of K + 1 images, and each image of a set is the target
+once: 60 classes of 100 sets are 36,000 episodes for K = 5. With K = 0 a set is one episode,
+whose target is its own support.
 
-New files are written beside the old ones and then exchanged by renaming, during which
-`dataset.json` is away: a kill leaves the old dataset, the new one, or one that every
-program refuses until this one is run again. Stop training on the dataset before.
+New files are written beside the old ones and then exchanged by renaming. Meanwhile
+`dataset.json` has another name, so a kill leaves the old dataset, the new one, or one that
+every program refuses until this one runs again. First stop training runs on the dataset.
 """
 
 from pathlib import Path

@@ -2,9 +2,9 @@
 
     python -m data_prep.glyphs --output_dir=datasets/glyphs
 
-A class is a character, an image its rendering in one font (DejaVu and STIX
-families): black on white, centred, greyscale. Takes seconds, downloads nothing,
-and the same flags give the same bytes.
+A class is a character; an image is its rendering in one font of the DejaVu and STIX
+families: black on white, centred, greyscale. This takes seconds and downloads nothing, and the
+same flags give the same bytes.
 """
 
 import functools
@@ -43,7 +43,7 @@ _SPLIT_SHARES = {"train": 0.70, "val": 0.14}  # test: the rest
 
 
 def font_paths() -> list[Path]:
-    """The DejaVu and STIX fonts, without those that use private code points."""
+    """Returns the DejaVu and STIX fonts, without those that use private code points."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return sorted(
         path for path in folder.glob("*.ttf")
@@ -52,7 +52,7 @@ def font_paths() -> list[Path]:
 
 
 def characters(fonts: list[Path]) -> dict[str, list[Path]]:
-    """Each eligible character with the fonts that have it, in code point order."""
+    """Returns each eligible character with the fonts that have it, in code point order."""
     holders: dict[int, list[Path]] = {}
     for path in fonts:
         for code in TTFont(path).getBestCmap():
@@ -67,7 +67,7 @@ def characters(fonts: list[Path]) -> dict[str, list[Path]]:
 
 
 def render(character: str, font: ImageFont.FreeTypeFont, image_size: int) -> np.ndarray:
-    """(image_size, image_size, 1) uint8, the ink centred in a small margin."""
+    """Renders a character as (image_size, image_size, 1) uint8, its ink in the centre."""
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("L", (image_size, image_size), 255)
     origin = ((image_size - left - right) / 2, (image_size - top - bottom) / 2)
@@ -76,7 +76,7 @@ def render(character: str, font: ImageFont.FreeTypeFont, image_size: int) -> np.
 
 
 def render_classes(image_size: int) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """character -> [(font name, pixels)]."""
+    """Renders all characters: character -> [(font name, pixels)]."""
     load = functools.cache(lambda path: ImageFont.truetype(str(path), round(image_size * 0.8)))
     return {
         character: [(path.stem, render(character, load(path), image_size)) for path in paths]
@@ -85,9 +85,9 @@ def render_classes(image_size: int) -> dict[str, list[tuple[str, np.ndarray]]]:
 
 
 def lookalikes(classes: dict[str, list[tuple[str, np.ndarray]]]) -> list[list[str]]:
-    """Groups of characters that share a pixel-identical image, such as Latin and Greek A.
+    """Groups characters that share a pixel-identical image, such as Latin and Greek A.
 
-    A group goes to one split as a whole, or a test image would be seen in training.
+    All characters of a group go to one split; otherwise training would see a test image.
     """
     groups = DisjointSet(classes)
     first: dict[bytes, str] = {}
@@ -149,7 +149,7 @@ def write(
 
 
 def _remove_interrupted(partial: Path) -> None:
-    """Removes what a killed start has left. Raises ConfigError for anything else of the name."""
+    """Removes what a killed start has left. Raises ConfigError for anything else of that name."""
     if not partial.exists():
         return
     ours = {*layout.SPLITS, "dataset.json"}

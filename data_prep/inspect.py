@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 
 from fsdit import program
-from fsdit.data import layout, pictures, readers, records
+from fsdit.data import layout, pictures, readers
+from fsdit.data.shards import shard_kind
 from fsdit.errors import ConfigError
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to show.", required=True)
@@ -34,7 +35,7 @@ _COLUMNS = (
 
 
 def table(directory: Path, info: layout.DatasetInfo) -> str:
-    """One row a split; images per class as minimum / median / maximum."""
+    """Returns a table with one row for each split; images per class as min / median / max."""
     rows = [_COLUMNS, *(_row(directory, info, name) for name in info.splits)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -54,7 +55,7 @@ def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...
     split = info.splits[name]
     manifest = layout.read_manifest(directory / name)
     sizes = split.images_per_class or (0,)
-    present = {str(records.shard_kind(file)) for file in manifest} - {"images", "episodes"}
+    present = {str(shard_kind(file)) for file in manifest} - {"images", "episodes"}
     return (
         name,
         str(len(split.classes)),
@@ -68,7 +69,7 @@ def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...
 
 
 def picture(directory: Path, info: layout.DatasetInfo, name: str, rows: int) -> np.ndarray:
-    """(Y, X, C) uint8: the first episodes of a split. Raises DataError."""
+    """Draws the first episodes of a split, (Y, X, C) uint8. Raises DataError."""
     split = info.split(name)
     episodes = readers.EpisodeReader(directory / name, split, split.shots)
     images = readers.ImageReader(directory / name, info.image_size, info.channels, split.num_images)

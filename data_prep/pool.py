@@ -11,42 +11,45 @@ from typing import TypeVar
 
 from fsdit.parallel import workers as worker_processes
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+T = TypeVar("T")  # a task
+R = TypeVar("R")  # its result
 
 _CONTEXT = multiprocessing.get_context("spawn")  # the caller may have threads
-_AHEAD = 2  # tasks a worker that are taken from their iterator: a bound on what waits
+_AHEAD = 2  # tasks taken from their iterator for each worker, which bounds what waits
 
 
 def results(
-    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
-) -> Generator[tuple[Task, Result | None], None, None]:
-    """(task, result) in the order of their ends; None for a task that ends its process.
+    function: Callable[[T], R], tasks: Iterable[T], workers: int
+) -> Generator[tuple[T, R | None], None, None]:
+    """Yields (task, result) as tasks end; the result is None for a task that kills its process.
 
-    Raises what a task raises, at once. workers = 0: in this process.
+    Raises at once what a task raises. workers: processes; 0: this one.
     """
     if not workers:
         yield from ((task, function(task)) for task in tasks)
         return
     tasks = iter(tasks)
     while True:
-        suspects: list[Task] = []
+        suspects: list[T] = []
         yield from _until_broken(function, tasks, workers, suspects)
         if not suspects:
             return
-        for task in suspects:  # one of them did it: each alone
-            alone: list[Task] = []
+        for task in suspects:  # one of them killed its worker; which one shows when each is alone
+            alone: list[T] = []
             yield from _until_broken(function, iter([task]), 1, alone)
             yield from ((culprit, None) for culprit in alone)
 
 
 def _until_broken(
-    function: Callable[[Task], Result],
-    tasks: Iterator[Task],
+    function: Callable[[T], R],
+    tasks: Iterator[T],
     workers: int,
-    unfinished: list[Task],
-) -> Generator[tuple[Task, Result], None, None]:
-    """Leaves in `unfinished` what was under way when a worker process died."""
+    unfinished: list[T],
+) -> Generator[tuple[T, R], None, None]:
+    """Yields (task, result) until a worker process dies.
+
+    `unfinished` then holds the tasks that were under way.
+    """
     pool = ProcessPoolExecutor(workers, _CONTEXT, _start_worker)
     futures = {}
 
@@ -66,7 +69,7 @@ def _until_broken(
                 submit(1)
     except BrokenProcessPool:
         return
-    except BaseException:  # what workers are at is of no use any more
+    except BaseException:  # nobody will use what the workers compute now
         for worker in multiprocessing.active_children():
             worker.kill()
         raise
@@ -75,7 +78,7 @@ def _until_broken(
 
 
 def _start_worker() -> None:
-    """Workers leave interrupts to the program, and leave when it is gone."""
+    """Makes a worker ignore interrupts, which the program handles, and end with the program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's, about images that are reported in the end
+    warnings.simplefilter("ignore")  # Pillow's; images that cannot be used are reported at the end
     worker_processes.follow_parent()

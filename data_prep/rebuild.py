@@ -1,6 +1,7 @@
-"""New episode files for a dataset: staged beside those in use, and then exchanged.
+"""New episode files for a dataset: written beside those in use, and then exchanged.
 
-Without `dataset.json`, which is away while files are renamed, no program reads a dataset.
+`dataset.json` has another name while files are renamed, and without it no program reads the
+dataset.
 """
 
 import dataclasses
@@ -11,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from fsdit.data import episodes, layout, records
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 
 _COMMAND = "python -m data_prep.episodes"
-_NEXT = ".next"  # suffix of a whole file that is not in use yet
+_NEXT = ".next"  # suffix of a complete file that is not in use yet
 
 
 def rebuild(directory: Path, shots: int, sets_per_class: int, seed: int) -> layout.DatasetInfo:
@@ -43,7 +45,7 @@ def rebuild(directory: Path, shots: int, sets_per_class: int, seed: int) -> layo
 
 
 def _check_images(directory: Path, split: layout.SplitInfo) -> None:
-    """Raises DataError where episodes would be of images that are not there."""
+    """Raises DataError where episodes would name images that are missing."""
     manifest = layout.read_manifest(directory)
     files = layout.files_of(manifest, "images")
     if (found := sum(manifest[name]["records"] for name in files)) != split.num_images:
@@ -54,7 +56,7 @@ def _check_images(directory: Path, split: layout.SplitInfo) -> None:
 
 
 def _current_description(directory: Path) -> layout.DatasetInfo:
-    """The dataset's description, wherever an interrupted exchange has left it."""
+    """Reads the dataset's description, under either name that an exchange gives it."""
     away = directory / layout.REBUILDING
     if away.exists() and not (directory / "dataset.json").exists():
         return layout.read_description(away)
@@ -62,10 +64,10 @@ def _current_description(directory: Path) -> layout.DatasetInfo:
 
 
 def _stage(directory: Path, drawn: list[records.Episode]) -> dict[str, Any]:
-    """Writes a split's new episodes beside those in use; the manifest that they need."""
-    name = records.shard_name("episodes", 0, 1)
+    """Writes a split's new episodes beside those in use. Returns the manifest to go with them."""
+    name = shard_name("episodes", 0, 1)
     payloads = map(records.encode_episode, drawn)
-    entry = records.write_shard(directory / (name + _NEXT), payloads)
+    entry = write_shard(directory / (name + _NEXT), payloads)
     kept = layout.read_manifest(directory)
     return {**{n: e for n, e in kept.items() if not n.startswith("episodes-")}, name: entry}
 
@@ -73,7 +75,7 @@ def _stage(directory: Path, drawn: list[records.Episode]) -> dict[str, Any]:
 def _exchange(
     directory: Path, manifests: dict[str, dict[str, Any]], description: layout.DatasetInfo
 ) -> None:
-    """Renames and small files only. Without `dataset.json` no program reads the dataset."""
+    """Puts the new episodes in place; this takes renames and small files only."""
     away = directory / layout.REBUILDING
     if (directory / "dataset.json").exists():
         (directory / "dataset.json").replace(away)
@@ -94,7 +96,7 @@ def _remove_leftovers(directory: Path, info: layout.DatasetInfo) -> None:
 
 
 def _leftovers(directory: Path, info: layout.DatasetInfo) -> Iterator[Path]:
-    """Files of an earlier start that did not come to its end."""
+    """Yields files that an interrupted start has left."""
     yield from directory.glob("dataset.json*.partial")
     for split in info.splits:
         for pattern in (f"episodes-*{_NEXT}", "episodes-*.partial", "manifest.json*.partial"):

@@ -1,14 +1,14 @@
-"""Checks every file and record of a dataset, and that no split knows another's images.
+"""Checks every file and record of a dataset, and that no two splits share an image.
 
     python -m data_prep.verify --dataset_dir=datasets/mini
 
-Exit status 0: sound; 1: damaged; 2: every file is sound, but classes or pixel-identical
-images are in two splits (leakage), so that a test has been seen in training.
+Exit status 0: valid; 1: damaged; 2: every file is valid, but classes or pixel-identical
+images are in two splits (leakage), so that training has seen what a test asks for.
 
-Sizes and sha256 of all files, every record, every image decoded, episodes in range,
-no class and no pixel-identical image in two splits. One line for each damage.
---fast reads a sample of the records of each file, and so cannot look for images that
-are in two splits; a file whose sum is wrong is read in full to name its records.
+It checks sizes and sha256 of all files, reads every record, decodes every image, and looks
+for episodes out of range, and for classes and pixel-identical images in two splits. It prints
+one line for each damage. --fast reads a sample of the records of each file, and so cannot look
+for images in two splits; a file whose sha256 is wrong is read in full to name its records.
 """
 
 import collections
@@ -23,7 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep import checks, pool
-from data_prep.checks import Checked, Damage, Shard
+from data_prep.checks import Checked, Damage, ListedFile
 from fsdit import program
 from fsdit.data.layout import DatasetInfo, read_dataset_json
 from fsdit.errors import DataError
@@ -36,7 +36,7 @@ _WORKERS = flags.DEFINE_integer(
     "workers", len(os.sched_getaffinity(0)), "Processes; 0: this one.", lower_bound=0
 )
 _MAX_LINES = flags.DEFINE_integer(
-    "max_lines", 20, "Damages of one file that are told one by one.", lower_bound=1
+    "max_lines", 20, "Damages of one file that are shown one by one.", lower_bound=1
 )
 
 _CHUNK = 512  # records a task
@@ -45,19 +45,19 @@ _SAMPLE = 100  # records of a file with --fast, at least
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found; bytes and damages by split."""
+    """What a verification found. fast: whether records were sampled."""
 
     info: DatasetInfo
-    shards: list[Shard]
+    shards: list[ListedFile]
     damages: list[Damage]
     fast: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """A task: some records of one file."""
+    """One task: the chosen records of one file."""
 
-    shard: Shard
+    shard: ListedFile
     chosen: range
     info: DatasetInfo
 
@@ -71,9 +71,9 @@ def verify(directory: Path, fast: bool, workers: int) -> Report:
     info = read_dataset_json(directory)
     damages = list(checks.description_damages(info, directory / "dataset.json"))
     damages += checks.stray_damages(directory, info)
-    shards: list[Shard] = []
+    shards: list[ListedFile] = []
     for split in info.splits:
-        listed, wrong = checks.list_shards(directory, split, info)
+        listed, wrong = checks.list_files(directory, split, info)
         shards += listed
         damages += wrong
     with tqdm(total=2 * sum(s.bytes for s in shards), unit="B", unit_scale=True) as bar:
@@ -86,8 +86,8 @@ def verify(directory: Path, fast: bool, workers: int) -> Report:
     return Report(info, shards, damages, fast)
 
 
-def _check_files(shards: list[Shard], workers: int, bar: tqdm) -> dict[Shard, str]:
-    bar.set_description("sums")
+def _check_files(shards: list[ListedFile], workers: int, bar: tqdm) -> dict[ListedFile, str]:
+    bar.set_description("checksums")
     bad = {}
     for shard, text in pool.results(checks.file_damage, shards, workers):
         bar.update(shard.bytes)
@@ -97,14 +97,14 @@ def _check_files(shards: list[Shard], workers: int, bar: tqdm) -> dict[Shard, st
 
 
 def _check_contents(
-    shards: list[Shard],
-    bad_files: dict[Shard, str],
+    shards: list[ListedFile],
+    bad_files: dict[ListedFile, str],
     info: DatasetInfo,
     fast: bool,
     workers: int,
     bar: tqdm,
 ) -> tuple[list[Damage], dict[str, np.ndarray]]:
-    """Damages of records, and the fingerprints of each split's images."""
+    """Returns damages of records, and the fingerprints of each split's images."""
     bar.set_description("records")
     damages: list[Damage] = []
     images = {name: [np.empty(0, checks.FINGERPRINT)] for name in info.splits}
@@ -126,27 +126,27 @@ def _check_contents(
         images[shard.split].append(checked.fingerprints)
         damages += [Damage(shard.split, shard.path, text) for text in checked.damages]
     joined = {name: np.concatenate(parts) for name, parts in images.items()}
-    # A file that cannot be opened was told by each of its tasks.
+    # Each task of a file that cannot be opened has reported it.
     return sorted(dict.fromkeys(damages), key=lambda d: d.path), joined
 
 
 def _portions(count: int, sampled: bool) -> Iterator[range]:
-    """The records of a file by task; an empty file is one task too, so that it is opened."""
+    """Yields the records of each task of a file. An empty file has a task, so it is opened."""
     if sampled:
         yield range(0, count, max(1, count // _SAMPLE))
     else:
         yield from (range(i, min(i + _CHUNK, count)) for i in range(0, max(count, 1), _CHUNK))
 
 
-def _file_lines(bad_files: dict[Shard, str], explained: set[Path]) -> Iterator[Damage]:
+def _file_lines(bad_files: dict[ListedFile, str], explained: set[Path]) -> Iterator[Damage]:
     for shard, text in bad_files.items():
         if shard.path.is_file() and shard.path not in explained:
-            text += ", though each of its records is sound: a file of another dataset, or damaged "
+            text += ", though each of its records is valid: a file of another dataset, or damaged "
             text += "between its records"
         yield Damage(shard.split, shard.path, text)
 
 
-def _leaks(shards: list[Shard], images: dict[str, np.ndarray]) -> Iterator[Damage]:
+def _leaks(shards: list[ListedFile], images: dict[str, np.ndarray]) -> Iterator[Damage]:
     for group in checks.shared_images(images):
         first, *others = group
         for split, index in others:
@@ -158,15 +158,15 @@ def _leaks(shards: list[Shard], images: dict[str, np.ndarray]) -> Iterator[Damag
 
 
 def table(report: Report) -> str:
-    """Splits with their sizes and state."""
+    """Returns a table of the splits with their sizes and states."""
     lines = [f"{'split':<8}{'classes':>9}{'images':>10}{'episodes':>10}{'bytes':>16}  state"]
     bad = collections.Counter((damage.split, damage.leakage) for damage in report.damages)
     for name, split in report.info.splits.items():
         size = sum(shard.bytes for shard in report.shards if shard.split == name)
-        sound = "sound (sampled)" if report.fast else "sound"
-        damaged, leaks = bad[name, False], bad[name, True]
-        states = [f"damaged ({damaged})"] * bool(damaged) + [f"leakage ({leaks})"] * bool(leaks)
-        state = ", ".join(states) or sound
+        valid = "valid (sampled)" if report.fast else "valid"
+        counts = {"damaged": bad[name, False], "leakage": bad[name, True]}
+        states = [f"{state} ({count})" for state, count in counts.items() if count]
+        state = ", ".join(states) or valid
         lines.append(
             f"{name:<8}{len(split.classes):>9}{split.num_images:>10}{split.episodes:>10}"
             f"{size:>16,}  {state}"
@@ -175,7 +175,7 @@ def table(report: Report) -> str:
 
 
 def damage_lines(damages: Iterable[Damage], most: int) -> Iterator[str]:
-    """One line each; of a file with more than `most`, the number of the others."""
+    """Yields one line for each damage; of a file with more than `most`, the rest as a number."""
     counts: collections.Counter[Path] = collections.Counter()
     for damage in damages:
         counts[damage.path] += 1
@@ -183,11 +183,11 @@ def damage_lines(damages: Iterable[Damage], most: int) -> Iterator[str]:
             yield damage.text
     for path, count in counts.items():
         if count > most:
-            yield f"{path}: {count - most} more damages; --max_lines={count} tells them"
+            yield f"{path}: {count - most} more damages; --max_lines={count} shows them"
 
 
 def conclude(directory: Path, report: Report) -> int:
-    """The exit status of a dataset without damage. Raises DataError for a damaged one."""
+    """Returns the exit status of a dataset without damage. Raises DataError for a damaged one."""
     damaged = sum(not damage.leakage for damage in report.damages)
     leaks = len(report.damages) - damaged
     also = f", and {leaks} leaks between splits" if leaks else ""
@@ -197,14 +197,14 @@ def conclude(directory: Path, report: Report) -> int:
             "again, or convert again"
         )
     if leaks:
-        found = f"{directory}: leakage, {leaks} found, listed above; the files are sound"
+        found = f"{directory}: leakage, {leaks} found, listed above; the files are valid"
         print(f"error: {found}: {_remedies(report)}", file=sys.stderr)
         return EXIT_LEAKAGE
     return 0
 
 
 def _remedies(report: Report) -> str:
-    """What helps where files are sound but a test has been seen in training."""
+    """Returns what to do where files are valid but splits share images or classes."""
     classes = any(d.leakage and d.path.name == "dataset.json" for d in report.damages)
     images = any(d.leakage and d.path.name != "dataset.json" for d in report.damages)
     advice = []
@@ -216,14 +216,14 @@ def _remedies(report: Report) -> str:
     if classes:
         advice.append(
             "classes are in two splits: take them out of one in --input, or convert with "
-            "--split=fewshot, which deals whole classes"
+            "--split=fewshot, which deals complete classes"
         )
     return "; ".join(advice)
 
 
 def main(argv: list[str]) -> int:
     del argv
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no text
     directory = Path(_DATASET_DIR.value)
     report = verify(directory, _FAST.value, _WORKERS.value)
     print(table(report))

@@ -1,12 +1,15 @@
-"""Characters never seen in training, drawn from five examples each.
+"""Samples characters that training never showed, from five examples each.
 
     python -m data_prep.glyphs --output_dir=datasets/glyphs
     python -m fsdit.main --config=experiments/glyphs.py --workdir=runs/glyphs
     python -m fsdit.evaluate --workdir=runs/glyphs --output=runs/glyphs/test
 
-Hardware: two CPU cores, some minutes. What it reaches is in docs/results/glyphs.md. Every patch
-attends to all tokens of the supports, without the Perceiver between: a short run
-learns to use them at once, where it would first have to learn what the latents hold.
+Every patch attends to all tokens of the supports, without a Perceiver between them: a short
+run learns to use the tokens at once, where it would first have to learn what the latents hold.
+
+Hardware: two CPU cores, some minutes.
+Expected result: about 0.8 of the samples are nearest to their own character (top-1 retrieval
+by pixels, 129 unseen characters); all figures are in docs/results/glyphs.md.
 """
 
 from fsdit.config import (
@@ -38,7 +41,7 @@ def get_config() -> Config:
             encoder=EncoderConfig(patch_size=6, hidden_size=64, depth=1, num_heads=4),
             dtype="float32",
         ),
-        # More of the noisy times, in which the supports decide what is drawn.
+        # More training at noisy times, where the supports decide what is sampled.
         flow=FlowConfig(logit_mean=-0.5),
         sampling=SamplingConfig(num_steps=30, guidance_scale=3.0, guidance_interval=(0.0, 0.6)),
         evaluation=EvaluationConfig(samples_per_episode=2),

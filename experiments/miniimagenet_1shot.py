@@ -3,22 +3,19 @@
     python -m fsdit.main --config=experiments/miniimagenet_1shot.py \\
       --workdir=runs/miniimagenet_1shot
 
-Episodes are drawn on the fly, so a dataset whose files hold five-shot ones will do.
+Episodes are sampled while training, so a dataset whose files hold five-shot episodes will do.
 
 Hardware: as miniimagenet_b2.py; not run on a TPU.
 Expected result: none measured yet.
 """
 
-import dataclasses
-from pathlib import Path
-
-from fsdit.config import Config, load_experiment
+from fsdit.config import Config, derive
 
 
 def get_config() -> Config:
-    base = load_experiment(str(Path(__file__).with_name("miniimagenet_b2.py")))
-    return dataclasses.replace(
-        base,
+    return derive(
+        __file__,
+        "miniimagenet_b2.py",
         name="miniimagenet_1shot",
-        data=dataclasses.replace(base.data, shots=1, source="sampled"),
+        data={"shots": 1, "source": "sampled"},
     )

@@ -10,19 +10,14 @@ Hardware: meant for a TPU slice of eight chips or more; not run on one.
 Expected result: none measured yet.
 """
 
-import dataclasses
-from pathlib import Path
-
-from fsdit.config import Config, MeshConfig, dit, load_experiment
+from fsdit.config import Config, derive, dit_size
 
 
 def get_config() -> Config:
-    base = load_experiment(str(Path(__file__).with_name("miniimagenet_b2.py")))
-    return dataclasses.replace(
-        base,
+    return derive(
+        __file__,
+        "miniimagenet_b2.py",
         name="miniimagenet_l2",
-        model=dit(
-            "L", patch_size=2, remat="dots", encoder=base.model.encoder, codec=base.model.codec
-        ),
-        mesh=MeshConfig(data=1, fsdp=-1),
+        model=dit_size("L"),
+        mesh={"data": 1, "fsdp": -1},
     )

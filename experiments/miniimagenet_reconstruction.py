@@ -4,23 +4,20 @@
       --workdir=runs/miniimagenet_reconstruction
 
 It shows what the condition can carry: how much of an image its embedding brings back.
-No target is mirrored, for supports never are. Episodes are drawn on the fly, so a dataset
-whose files hold five-shot ones will do.
+Targets are not mirrored, because supports never are. Episodes are sampled while training, so
+a dataset whose files hold five-shot episodes will do.
 
 Hardware: as miniimagenet_b2.py; not run on a TPU.
 Expected result: none measured yet.
 """
 
-import dataclasses
-from pathlib import Path
-
-from fsdit.config import Config, load_experiment
+from fsdit.config import Config, derive
 
 
 def get_config() -> Config:
-    base = load_experiment(str(Path(__file__).with_name("miniimagenet_b2.py")))
-    return dataclasses.replace(
-        base,
+    return derive(
+        __file__,
+        "miniimagenet_b2.py",
         name="miniimagenet_reconstruction",
-        data=dataclasses.replace(base.data, shots=0, source="sampled", flip=False),
+        data={"shots": 0, "source": "sampled", "flip": False},
     )

@@ -29,7 +29,7 @@ from fsdit import program
 from fsdit.checks import validate
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
-from fsdit.data.source import read_run_dataset
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.program.ownership import owned
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fsdit import __version__, program
 from fsdit.config import to_dict
 from fsdit.data.layout import is_free
-from fsdit.data.source import read_run_dataset
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import ConfigError
 
 _WORKDIR = program.define_path("workdir", None, "Directory of a run, or name a --model.")

@@ -9,6 +9,7 @@ from tests.programs import ROOT, run_module
 # that is not one of the foundation, and nothing imports it.
 ROOMS = (
     "errors",
+    "text",
     "config",
     "checks",
     "randomness",
@@ -35,6 +36,7 @@ FOR_DATA_PREP = (
     "fsdit.parallel",
     "fsdit.errors",
     "fsdit.program",
+    "fsdit.text",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
 

@@ -1,4 +1,4 @@
-"""How much each split is to have, as --num_classes and --images_per_class say it."""
+"""The flags --num_classes and --images_per_class: how much each split gets."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ _FRACTION = re.compile(r"0?\.\d{1,9}|1\.0{1,9}")
 
 @dataclasses.dataclass(frozen=True)
 class ClassCounts:
-    """Wanted classes of train, val and test: each a number, a fraction of all, or `rest`."""
+    """Classes that train, val and test get: each a number, a fraction of all, or `rest`."""
 
     wanted: tuple[int | Fraction | str, ...]
 
@@ -21,9 +21,10 @@ class ClassCounts:
         return ",".join(str(float(w)) if isinstance(w, Fraction) else str(w) for w in self.wanted)
 
     def of(self, total: int) -> list[int]:
-        """Numbers of classes, of `total`; they may be more than there are.
+        """Returns the number of classes of each split where there are `total`.
 
-        Fractions are rounded together, so that those that make up 1 take every class.
+        Together they may be more than `total`. Fractions are rounded together, so that fractions
+        that add up to 1 take every class.
         """
         counts, share = [], Fraction(0)
         for wanted in self.wanted:
@@ -37,7 +38,7 @@ class ClassCounts:
 
 
 def parse_class_counts(values: Sequence[str]) -> ClassCounts:
-    """ "60", "0.6" or "rest" for train, val and test. Raises ConfigError."""
+    """Parses "60", "0.6" or "rest" for train, val and test. Raises ConfigError."""
     texts = [value.strip().lower() for value in values]
     try:
         counts = ClassCounts(tuple(map(_parse, texts)))
@@ -54,7 +55,10 @@ def parse_class_counts(values: Sequence[str]) -> ClassCounts:
 
 
 def parse_image_counts(values: Sequence[str]) -> list[int]:
-    """Images of a class for train and test, or for train, val and test. Raises ConfigError."""
+    """Parses the images of a class for train and test, or for train, val and test.
+
+    Raises ConfigError.
+    """
     texts = [value.strip() for value in values]
     if len(texts) not in (2, 3) or not all(t.isdecimal() and len(t) < 10 for t in texts):
         raise ConfigError(f"--images_per_class={','.join(values)}: give 2 or 3 numbers")

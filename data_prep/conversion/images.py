@@ -1,7 +1,7 @@
 """One encoded image of any common kind -> one image as a dataset stores it.
 
-Where nothing of its normalisation changes the picture, and it already has the wanted size
-and format, its original bytes are kept.
+An image that normalisation does not change, and that has the wanted size and format, keeps
+its original bytes.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from fsdit.data.images import colours, photos
 from fsdit.data.images.image_files import opened
 
 _STORED = ("JPEG", "PNG", "WEBP")
-# Bytes a channel value takes, about, to plan files before anything is encoded.
+# About how many bytes one value of one channel takes, to cut shards before anything is encoded.
 _BYTES_PER_VALUE = {"auto": 0.35, "jpeg": 0.35, "png": 0.8, "webp": 0.25}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """How images are normalised and stored. image_size 0: as they come."""
+    """How images are normalised and stored. image_size: in pixels; 0: as the images are."""
 
     channels: int = 3
     image_size: int = 0
@@ -35,7 +35,7 @@ class ImageOptions:
         return photos.Preparation(self.background, self.resize)
 
     def estimated_bytes(self, source_bytes: int) -> int:
-        """Stored size of one image, roughly."""
+        """Returns about how many bytes one image takes when it is stored."""
         if not self.image_size:
             return source_bytes
         return int(self.image_size**2 * self.channels * _BYTES_PER_VALUE[self.format])
@@ -43,7 +43,11 @@ class ImageOptions:
 
 @dataclasses.dataclass(frozen=True)
 class NormalisedImage:
-    """`data`: encoded bytes of `height` x `width`; `digest`: of the pixels before encoding."""
+    """One image to be stored.
+
+    data: the encoded image of `height` x `width` pixels. digest: 32 hexadecimal digits of a
+    hash of its pixels and size, before encoding.
+    """
 
     data: bytes
     height: int
@@ -52,7 +56,7 @@ class NormalisedImage:
 
 
 def normalise(data: bytes, options: ImageOptions) -> NormalisedImage:
-    """Raises UnusableImageError with the reason."""
+    """Decodes, normalises and encodes one image. Raises UnusableImageError with the reason."""
     with opened(data) as image:
         return _stored(data, image, options)
 
@@ -74,7 +78,7 @@ def _stored(data: bytes, image: Image.Image, options: ImageOptions) -> Normalise
         kept &= pixels.size == source_size
     digest = hashlib.sha256(pixels.tobytes())
     digest.update(repr(pixels.size).encode())
-    pixels.info.pop("icc_profile", None)  # or a PNG would be stored with it
+    pixels.info.pop("icc_profile", None)  # Pillow would write it into a PNG
     stored = data if kept else _encode(pixels, options)
     return NormalisedImage(stored, pixels.height, pixels.width, digest.hexdigest()[:32])
 
@@ -85,6 +89,6 @@ def _encode(image: Image.Image, options: ImageOptions) -> bytes:
         image.save(buffer, "PNG")
     elif options.format == "webp":
         image.save(buffer, "WEBP", quality=options.quality)
-    else:  # full colour resolution: these are what a generative model learns to draw
+    else:  # colours at full resolution, because a generative model learns to make them
         image.save(buffer, "JPEG", quality=options.quality, subsampling=0)
     return buffer.getvalue()

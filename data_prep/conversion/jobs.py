@@ -1,8 +1,8 @@
-"""The plan of a conversion: which images go into which file, before any is decoded.
+"""The job list of a conversion: which images go into which shard, before any is decoded.
 
-A pure function of the listed entries and the flags. It is kept in the working folder,
-one small file a task, so that a task can be run by any process of any machine, and a
-conversion that was stopped goes on with the same files.
+It is a pure function of the listed entries and the flags. The conversion folder keeps it, one
+small file for each task, so that any process of any machine can run a task, and a conversion
+that was stopped goes on with the same shards.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from data_prep.conversion.images import ImageOptions
 from data_prep.conversion.inputs.entries import Entry, Row
 from data_prep.conversion.splits import Assignment, Splits
 from fsdit.data.layout import write_json
-from fsdit.data.records import shard_name
+from fsdit.data.shards import shard_name
 from fsdit.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One task: consecutive images of a split make its file `index` of `count`."""
+    """One task: consecutive images of a split, which become its image file `index` of `count`."""
 
     split: str
     index: int
@@ -36,27 +36,35 @@ class Shard:
 
     @property
     def stem(self) -> str:
-        """Name of its task and result in the working folder."""
+        """Name of its task and of its result in the conversion folder."""
         return f"{self.split}-{self.index:05d}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is left to know once the tasks are written."""
+class JobList:
+    """All tasks, and what the tasks themselves do not say. plan.json holds it in this form.
 
-    classes: Mapping[str, Sequence[str]]  # of each split
+    classes: split -> names of its classes. left_out, shared_classes, unused_classes, dropped:
+    those of the Assignment. num_images: images of all tasks. listing: sha256 of the names and
+    sizes of all entries.
+    """
+
+    classes: Mapping[str, Sequence[str]]
     shards: Sequence[Shard]
     left_out: Sequence[Row]
     shared_classes: bool
     num_images: int
-    listing: str  # sum of the entries
+    listing: str
     unused_classes: int = 0
-    dropped: Sequence[str] = ()  # classes that an earlier plan had, too small as it turned out
+    dropped: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkingFolder:
-    """`D.partial`: a dataset in the making, and `work` for what is gone in the end."""
+class ConversionFolder:
+    """`D.partial`: a dataset in the making, with the files of the conversion itself in `work`.
+
+    `work` is deleted when the dataset is complete.
+    """
 
     root: epath.Path
 
@@ -69,12 +77,12 @@ class WorkingFolder:
         return self.work / "spool"
 
     @property
-    def plan(self) -> epath.Path:
+    def job_list(self) -> epath.Path:
         return self.work / "plan.json"
 
     @property
     def dropped(self) -> epath.Path:
-        """Classes that turned out to be too small, and why."""
+        """The file of classes that turned out to be too small."""
         return self.work / "dropped.json"
 
     def task(self, stem: str) -> epath.Path:
@@ -85,27 +93,28 @@ class WorkingFolder:
 
 
 def make(
-    folder: WorkingFolder,
+    folder: ConversionFolder,
     assignment: Assignment,
     settings: Mapping[str, Any],
     options: ImageOptions,
     shard_bytes: int,
-) -> Plan:
-    """Writes the tasks, then the plan; or finds the same ones. Raises ConfigError.
+) -> JobList:
+    """Writes the tasks, then the job list, or reads those that an earlier start has written.
 
-    settings: everything that decides the output; a folder begun with others is refused.
+    settings: all that decides the output. Raises ConfigError where the folder was begun with
+    other settings or another input.
     """
-    listing = _listing_sum(assignment.splits)
-    if folder.plan.exists():
+    listing = _listing_digest(assignment.splits)
+    if folder.job_list.exists():
         check_same(folder, settings)
-        plan = _read(folder)
-        if tuple(plan.dropped) == assignment.dropped:
-            if plan.listing != listing:
+        job_list = _read(folder)
+        if tuple(job_list.dropped) == assignment.dropped:
+            if job_list.listing != listing:
                 raise ConfigError(
                     f"{folder.root} was begun when --input had other files: delete it to begin "
                     "again"
                 )
-            return plan
+            return job_list
     cuts = {name: _cut(c, options, shard_bytes) for name, c in assignment.splits.items()}
     shards = []
     for split, parts in cuts.items():
@@ -115,7 +124,7 @@ def make(
             _write_task(folder, shard, images)
             shards.append(shard)
     _remove_others(folder, shards)
-    plan = Plan(
+    job_list = JobList(
         classes={name: list(classes) for name, classes in assignment.splits.items()},
         shards=shards,
         left_out=assignment.left_out,
@@ -125,12 +134,12 @@ def make(
         unused_classes=assignment.unused_classes,
         dropped=assignment.dropped,
     )
-    write_json(folder.plan, {"settings": dict(settings), "plan": dataclasses.asdict(plan)})
-    return plan
+    write_json(folder.job_list, {"settings": dict(settings), "plan": dataclasses.asdict(job_list)})
+    return job_list
 
 
-def dropped_classes(folder: WorkingFolder) -> dict[str, str]:
-    """Classes that turned out to be too small, and why."""
+def dropped_classes(folder: ConversionFolder) -> dict[str, str]:
+    """Returns class -> reason for the classes that turned out to be too small."""
     if not folder.dropped.exists():
         return {}
     try:
@@ -139,14 +148,14 @@ def dropped_classes(folder: WorkingFolder) -> dict[str, str]:
         raise DataError(f"{folder.dropped}: damaged: delete {folder.root} to begin again") from None
 
 
-def drop_classes(folder: WorkingFolder, more: Mapping[str, str]) -> None:
-    """The next plan does without these classes too."""
+def drop_classes(folder: ConversionFolder, more: Mapping[str, str]) -> None:
+    """Records that the next job list has to do without these classes too."""
     write_json(folder.dropped, {**dropped_classes(folder), **more})
 
 
-def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
+def check_same(folder: ConversionFolder, settings: Mapping[str, Any]) -> None:
     """Raises ConfigError when the folder was begun with other settings than these."""
-    begun = _plan_json(folder)["settings"]
+    begun = _stored_json(folder)["settings"]
     for name, value in json.loads(json.dumps(settings)).items():
         if begun.get(name) != value:
             raise ConfigError(
@@ -155,32 +164,33 @@ def check_same(folder: WorkingFolder, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _read(folder: WorkingFolder) -> Plan:
-    values = _plan_json(folder)["plan"]
+def _read(folder: ConversionFolder) -> JobList:
+    values = _stored_json(folder)["plan"]
     try:
         values["shards"] = [Shard(**shard) for shard in values["shards"]]
-        return Plan(**values)
+        return JobList(**values)
     except (KeyError, TypeError, AttributeError):
-        raise DataError(_not_a_plan(folder)) from None
+        raise DataError(_not_a_job_list(folder)) from None
 
 
-def _plan_json(folder: WorkingFolder) -> dict[str, Any]:
+def _stored_json(folder: ConversionFolder) -> dict[str, Any]:
     try:
-        values = json.loads(folder.plan.read_text())
+        values = json.loads(folder.job_list.read_text())
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or not all(
         isinstance(values.get(part), dict) for part in ("settings", "plan")
     ):
-        raise DataError(_not_a_plan(folder))
+        raise DataError(_not_a_job_list(folder))
     return values
 
 
-def _not_a_plan(folder: WorkingFolder) -> str:
-    return f"{folder.plan}: damaged, or of another version: delete {folder.root} to begin again"
+def _not_a_job_list(folder: ConversionFolder) -> str:
+    return f"{folder.job_list}: damaged, or of another version: delete {folder.root} to begin again"
 
 
-def _listing_sum(splits: Splits) -> str:
+def _listing_digest(splits: Splits) -> str:
+    """Returns a sha256 over split, class, name and size of every entry."""
     digest = hashlib.sha256()
     for split, classes in splits.items():
         for label, images in classes.items():
@@ -192,7 +202,7 @@ def _listing_sum(splits: Splits) -> str:
 def _cut(
     classes: Mapping[str, Sequence[Entry]], options: ImageOptions, shard_bytes: int
 ) -> list[list[tuple[int, Entry]]]:
-    """(class id, image), class by class, cut where a file would grow past shard_bytes."""
+    """Returns (class id, image) class by class, cut where a file would grow past shard_bytes."""
     parts: list[list[tuple[int, Entry]]] = [[]]
     filled = 0
     for class_id, images in enumerate(classes.values()):
@@ -206,20 +216,22 @@ def _cut(
     return parts
 
 
-def _write_task(folder: WorkingFolder, shard: Shard, images: Sequence[tuple[int, Entry]]) -> None:
-    """The result of an earlier plan stays where its task was the same."""
+def _write_task(
+    folder: ConversionFolder, shard: Shard, images: Sequence[tuple[int, Entry]]
+) -> None:
+    """Writes a task; a result that an earlier job list left stays if its task was the same."""
     rows = [[c, e.name, e.label, e.size, e.place] for c, e in images]
     text = json.dumps(rows)
     task, result = folder.task(shard.stem), folder.result(shard.stem)
     if result.exists() and (
         not (folder.root / shard.file).exists() or not task.exists() or task.read_text() != text
     ):
-        result.unlink()  # before its task changes, in case this is stopped in between
+        result.unlink()  # first, so that no stop can leave it beside another task
     task.write_text(text)
 
 
-def _remove_others(folder: WorkingFolder, shards: Sequence[Shard]) -> None:
-    """Files of an earlier plan that this one has no use for."""
+def _remove_others(folder: ConversionFolder, shards: Sequence[Shard]) -> None:
+    """Deletes files of an earlier job list that this one does not use."""
     kept = {folder.task(s.stem).name for s in shards} | {folder.result(s.stem).name for s in shards}
     for path in folder.work.iterdir():
         if path.name.endswith((".task.json", ".result.json")) and path.name not in kept:
@@ -232,6 +244,6 @@ def _remove_others(folder: WorkingFolder, shards: Sequence[Shard]) -> None:
 
 
 def read_task(path: epath.Path) -> Iterator[tuple[int, Entry]]:
-    """(class id, image) of each image of a task, in order."""
+    """Yields (class id, image) for each image of a task, in order."""
     for class_id, name, label, size, place in json.loads(path.read_text()):
         yield class_id, Entry(name, label, None, size, place)

@@ -1,4 +1,4 @@
-"""What a conversion tells its user beside its errors."""
+"""What a conversion prints for its user beside its errors."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,15 +9,15 @@ from fsdit.data.layout import DatasetInfo, SplitInfo
 
 
 def print_assignment(dealt: Assignment, by_classes: bool) -> None:
-    """What of the input is in no split, and classes that a test would see again.
+    """Prints what of the input is in no split, and which classes are in several.
 
-    by_classes: whether --num_classes decided it.
+    by_classes: whether --num_classes decided the splits.
     """
     if dealt.unused_images:
         advice = "; `rest` among --num_classes takes all classes" if by_classes else ""
         print(
-            f"unused: {dealt.unused_images} images, {dealt.unused_classes} whole classes, are in "
-            f"no split, listed in skipped.csv{advice}"
+            f"unused: {dealt.unused_images} images, all of {dealt.unused_classes} classes among "
+            f"them, are in no split, listed in skipped.csv{advice}"
         )
     if overlapping := dealt.overlapping_classes:
         print(
@@ -29,7 +29,7 @@ def print_assignment(dealt: Assignment, by_classes: bool) -> None:
 def print_finished(
     info: DatasetInfo, finished: Finished, shots: int, sets: int, shared_duplicates: str
 ) -> None:
-    """The splits, and how many files are left out or in several of them."""
+    """Prints the splits, and how many files are left out or are in several splits."""
     for name, split in info.splits.items():
         print(
             f"{name}: {len(split.classes)} classes, {split.num_images} images, "
@@ -48,7 +48,7 @@ def print_finished(
 
 
 def repeated_sets(splits: Iterable[SplitInfo], shots: int, sets: int) -> Iterator[str]:
-    """A note where a class has fewer different sets of images than are asked for."""
+    """Yields a note where classes have fewer different sets of images than `sets`."""
     counts = [math.comb(n, shots + 1) for split in splits for n in split.images_per_class]
     if few := [count for count in counts if count < sets]:
         yield (

@@ -1,4 +1,4 @@
-"""Who runs the tasks: a pool of processes here, or Apache Beam anywhere."""
+"""Running the tasks of a conversion: in a pool of processes here, or by Apache Beam anywhere."""
 
 import shlex
 from collections.abc import Generator, Sequence
@@ -12,7 +12,7 @@ from fsdit.errors import ConfigError, DataError
 def run_pool(
     task: ConvertShard, shards: Sequence[Shard], workers: int
 ) -> Generator[Summary, None, None]:
-    """Summaries as tasks end, in any order. Raises what a task raises, at once."""
+    """Yields summaries as tasks end, in any order. Raises at once what a task raises."""
     for shard, summary in pool.results(task, shards, workers):
         if summary is None:
             raise DataError(
@@ -25,9 +25,10 @@ def run_pool(
 def run_beam(
     task: ConvertShard, shards: Sequence[Shard], arguments: str
 ) -> Generator[Summary, None, None]:
-    """The same, as a Beam pipeline; `arguments` are Beam's own flags in one string.
+    """Runs the tasks as a Beam pipeline, then yields their summaries.
 
-    The working folder must be one that all of its workers see.
+    arguments: Beam's own flags in one string. All of its workers must see the conversion
+    folder. Raises ConfigError without Beam, and DataError for whatever a task raises.
     """
     try:
         import apache_beam as beam

@@ -1,8 +1,8 @@
-"""One task of a conversion: its images, normalised, in one file of the dataset.
+"""One task of a conversion: it writes its images, normalised, into one shard of the dataset.
 
-Independent of all others, deterministic, and idempotent: it can be run anywhere, at
-any time, twice at once, and leaves the same two files: the shard, and then its result
-in the working folder, whose presence says that the shard is whole.
+A task is independent of all others, deterministic and idempotent. It can run anywhere, at any
+time, even twice at once, and leaves the same two files: the shard, and then its result in the
+conversion folder, whose presence says that the shard is complete.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ from typing import Any
 from etils import epath
 
 from data_prep.conversion.images import ImageOptions, NormalisedImage, normalise
-from data_prep.conversion.inputs.entries import Entry, printable
+from data_prep.conversion.inputs.entries import Entry, shown_name
 from data_prep.conversion.inputs.sources import Reader
-from data_prep.conversion.jobs import Shard, WorkingFolder, read_task
+from data_prep.conversion.jobs import ConversionFolder, Shard, read_task
 from fsdit.data import layout, records
 from fsdit.data.images.image_files import MAX_FILE_BYTES, UnusableImageError
+from fsdit.data.shards import write_shard
 from fsdit.errors import DataError
 
 _RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}
@@ -24,7 +25,7 @@ _RESULT_FIELDS = {"entry", "images", "skipped", "image_size"}
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What the program needs to know of a finished task at once."""
+    """The result of a task in short: numbers of images, the first skipped one, the image size."""
 
     images: int
     skipped: int
@@ -42,10 +43,13 @@ class ConvertShard:
     max_file_bytes: int
 
     def __call__(self, shard: Shard) -> Summary:
-        """Raises DataError for images that cannot form a dataset, OutputError."""
+        """Converts the images of one shard, unless its result is there already.
+
+        Raises DataError for images that cannot form one dataset, and OutputError.
+        """
         if done := self.finished(shard):
             return done
-        folder = WorkingFolder(epath.Path(self.folder))
+        folder = ConversionFolder(epath.Path(self.folder))
         images: list[tuple[str, int, str]] = []
         skipped: list[tuple[str, str, str]] = []
         sizes: set[int] = set()
@@ -56,7 +60,7 @@ class ConvertShard:
                 try:
                     image = self._normalised(entry)
                 except UnusableImageError as error:
-                    skipped.append((entry.label, entry.name, printable(str(error))))
+                    skipped.append((entry.label, entry.name, shown_name(str(error))))
                     continue
                 sizes.add(_one_size(entry.name, image.height, image.width, sizes))
                 record = records.ImageRecord(
@@ -71,15 +75,15 @@ class ConvertShard:
                 images.append((entry.name, class_id, image.digest))
                 yield payload
 
-        entry = records.write_shard(folder.root / shard.file, payloads())
+        entry = write_shard(folder.root / shard.file, payloads())
         size = min(sizes, default=None)
         result = {"entry": entry, "images": images, "skipped": skipped, "image_size": size}
         layout.write_json(folder.result(shard.stem), result)
         return _summary(result)
 
     def finished(self, shard: Shard) -> Summary | None:
-        """What became of a task that is done."""
-        folder = WorkingFolder(epath.Path(self.folder))
+        """Returns the summary of a task that is done, None of another."""
+        folder = ConversionFolder(epath.Path(self.folder))
         if not folder.result(shard.stem).exists():
             return None
         return _summary(read_result(folder, shard))
@@ -90,11 +94,12 @@ class ConvertShard:
         try:
             data = self.reader.read(entry.place)
         except Exception as error:  # a damaged member of an archive raises nearly anything
-            raise UnusableImageError(f"cannot be read: {printable(str(error))}") from None
+            raise UnusableImageError(f"cannot be read: {shown_name(str(error))}") from None
         return normalise(data, self.options)
 
 
 def _one_size(name: str, height: int, width: int, sizes: set[int]) -> int:
+    """Returns the side of a square image. Raises DataError for another shape or another size."""
     if height != width or sizes - {height}:
         others = f" among images of {min(sizes)}x{min(sizes)}" if sizes else ""
         raise DataError(
@@ -104,8 +109,12 @@ def _one_size(name: str, height: int, width: int, sizes: set[int]) -> int:
     return height
 
 
-def read_result(folder: WorkingFolder, shard: Shard) -> dict[str, Any]:
-    """`entry` of the manifest, `images` (name, class id, digest), `skipped` (class, name, why)."""
+def read_result(folder: ConversionFolder, shard: Shard) -> dict[str, Any]:
+    """Reads the result of a task. Raises DataError.
+
+    Its fields: `entry` of the manifest, `images` (name, class id, digest), `skipped` (class,
+    name, reason), and `image_size` in pixels.
+    """
     path = folder.result(shard.stem)
     result = layout.read_json(path, f"delete {folder.root} to begin again")
     if result.keys() != _RESULT_FIELDS:

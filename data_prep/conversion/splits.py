@@ -18,11 +18,12 @@ Splits = dict[str, dict[str, list[Entry]]]
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """Images by split and class, and rows of skipped.csv for what is in no split.
+    """Images by split and class.
 
-    unused_classes: those that are in no split though they are large enough; unused_images:
-    images of a class that are in no split, of these and of other classes. dropped: classes
-    that an earlier assignment had, and that turned out to be too small.
+    left_out: rows of skipped.csv for what is in no split. unused_classes: number of classes
+    that are in no split though they are large enough. unused_images: number of images with a
+    class that are in no split. dropped: classes that an earlier assignment had, and that
+    turned out to be too small.
     """
 
     splits: Splits
@@ -33,13 +34,13 @@ class Assignment:
 
     @property
     def shared_classes(self) -> bool:
-        """Every split has the same classes, so this is no few-shot split."""
+        """Whether every split has the same classes, so that this is no few-shot split."""
         first, *others = (set(classes) for classes in self.splits.values())
         return bool(others) and all(other == first for other in others)
 
     @property
     def overlapping_classes(self) -> list[str]:
-        """Classes of several splits, where not all have the same ones: a test sees them again."""
+        """Classes that some splits share and others lack: a test of them is not of unseen ones."""
         if self.shared_classes:
             return []
         found = Counter(label for classes in self.splits.values() for label in classes)
@@ -47,7 +48,7 @@ class Assignment:
 
 
 def by_class(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Classes sorted by name, the images of each in the order of the entries."""
+    """Groups entries by class, classes sorted by name; entries without a class are left out."""
     classes: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.label:
@@ -58,10 +59,10 @@ def by_class(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def fewshot(
     entries: Sequence[Entry], counts: ClassCounts, seed: int, dropped: Collection[str] = ()
 ) -> Splits:
-    """Classes drawn by seed: the first for train, then val, then test.
+    """Deals classes in an order by seed: the first to train, the next to val, then to test.
 
-    dropped: classes that turned out to be too small; the next of those that are left over
-    takes the place of each.
+    dropped: classes that turned out to be too small; the next class that is left over takes
+    the place of each.
     """
     classes = by_class(entries)
     wanted = counts.of(len(classes))
@@ -82,13 +83,13 @@ def fewshot(
 def _replaced(
     drawn: Sequence[str], left: Sequence[str], dropped: Collection[str]
 ) -> list[str | None]:
-    """The drawn classes with the next of `left` in the place of dropped ones; None: no more."""
+    """Puts the next class of `left` in the place of each dropped one; None once there is none."""
     others = (name for name in left if name not in dropped)
     return [next(others, None) if name in dropped else name for name in drawn]
 
 
 def vanilla(entries: Sequence[Entry], images_per_class: Sequence[int], seed: int) -> Splits:
-    """All classes in every split, with different images, drawn by seed.
+    """Puts all classes into every split, with different images, dealt by seed.
 
     images_per_class: of train and test, or of train, val and test.
     """
@@ -108,7 +109,7 @@ def vanilla(entries: Sequence[Entry], images_per_class: Sequence[int], seed: int
 
 
 def given(entries: Sequence[Entry]) -> Splits:
-    """The split that each entry came with, from its folder, file name or list."""
+    """Keeps the split that each entry came with, by its folder, file name or list."""
     return {name: by_class([e for e in entries if e.split == name]) for name in SPLITS}
 
 
@@ -119,10 +120,11 @@ def assign(
     drop: bool,
     dropped: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Assignment:
-    """Splits the entries and sees to classes with fewer than shots + 1 images.
+    """Splits the entries; classes of fewer than shots + 1 images are left out or refused.
 
-    drop: leave them out, before classes are drawn. Raises DataError naming one otherwise.
-    dropped: class -> reason, of those that `split` leaves out itself.
+    split: one of the functions above with its settings. drop: whether to leave small classes
+    out, before classes are dealt; otherwise DataError names one. dropped: class -> reason for
+    those that `split` leaves out itself.
     """
     classes = by_class(entries)
     if len(classes) < 2:
@@ -153,7 +155,7 @@ def _split(
 
 
 def _kept(splits: Splits, shots: int, drop: bool) -> tuple[Splits, list[Row]]:
-    """The splits without classes that are too small in one of them, and rows of these."""
+    """Returns the splits without the classes that are too small there, and rows of these."""
     kept: Splits = {}
     rows: list[Row] = []
     for name, members in splits.items():
@@ -169,18 +171,18 @@ def _kept(splits: Splits, shots: int, drop: bool) -> tuple[Splits, list[Row]]:
 
 
 def _accounted(entries: Sequence[Entry], splits: Splits, rows: Sequence[Row]) -> Assignment:
-    """The assignment with a row for every image that is in no split and in no row yet."""
+    """Returns the assignment, with a row for whatever is in no split and in no row yet."""
     used = {id(e) for classes in splits.values() for images in classes.values() for e in images}
-    told = {(split, label) for split, label, _, _ in rows}
+    listed = {(split, label) for split, label, _, _ in rows}
     unused: Counter[str] = Counter()
     files: list[Row] = []
     for entry in entries:
-        if id(entry) in used or ("", entry.label) in told or (entry.split, entry.label) in told:
+        if id(entry) in used or {("", entry.label), (entry.split, entry.label)} & listed:
             continue
         if entry.label:
             unused[entry.label] += 1
         else:
-            files.append(("", "", entry.name, "no class: no folder, list or label tells it"))
+            files.append(("", "", entry.name, "no class: no folder, list or label names it"))
     drawn = {label for classes in splits.values() for label in classes}
     classes = [("", label, "", f"{n} images that are in no split") for label, n in unused.items()]
     return Assignment(
@@ -213,5 +215,5 @@ def small_class(split: str, label: str, reason: str) -> str:
     )
 
 
-def _text(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))
+def _text(counts: Sequence[int]) -> str:
+    return ",".join(map(str, counts))

@@ -1,4 +1,4 @@
-"""skipped.csv and duplicates.csv: what the conversion says of single files."""
+"""The lists skipped.csv and duplicates.csv, in which a conversion reports single files."""
 
 import csv
 import io
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from etils import epath
 
 from data_prep.conversion.inputs.entries import Row
-from fsdit.data.images.filenames import printable
+from fsdit.text import printable
 
-# What makes a spreadsheet take a cell for a formula, at its beginning; the last four are the
-# wide forms of the first.
+# A spreadsheet takes a cell that begins so for a formula. The last four are the full-width
+# forms of the first four.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write_table(path: epath.Path, last_column: str, rows: Sequence[Row]) -> None:
-    """A CSV of (split, class, file, last_column), in which a spreadsheet finds no formula."""
+    """Writes a CSV file of (split, class, file, last_column) without spreadsheet formulas."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("split", "class", "file", last_column))

@@ -1,4 +1,4 @@
-"""What `data_prep.encode` computes: features of a frozen encoder, latents of a frozen VAE."""
+"""The outputs of `data_prep.encode`: features of a frozen encoder, latents of a frozen VAE."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,24 +12,25 @@ from fsdit.data import records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import load_encoder
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
 
-# Arrays of the stored type with one row an image, and whether all of a row is finite.
-Rows = tuple[Mapping[str, Float[Array, "B ..."]], Bool[Array, "B"]]
+# Arrays in the stored type, one row for each image, and whether all values of a row are finite.
+Computed = tuple[Mapping[str, Float[Array, "B ..."]], Bool[Array, "B"]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Output:
-    """One set of files: their kind ("features-siglip2"), and how a record comes about.
+    """One set of files: their kind ("features-siglip2"), and how a record is made.
 
-    function: (params, images (B, H, W, C), uint8) -> Rows. payload: a row -> its record.
+    function: (params, images (B, H, W, C) uint8) -> Computed. payload: one row of the arrays ->
+    its encoded record.
     """
 
     kind: str
     info: FeaturesInfo | LatentsInfo
     params: PyTree
-    function: Callable[[PyTree, Array], Rows]
+    function: Callable[[PyTree, Array], Computed]
     payload: Callable[[Mapping[str, np.ndarray]], bytes]
 
     @property
@@ -38,7 +39,7 @@ class Output:
 
 
 def features(location: str, name: str, tokens: bool, dtype: str, compute_dtype: str) -> Output:
-    """Pooled features, and the tokens where asked. Raises DataError as `load_encoder`."""
+    """Pooled features, and tokens if `tokens` says so. Raises DataError like `load_encoder`."""
     encoder, params = load_encoder(location, compute_dtype)
     info = FeaturesInfo(
         encoder=location,
@@ -50,7 +51,7 @@ def features(location: str, name: str, tokens: bool, dtype: str, compute_dtype: 
         tokens=tokens,
     )
 
-    def function(params: PyTree, images: UInt8[Array, "B H W C"]) -> Rows:
+    def function(params: PyTree, images: UInt8[Array, "B H W C"]) -> Computed:
         pooled, every_token = encoder(params, images[:, None])
         kept = {"pooled": pooled[:, 0]}
         return _stored(kept | ({"tokens": every_token[:, 0]} if tokens else {}), dtype)
@@ -78,9 +79,9 @@ def latents(
         shape=codec.latent_shape(dataset.image_size, dataset.channels),
     )
 
-    def function(codec: autoencoder_kl.AutoencoderKL, images: UInt8[Array, "B H W C"]) -> Rows:
+    def function(codec: autoencoder_kl.AutoencoderKL, images: UInt8[Array, "B H W C"]) -> Computed:
         both = jnp.stack([images, images[:, :, ::-1]])
-        # One after the other: a batch of images in work at a time.
+        # map computes one after the other, which halves the memory.
         mean, log_variance = (m.swapaxes(0, 1) for m in jax.lax.map(codec.moments, both))
         return _stored({"mean": mean, "log_variance": log_variance}, dtype)
 
@@ -90,16 +91,16 @@ def latents(
     return Output(f"latents-{name}", info, codec, function, payload)
 
 
-def _stored(arrays: Mapping[str, Array], dtype: str) -> Rows:
+def _stored(arrays: Mapping[str, Array], dtype: str) -> Computed:
     stored = {name: array.astype(dtype) for name, array in arrays.items()}
     finite = [jnp.isfinite(a).all(axis=range(1, a.ndim)) for a in stored.values()]
     return stored, jnp.stack(finite).all(axis=0)
 
 
-def on_local_devices(output: Output) -> Callable[[UInt8[np.ndarray, "B H W C"]], Rows]:
-    """The output's function, with images split over the devices of this process.
+def on_local_devices(output: Output) -> Callable[[UInt8[np.ndarray, "B H W C"]], Computed]:
+    """Returns the output's function with its images split over the devices of this process.
 
-    B is a multiple of their number.
+    B has to be a multiple of the number of devices.
     """
     mesh = sharding.local_mesh()
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)

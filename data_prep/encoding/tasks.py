@@ -1,9 +1,9 @@
-"""The files of `data_prep.encode`: a file of images -> a file of features or latents.
+"""The tasks of `data_prep.encode`: a file of images -> a file of features or latents.
 
-Each is a task of its own and idempotent. It is kept in a working folder, with a result
-whose presence says that it is whole. When all are there, they move beside the images, the
-manifests list them, and `dataset.json` is told last. A step that is repeated changes
-nothing, so this can be stopped at any moment and started again.
+A task is idempotent. Its file lies in the encoding folder, beside a result whose presence says
+that the file is complete. When all are there, they move beside the images, the manifests list
+them, and `dataset.json` describes them last. A step that is repeated changes nothing, so an
+encoding can be stopped at any moment and started again.
 """
 
 import dataclasses
@@ -21,17 +21,21 @@ import jax
 import numpy as np
 
 from data_prep.encoding.outputs import Output, on_local_devices
-from fsdit.data import layout, records
+from fsdit.data import layout
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.data.readers import ImageReader
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import ConfigError, DataError
 
-_AHEAD = 2  # batches that are decoded, and as many computed, before they are needed
+_AHEAD = 2  # batches that are decoded ahead of use, and batches that are computed ahead
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """The image file `index` of the `count` of a split; `images`: their indices in it."""
+class EncodingTask:
+    """One image file of a split: the one of this `index` among `count`.
+
+    images: indices of its images in the split.
+    """
 
     split: str
     index: int
@@ -39,25 +43,25 @@ class Task:
     images: range
 
     def file(self, kind: str) -> str:
-        """Path of its file of a kind, below the dataset and below the working folder."""
-        return f"{self.split}/{records.shard_name(kind, self.index, self.count)}"
+        """Path of its file of a kind, below the dataset and below the encoding folder."""
+        return f"{self.split}/{shard_name(kind, self.index, self.count)}"
 
 
-def tasks(directory: Path, info: DatasetInfo) -> list[Task]:
-    """One for each image file of each split."""
+def tasks(directory: Path, info: DatasetInfo) -> list[EncodingTask]:
+    """Returns one task for each image file of each split."""
     found = []
     for split in info.splits:
         manifest = layout.read_manifest(directory / split)
         counts = [manifest[name]["records"] for name in layout.files_of(manifest, "images")]
         ends = list(accumulate(counts))
         for i, (end, count) in enumerate(zip(ends, counts, strict=True)):
-            found.append(Task(split, i, len(counts), range(end - count, end)))
+            found.append(EncodingTask(split, i, len(counts), range(end - count, end)))
     return found
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkingFolder:
-    """In the dataset: what is done, and with which settings."""
+class EncodingFolder:
+    """The folder in a dataset that holds what is encoded so far, and with which settings."""
 
     dataset: Path
 
@@ -69,21 +73,21 @@ class WorkingFolder:
     def settings(self) -> Path:
         return self.root / "settings.json"
 
-    def result(self, task: Task, kind: str) -> Path:
+    def result(self, task: EncodingTask, kind: str) -> Path:
         return (self.root / task.file(kind)).with_suffix(".json")
 
-    def is_done(self, task: Task, kind: str) -> bool:
+    def is_done(self, task: EncodingTask, kind: str) -> bool:
         places = (self.root / task.file(kind), self.dataset / task.file(kind))
         return self.result(task, kind).exists() and any(place.exists() for place in places)
 
     def begun(self) -> dict[str, Any]:
-        """The settings that it was begun with. Raises DataError."""
+        """Reads the settings that the folder was begun with. Raises DataError."""
         return layout.read_json(self.settings, f"delete {self.root}")
 
     def begin(self, info: DatasetInfo, outputs: Sequence[Output], compute_dtype: str) -> None:
-        """Makes the folder, or finds it begun in the same way. Raises ConfigError."""
+        """Makes the folder. Raises ConfigError where it was begun with other settings."""
         settings = {
-            "images": _images_sum(self.dataset, info),
+            "images": _images_digest(self.dataset, info),
             "compute_dtype": compute_dtype,
             "outputs": {output.kind: dataclasses.asdict(output.info) for output in outputs},
         }
@@ -99,7 +103,8 @@ class WorkingFolder:
         layout.write_json(self.settings, settings)
 
 
-def _images_sum(directory: Path, info: DatasetInfo) -> str:
+def _images_digest(directory: Path, info: DatasetInfo) -> str:
+    """Returns a sha256 over the names and checksums of all image files."""
     digest = hashlib.sha256()
     for split in info.splits:
         manifest = layout.read_manifest(directory / split)
@@ -109,7 +114,7 @@ def _images_sum(directory: Path, info: DatasetInfo) -> str:
 
 
 def _difference(begun: Any, now: Any, name: str = "") -> str | None:
-    """The first field that differs, and how."""
+    """Returns the first field that differs, with both values; None where none does."""
     if not (isinstance(begun, dict) and isinstance(now, dict)):
         return None if begun == now else f"{name} {begun}, this is with {now}"
     for key in sorted(begun.keys() | now.keys()):
@@ -120,32 +125,32 @@ def _difference(begun: Any, now: Any, name: str = "") -> str | None:
 
 
 def described(info: DatasetInfo, kind: str) -> FeaturesInfo | LatentsInfo | None:
-    """What `dataset.json` says of a kind."""
+    """Returns the description of a kind ("features-siglip2") in `dataset.json`, if it has one."""
     group, _, name = kind.partition("-")
     return {"features": info.features, "latents": info.latents}[group].get(name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What all tasks of a process share. `progress` is told of each batch's images."""
+    """What all tasks of a process share. progress: called with the images of each batch."""
 
-    folder: WorkingFolder
+    folder: EncodingFolder
     info: DatasetInfo
     batch_size: int
     threads: Executor
     progress: Callable[[int], Any]
 
-    def run(self, output: Output, tasks: Sequence[Task]) -> None:
+    def run(self, output: Output, tasks: Sequence[EncodingTask]) -> None:
         """Writes the files of the tasks. Raises DataError, OutputError."""
         if not tasks:
-            return  # nothing is put on devices
+            return  # before parameters take memory of the devices
         compute = on_local_devices(output)
         for task in tasks:
             path = self.folder.root / task.file(output.kind)
-            entry = records.write_shard(path, self._payloads(output, compute, task))
+            entry = write_shard(path, self._payloads(output, compute, task))
             layout.write_json(self.folder.result(task, output.kind), entry)
 
-    def _payloads(self, output: Output, compute: Callable, task: Task) -> Iterator[bytes]:
+    def _payloads(self, output: Output, compute: Callable, task: EncodingTask) -> Iterator[bytes]:
         done = 0
         for count, (arrays, finite) in self._computed(compute, task):
             arrays, finite = jax.device_get((arrays, finite))
@@ -160,8 +165,8 @@ class Encoding:
             done += count
             self.progress(count)
 
-    def _computed(self, compute: Callable, task: Task) -> Iterator[tuple[int, Any]]:
-        """(images, their Rows) of each batch; devices are some batches ahead."""
+    def _computed(self, compute: Callable, task: EncodingTask) -> Iterator[tuple[int, Any]]:
+        """Yields (number of images, Computed) of each batch; devices work _AHEAD batches ahead."""
         running: deque[tuple[int, Any]] = deque()
         for images in self._decoded(task):
             running.append((len(images), compute(_filled(images, self.batch_size))))
@@ -169,8 +174,8 @@ class Encoding:
                 yield running.popleft()
         yield from running
 
-    def _decoded(self, task: Task) -> Iterator[np.ndarray]:
-        """Batches of images, decoded in threads ahead of their use; the last may be short."""
+    def _decoded(self, task: EncodingTask) -> Iterator[np.ndarray]:
+        """Yields batches of images, decoded by threads ahead of use; the last may be short."""
         info = self.info
         reader = ImageReader(
             self.folder.dataset / task.split,
@@ -189,12 +194,14 @@ class Encoding:
 
 
 def _filled(images: np.ndarray, batch_size: int) -> np.ndarray:
-    """A whole batch: the last image is repeated."""
+    """Fills a batch up to `batch_size` by repeating its last image."""
     return np.pad(images, ((0, batch_size - len(images)), *((0, 0),) * 3), mode="edge")
 
 
-def finish(folder: WorkingFolder, outputs: Sequence[Output], all_tasks: Sequence[Task]) -> None:
-    """Makes the files part of the dataset. Raises DataError where one is missing."""
+def finish(
+    folder: EncodingFolder, outputs: Sequence[Output], all_tasks: Sequence[EncodingTask]
+) -> None:
+    """Moves the files into the dataset and describes them. Raises DataError if one is missing."""
     info = layout.read_dataset_info(folder.dataset)
     manifests = {split: layout.read_manifest(folder.dataset / split) for split in info.splits}
     files = [(task, output.kind) for output in outputs for task in all_tasks]
@@ -209,7 +216,7 @@ def finish(folder: WorkingFolder, outputs: Sequence[Output], all_tasks: Sequence
             folder.result(task, kind), "the same command goes on"
         )
     for directory in (folder.dataset, *(folder.dataset / split for split in info.splits)):
-        for left in directory.glob("*.json.*.partial"):  # by a kill in the middle of what follows
+        for left in directory.glob("*.json.*.partial"):  # left by a kill during the lines below
             left.unlink()
     for task, kind in files:
         staged = folder.root / task.file(kind)
@@ -222,6 +229,8 @@ def finish(folder: WorkingFolder, outputs: Sequence[Output], all_tasks: Sequence
 
 
 def with_outputs(info: DatasetInfo, outputs: Sequence[Output]) -> DatasetInfo:
+    """Returns the description of the dataset with the outputs added."""
+
     def added(old: Mapping[str, Any], cls: type) -> dict[str, Any]:
         return {**old, **{o.name: o.info for o in outputs if isinstance(o.info, cls)}}
 
@@ -232,8 +241,11 @@ def with_outputs(info: DatasetInfo, outputs: Sequence[Output]) -> DatasetInfo:
     )
 
 
-def is_told(folder: WorkingFolder, info: DatasetInfo, outputs: Sequence[Output]) -> bool:
-    """Whether all is done but the removal of a working folder that holds nothing else."""
+def is_recorded(folder: EncodingFolder, info: DatasetInfo, outputs: Sequence[Output]) -> bool:
+    """Whether `dataset.json` describes all outputs, and only removing the folder is left.
+
+    False where the folder also holds outputs of another command, which could go on.
+    """
     if not folder.root.exists() or any(described(info, o.kind) != o.info for o in outputs):
         return False
     if not folder.settings.exists():
@@ -242,7 +254,7 @@ def is_told(folder: WorkingFolder, info: DatasetInfo, outputs: Sequence[Output])
     return set(begun) == {output.kind for output in outputs}
 
 
-def remove(folder: WorkingFolder) -> None:
-    """The settings first: a folder without them holds nothing of worth."""
+def remove(folder: EncodingFolder) -> None:
+    """Deletes the folder, its settings first: without them it holds nothing that is needed."""
     folder.settings.unlink(missing_ok=True)
     shutil.rmtree(folder.root)

@@ -26,7 +26,7 @@ from fsdit import program
 from fsdit.data import layout
 from fsdit.errors import ConfigError
 from fsdit.models.pretrained import autoencoder_kl
-from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig
+from fsdit.models.pretrained.autoencoder_network import AutoencoderConfig
 from fsdit.models.pretrained.siglip import SiglipConfig
 
 _OUTPUT_DIR = program.define_path(

@@ -1,6 +1,7 @@
 """Settings of a run: their types, their text forms, and the files that hold them."""
 
 from fsdit.config.bounds import expanded as expanded
+from fsdit.config.experiment import derive as derive
 from fsdit.config.experiment import load_experiment as load_experiment
 from fsdit.config.locations import with_absolute_paths as with_absolute_paths
 from fsdit.config.overrides import apply_overrides as apply_overrides
@@ -29,3 +30,4 @@ from fsdit.config.settings import SamplingConfig as SamplingConfig
 from fsdit.config.settings import TrainConfig as TrainConfig
 from fsdit.config.settings import WatchdogConfig as WatchdogConfig
 from fsdit.config.settings import dit as dit
+from fsdit.config.settings import dit_size as dit_size

@@ -5,8 +5,10 @@ import json
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from fsdit.config.saved import from_dict
+from fsdit.config.overrides import with_settings
+from fsdit.config.saved import flatten, from_dict
 from fsdit.config.settings import Config
 from fsdit.errors import ConfigError, FsditError, first_line, system_text
 
@@ -14,9 +16,9 @@ _LARGEST_JSON = 2**24  # bytes
 
 
 def load_experiment(path: str | Path) -> Config:
-    """The configuration of an experiment file, or of the config.json of a run.
+    """Loads the configuration of an experiment file, or of the config.json of a run.
 
-    Raises ConfigError, with file and line where code is wrong.
+    Raises ConfigError that names the file, and the line where its code is wrong.
     """
     file = Path(path)
     if not file.is_file():
@@ -26,6 +28,19 @@ def load_experiment(path: str | Path) -> Config:
         return _from_json(file) if file.suffix == ".json" else _from_python(file)
     except OSError as error:
         raise ConfigError(f"--config={path}: cannot be read: {system_text(error)}") from None
+
+
+def derive(recipe: str, base: str, **changes: Any) -> Config:
+    """The configuration of another recipe with some settings changed, for a get_config().
+
+        derive(__file__, "miniimagenet_b2.py", name="mine", data={"shots": 1})
+
+    recipe: the file that calls this. base: name of a recipe in the same folder, which is found
+    by path, because recipes are no installed package. changes: settings to set; those that a
+    group such as `data` does not name stay. Raises ConfigError.
+    """
+    config = load_experiment(Path(recipe).with_name(base))
+    return with_settings(config, flatten(changes))
 
 
 def _from_json(file: Path) -> Config:
@@ -44,7 +59,7 @@ def _from_python(file: Path) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = _called(module, file)
+        config = _called(module)
     except (Exception, SystemExit) as error:
         where = f"{file}{_line(error, file)}"
         kind = "" if isinstance(error, FsditError) else f"{type(error).__name__}: "
@@ -54,7 +69,7 @@ def _from_python(file: Path) -> Config:
     return config
 
 
-def _called(module: ModuleType, file: Path) -> object:
+def _called(module: ModuleType) -> object:
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError("defines no get_config()")
@@ -62,7 +77,7 @@ def _called(module: ModuleType, file: Path) -> object:
 
 
 def _line(error: BaseException, file: Path) -> str:
-    """ ":12", the line of the file that an error came from; "" where none is known."""
+    """Returns ":12" for an error that line 12 of the file raised; "" where no line is known."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}" if error.lineno and error.filename == str(file) else ""
     frames = traceback.extract_tb(error.__traceback__)

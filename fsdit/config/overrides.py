@@ -1,4 +1,4 @@
-"""Settings from text: flags such as --config.data.batch_size=32."""
+"""Configurations with other settings, as flags such as --config.data.batch_size=32 give them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,26 +27,39 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, str]) -> Config:
-    """Sets fields by dotted path, of today or of an older version, from text.
+    """Sets fields by dotted name, of today or of an older version, from text.
 
     Raises ConfigError for an unknown one.
     """
+    known = flatten(to_dict(config))
+    values = {
+        name: _parse(text) if isinstance(known.get(name), list) else text
+        for name, text in ((RENAMED.get(n, n), t) for n, t in overrides.items())
+    }
+    return with_settings(config, values, flag="--")
+
+
+def with_settings(config: Config, changes: Mapping[str, Any], flag: str = "") -> Config:
+    """Sets fields by dotted name, {"data.shots": 1}. Raises ConfigError for an unknown one.
+
+    flag: what stands before "config." in error messages.
+    """
     values = to_dict(config)
     known = flatten(values)
-    for given, text in overrides.items():
-        path = RENAMED.get(given, given)
-        if path not in known:
-            hint = did_you_mean(path, known, "--config.")
-            raise ConfigError(f"--config.{path}: no such field{hint}")
-        *parents, leaf = path.split(".")
+    for name, value in changes.items():
+        if name not in known:
+            hint = did_you_mean(name, known, f"{flag}config.")
+            raise ConfigError(f"{flag}config.{name}: no such field{hint}")
+        *parents, leaf = name.split(".")
         holder = values
         for parent in parents:
             holder = holder[parent]
-        holder[leaf] = _parse(text) if isinstance(known[path], list) else text
+        holder[leaf] = value
     return from_dict(values)
 
 
 def _parse(text: str) -> Any:
+    """The elements of a tuple, "0.1,0.9" or "(0.1, 0.9)"; the text itself where it is no such."""
     try:
         return json.loads("[" + text.strip("()[] ") + "]")
     except (ValueError, RecursionError):

@@ -268,7 +268,12 @@ class Config:
     watchdog: WatchdogConfig = WatchdogConfig()
 
 
-def dit(size: str, **changes: Any) -> ModelConfig:
-    """The DiT of a published size: dit("B", patch_size=2)."""
+def dit_size(size: str) -> dict[str, int]:
+    """The settings of a ModelConfig that make a DiT of a published size, "S", "B", "L", "XL"."""
     hidden_size, depth, num_heads = DIT_SIZES[size]
-    return ModelConfig(hidden_size=hidden_size, depth=depth, num_heads=num_heads, **changes)
+    return {"hidden_size": hidden_size, "depth": depth, "num_heads": num_heads}
+
+
+def dit(size: str, **changes: Any) -> ModelConfig:
+    """The model of a published size with other settings: dit("B", patch_size=2)."""
+    return ModelConfig(**dit_size(size), **changes)

@@ -21,20 +21,13 @@ import pydantic
 from etils import epath
 
 from fsdit.data import manifests
-from fsdit.data.images.filenames import is_plain_name, printable
+from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.manifests import read_json, read_manifest, write_json
-from fsdit.data.records import (
-    FORMAT_VERSION,
-    Episode,
-    ImageRecord,
-    encode_episode,
-    encode_image,
-    shard_kind,
-    shard_name,
-    write_shard,
-)
+from fsdit.data.records import FORMAT_VERSION, Episode, ImageRecord, encode_episode, encode_image
+from fsdit.data.shards import shard_kind, shard_name, write_shard
 from fsdit.errors import DataError
+from fsdit.text import printable
 
 SPLITS = ("train", "val", "test")
 # The kinds of file that a dataset is made of; features and latents are made from it.

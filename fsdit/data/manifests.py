@@ -14,7 +14,7 @@ from etils import epath
 
 from fsdit.config.objects import parse_object
 from fsdit.data.images.filenames import is_plain_name
-from fsdit.data.records import attempt_name, shard_kind
+from fsdit.data.shards import attempt_name, shard_kind
 from fsdit.errors import DataError, system_text
 
 _MAX_BYTES = 2**30  # of a JSON file, which is read into memory

@@ -24,7 +24,7 @@ from grain import experimental as grain_experimental
 from jaxtyping import Int, UInt8
 
 from fsdit.config import Config, DataConfig
-from fsdit.data import precomputed
+from fsdit.data import run_dataset
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader, split_images
@@ -124,11 +124,11 @@ def _examples(
     targets: LatentReader | Kind = "images"
     if config.model.encoder.name == "frozen":
         supports = "numbers"  # of what is encoded when it is first needed, or is on the devices
-    if precomputed.features_name(config):
-        reader = precomputed.feature_reader(config, info, split)
+    if run_dataset.features_name(config):
+        reader = run_dataset.feature_reader(config, info, split)
         supports = "numbers" if location == "device" else reader
-    if precomputed.latents_name(config):
-        reader = precomputed.latent_reader(config, info, split)
+    if run_dataset.latents_name(config):
+        reader = run_dataset.latent_reader(config, info, split)
         targets = "numbers" if location == "device" else reader
     tokens = config.model.use_context
     return ReadExample(split, episodes, images, config.seed, flip, supports, targets, tokens)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
-from etils import epath
 from jaxtyping import Float, UInt8
 
 from fsdit.data.layout import (
@@ -28,45 +27,8 @@ from fsdit.data.records import (
     decode_pixels,
     num_supports,
 )
-from fsdit.errors import DataError, first_line
-
-
-def open_shard(
-    path: epath.PathLike, count: int | None = None
-) -> array_record_module.ArrayRecordReader:
-    """Opens a file of `count` records, or of any number. Raises DataError.
-
-    The library opens whatever it is given: a file whose index is damaged has no records.
-    """
-    try:
-        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
-        if not reader.ok():
-            reader.read([0])  # raises what ails it
-        found = reader.num_records()
-    except Exception as error:
-        raise DataError(
-            f"{path}: cannot be opened, no record can be read: {first_line(error)}"
-        ) from None
-    if count not in (None, found):
-        raise DataError(f"{path}: has {found} records, the manifest says {count}")
-    return reader
-
-
-def read_record(
-    reader: array_record_module.ArrayRecordReader, path: epath.PathLike, index: int
-) -> bytes:
-    """One record of an open file. Raises DataError naming file and record."""
-    try:
-        return reader.read([index])[0]
-    except Exception as error:
-        raise DataError(f"{path}, record {index}: damaged: {first_line(error)}") from None
-
-
-def read_shard(path: epath.PathLike) -> Iterator[bytes]:
-    """The records of one file in order. Raises DataError."""
-    reader = open_shard(path)
-    for i in range(reader.num_records()):
-        yield read_record(reader, path, i)
+from fsdit.data.shards import open_shard, read_record
+from fsdit.errors import DataError
 
 
 class RecordReader:

@@ -1,36 +1,25 @@
 """One record of a dataset, format version 1: the only place where writer and reader meet.
 
 A record is a msgpack map: data only, nothing that can run. Images hold encoded bytes,
-episodes indices of images, features and latents raw arrays of 16-bit floats. Records lie
-in ArrayRecord files, one a group.
+episodes indices of images, features and latents raw arrays of 16-bit floats. The files that
+hold records are `fsdit.data.shards`.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import io
 import math
-import re
-import uuid
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_dtypes
 import msgpack
 import numpy as np
-from array_record.python import array_record_module
-from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from fsdit.data.images.image_files import UnusableImageError, opened
-from fsdit.errors import DataError, OutputError
+from fsdit.errors import DataError
 
 FORMAT_VERSION = 1
-# One record a group makes random access cheap; images are compressed already; threads of
-# the writer cost a small record three times what it takes to write.
-_WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
-_SHARD_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.array_record")
 # Types of stored features and latents, by name.
 HALF_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -210,58 +199,3 @@ def decode_pixels(data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
     except UnusableImageError as error:
         raise DataError(f"image cannot be decoded: {error}") from None
     return pixels[..., None] if channels == 1 else pixels
-
-
-def shard_name(kind: str, index: int, count: int) -> str:
-    return f"{kind}-{index:05d}-of-{count:05d}.array_record"
-
-
-def shard_kind(name: str) -> str | None:
-    """Inverse of `shard_name`: "features-a" and "features-a-b" are different kinds."""
-    match = _SHARD_NAME.fullmatch(name)
-    return match[1] if match else None
-
-
-def attempt_name() -> str:
-    """A name of its own for each attempt: a cluster may run one task twice at once."""
-    return uuid.uuid4().hex
-
-
-def write_shard(path: epath.PathLike, payloads: Iterable[bytes]) -> dict[str, Any]:
-    """Writes one file under a temporary name, renames it, returns its manifest entry.
-
-    Raises OutputError, such as for a full disk.
-    """
-    path = epath.Path(path)
-    partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
-    try:
-        records = _write_records(partial, payloads)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entry = {"records": records, "bytes": partial.stat().length, "sha256": digest}
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return entry
-
-
-def _write_records(path: epath.Path, payloads: Iterable[bytes]) -> int:
-    def written(action: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return action(*arguments)
-        except (RuntimeError, ValueError) as error:  # the library has no other kinds
-            raise OutputError(f"{path.parent}: could not be written: {error}") from None
-
-    writer = written(array_record_module.ArrayRecordWriter, str(path), _WRITER_OPTIONS)
-    records = 0
-    try:
-        for payload in payloads:
-            written(writer.write, payload)
-            records += 1
-    except BaseException:
-        with contextlib.suppress(RuntimeError, ValueError):
-            writer.close()
-        raise
-    written(writer.close)
-    return records

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from fsdit.config import Config
-from fsdit.data import precomputed
+from fsdit.data import run_dataset
 from fsdit.data.layout import DatasetInfo, FeaturesInfo
 from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ from fsdit.models.encoder import FeatureShape
 from fsdit.models.pretrained import autoencoder_kl
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.preprocessing import read_preprocessing
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.models.spec import ModelSpec
 
 
@@ -62,7 +62,7 @@ def _with_codec(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
             wanted.location, wanted.subfolder, dtype=wanted.dtype, max_batch=wanted.max_batch
         )
         sha256 = open_checkpoint(wanted.location, wanted.subfolder).sha256()
-    name = precomputed.latents_name(config)
+    name = run_dataset.latents_name(config)
     described = info.latents.get(name)
     if described is not None and described.sha256 != sha256:
         raise DataError(
@@ -78,7 +78,7 @@ def _with_encoder(frozen: Frozen, config: Config, info: DatasetInfo) -> Frozen:
     wanted = config.model.encoder
     if wanted.name == "learned":
         return frozen
-    described = info.features.get(precomputed.features_name(config))
+    described = info.features.get(run_dataset.features_name(config))
     if described is not None:
         _check_same_encoder(config, described)
         return dataclasses.replace(
@@ -139,7 +139,7 @@ def _check_same_encoder(config: Config, described: FeaturesInfo) -> None:
         tail = Path(location).is_absolute() and location.endswith(f"/{described.encoder}")
         same = tail or described.encoder == location
     if not same:
-        name = precomputed.features_name(config)
+        name = run_dataset.features_name(config)
         raise DataError(
             f"the features {name!r} of {config.data.dataset_dir} were made by {described.encoder}, "
             f"which is not config.model.encoder.location={location}: name that encoder, or encode "

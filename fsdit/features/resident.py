@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from fsdit.config import Config
-from fsdit.data import precomputed
+from fsdit.data import run_dataset
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.pipeline import ReadExample
 from fsdit.data.readers import FeatureReader, LatentReader
@@ -56,11 +56,11 @@ class ResidentFeatures:
     def __init__(self, config: Config, mesh: Mesh):
         info = read_dataset_info(config.data.dataset_dir)
         sources = {}
-        if precomputed.features_name(config):
-            reader = precomputed.feature_reader(config, info, "train")
+        if run_dataset.features_name(config):
+            reader = run_dataset.feature_reader(config, info, "train")
             sources["supports"] = _FeatureRows(reader, config.model.use_context)
-        if precomputed.latents_name(config):
-            sources["target"] = _LatentRows(precomputed.latent_reader(config, info, "train"))
+        if run_dataset.latents_name(config):
+            sources["target"] = _LatentRows(run_dataset.latent_reader(config, info, "train"))
         self._check_size(config, mesh, sources)
         self._tables = {
             name: sharding.row_table(mesh, rows.__getitem__, len(rows))

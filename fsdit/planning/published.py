@@ -14,7 +14,8 @@ from fsdit.features.frozen import Frozen
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.pretrained import autoencoder_kl
-from fsdit.models.pretrained.autoencoder_kl import AutoencoderConfig, AutoencoderKL
+from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
+from fsdit.models.pretrained.autoencoder_network import AutoencoderConfig
 from fsdit.models.pretrained.dinov2 import Dinov2Config
 from fsdit.models.pretrained.encoder import (
     FrozenEncoder,
@@ -24,7 +25,7 @@ from fsdit.models.pretrained.encoder import (
 )
 from fsdit.models.pretrained.preprocessing import Preprocessing, Rectangle, ShortestEdge
 from fsdit.models.pretrained.siglip import SiglipConfig
-from fsdit.models.pretrained.stored.weights import Checkpoint
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 from fsdit.models.spec import ModelSpec
 
 _SIGLIP = Preprocessing(Rectangle(224, 224), None, "bilinear", 1 / 255, (0.5,) * 3, (0.5,) * 3)

@@ -1,30 +1,22 @@
-"""Printing that does no harm: escape codes made visible, a reader that left or was never there.
+"""Standard output and error of a program: safe to print to, whoever reads them.
 
-Names of classes, files and records come from others. What a terminal would obey in them
-(colours, titles, the cursor) is shown instead. Whether somebody reads a program's output
-changes neither its work nor its exit status.
+Names of classes, files and records come from others, so what a terminal would obey in them is
+shown as escapes (`fsdit.text`). Whether somebody reads a program's output changes neither its
+work nor its exit status.
 """
 
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Control characters but tab, line feed and carriage return; line and paragraph separators;
-# marks that turn the direction of writing.
-_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def harmless(text: str) -> str:
-    """The text with what a terminal would obey written as escapes, \\x1b and the like."""
-    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+from fsdit.text import harmless
 
 
 class SafeStream:
-    """A text stream that writes `harmless` text, and nowhere once its reader has left."""
+    """A text stream that writes `harmless` text, and discards it once its reader has left."""
 
     def __init__(self, stream: io.TextIOBase):
         self._stream = stream
@@ -50,7 +42,7 @@ class SafeStream:
             self._leave()
 
     def _leave(self) -> None:
-        """What is written from now on, by libraries and children too, goes nowhere."""
+        """Discards what is written from now on, by libraries and child processes too."""
         with contextlib.suppress(OSError, ValueError):
             _open_nowhere(self._stream.fileno())
             self._stream.flush()
@@ -59,8 +51,8 @@ class SafeStream:
 def guard_output() -> None:
     """Makes sys.stdout and sys.stderr safe to print to, whatever they are.
 
-    Descriptors 0 to 2 that are closed are opened on /dev/null: the next file that is opened
-    would take their number, and get what libraries print.
+    Closed descriptors 0 to 2 are opened on /dev/null. Otherwise the next file that is opened
+    would take such a number, and receive what libraries print.
     """
     for number in (0, 1, 2):
         try:
@@ -70,7 +62,7 @@ def guard_output() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or os.fdopen(number, "w", closefd=False)
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names of files need be no text
+            stream.reconfigure(errors="backslashreplace")  # file names may be no text
         if not isinstance(stream, SafeStream):
             setattr(sys, name, SafeStream(stream))
 

@@ -28,8 +28,9 @@ from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.layout import is_free, publish, write_json
 from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.models.encoder import FeatureShape
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.models.pretrained.stored.files import parse_fields, read_json
-from fsdit.models.pretrained.stored.weights import Source, load_params, open_checkpoint
+from fsdit.models.pretrained.stored.weights import Source, load_params
 from fsdit.sampling.generator import Generator, online_networks
 
 VERSION = 1

@@ -10,9 +10,9 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fsdit.config import Config, to_dict
-from fsdit.data import pipeline, precomputed
+from fsdit.data import pipeline, run_dataset
 from fsdit.data.layout import dataset_fingerprint, write_json
-from fsdit.data.source import read_run_dataset
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.in_training import FewShotEvaluator, FewShotInputs, open_few_shot
 from fsdit.events import hush_tracebacks
@@ -69,7 +69,7 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     judged = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
     spec, frozen = open_networks(config, info)
-    dataset = dataset_fingerprint(config.data.dataset_dir, precomputed.feature_files(config))
+    dataset = dataset_fingerprint(config.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
     return Inputs(spec, frozen, training, evaluation, judged, identity, changes)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields
-from fsdit.data.source import read_run_dataset
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import open_networks

@@ -99,3 +99,35 @@ def test_an_experiment_file_gives_its_configuration(tmp_path):
         "from fsdit.config import Config\n\n\ndef get_config():\n    return Config(seed=5)\n"
     )
     assert configs.load_experiment(str(file)) == Config(seed=5)
+
+
+def test_a_derived_configuration_differs_in_what_is_named_alone(tmp_path):
+    (tmp_path / "base.py").write_text(
+        IMPORTS + "    return Config(seed=5, data=DataConfig(shots=3, flip=False))\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        IMPORTS + "    return derive(__file__, 'base.py', name='mine', data={'shots': 1})\n"
+    )
+    expected = Config(name="mine", seed=5, data=DataConfig(shots=1, flip=False))
+    assert configs.load_experiment(tmp_path / "mine.py") == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            "derive(__file__, 'base.py', data={'shot': 1})",
+            "config.data.shot: no such field; .*s",
+        ),
+        ("derive(__file__, 'base.py', dat={'shots': 1})", "config.dat.shots: no such field"),
+        ("derive(__file__, 'base.py', data=3)", "config.data: no such field"),
+        ("derive(__file__, 'base.py', data={'shots': -1})", "config.data.shots must not be neg"),
+        ("derive(__file__, 'none.py', seed=1)", "none.py: no such file"),
+    ],
+)
+def test_a_wrong_derivation_is_named_with_its_line(tmp_path, call, message):
+    (tmp_path / "base.py").write_text(IMPORTS + "    return Config()\n")
+    (tmp_path / "mine.py").write_text(IMPORTS + f"    return {call}\n")
+    with pytest.raises(ConfigError, match=rf"^--config=.*mine\.py:5: .*{message}") as error:
+        configs.load_experiment(tmp_path / "mine.py")
+    assert "\n" not in str(error.value)

@@ -36,13 +36,26 @@ def numbers(cls, prefix="") -> dict[str, tuple[type, list]]:
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         if dataclasses.is_dataclass(hint):
             found |= numbers(hint, f"{prefix}{name}.")
-        parts = typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,)
-        for i, part in enumerate(parts):
-            bare, *extra = typing.get_args(part) if hasattr(part, "__metadata__") else (part,)
-            if bare in (int, float):
-                bounds = [limit for each in extra for limit in each.metadata]
-                found[f"{prefix}{name}[{i}]"] = (bare, bounds)
+        else:
+            found |= {f"{prefix}{name}[{i}]": part for i, part in enumerate(bounded(hint))}
     return found
+
+
+def bounded(hint, bounds=()) -> list[tuple[type, list]]:
+    """(type, bounds) of each number in a type: in a union, a tuple, a list or a dictionary too."""
+    if hint in (int, float):
+        return [(hint, list(bounds))]
+    if hasattr(hint, "__metadata__"):
+        inner, *extra = typing.get_args(hint)
+        return bounded(inner, [limit for each in extra for limit in getattr(each, "metadata", ())])
+    return [found for part in typing.get_args(hint) for found in bounded(part)]
+
+
+@pytest.mark.parametrize(
+    "hint", [int, float, int | None, tuple[int, ...], dict[str, float], list[tuple[int, str]]]
+)
+def test_the_walk_finds_a_number_without_bounds(hint):
+    assert [bounds for _, bounds in bounded(hint)] == [[]]
 
 
 NUMBERS = numbers(Config)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdit.data import layout, readers, records
+from fsdit.data import layout, records
 from fsdit.data.episodes import draw_episodes
 from fsdit.data.records import ImageRecord
+from fsdit.data.shards import open_shard, read_record, shard_name, write_shard
 
 SIZE = 6
 SHOTS = 2
@@ -47,16 +48,16 @@ def write(directory: Path, seed: int = 0, **changes) -> Path:
 
 def shard(directory: Path, split: str = "train", kind: str = "images", index: int = 1) -> Path:
     count = 1 if kind == "episodes" else 2
-    return directory / split / records.shard_name(kind, min(index, count - 1), count)
+    return directory / split / shard_name(kind, min(index, count - 1), count)
 
 
 def rewrite(path: Path, change) -> None:
     """Rewrites a file's records through `change`; manifest and dataset.json agree with it."""
     manifest = layout.read_manifest(path.parent)
-    reader = readers.open_shard(path, manifest[path.name]["records"])
-    payloads = change([readers.read_record(reader, path, i) for i in range(reader.num_records())])
+    reader = open_shard(path, manifest[path.name]["records"])
+    payloads = change([read_record(reader, path, i) for i in range(reader.num_records())])
     reader.close()
-    manifest[path.name] = records.write_shard(path, payloads)
+    manifest[path.name] = write_shard(path, payloads)
     layout.write_json(path.parent / "manifest.json", manifest)
     dataset = path.parent.parent
     layout.write_dataset_json(dataset, layout.read_dataset_json(dataset))

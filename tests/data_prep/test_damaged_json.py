@@ -62,8 +62,8 @@ def signed(values: Any) -> bytes:
 def used(directory: Path) -> None:
     """What every program does with a dataset. Raises FsditError."""
     info = layout.read_dataset_info(directory)
-    tasks.WorkingFolder(directory).begin(info, [], "float32")
-    tasks.finish(tasks.WorkingFolder(directory), [], tasks.tasks(directory, info))
+    tasks.EncodingFolder(directory).begin(info, [], "float32")
+    tasks.finish(tasks.EncodingFolder(directory), [], tasks.tasks(directory, info))
 
 
 def checked(directory: Path) -> None:

@@ -269,7 +269,7 @@ def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
     all_outputs = [output, vae]
     all_tasks = tasks.tasks(photos, layout.read_dataset_info(photos))
     before = Path(shutil.copytree(photos, tmp_path / "before"))
-    folder = tasks.WorkingFolder(before)
+    folder = tasks.EncodingFolder(before)
     folder.begin(layout.read_dataset_info(before), all_outputs, "float32")
     for task in all_tasks:
         manifest = layout.read_manifest(undisturbed / task.split)
@@ -292,13 +292,13 @@ def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
 
             return changed
 
-        folder = tasks.WorkingFolder(directory)
+        folder = tasks.EncodingFolder(directory)
         info = layout.read_dataset_info(directory)
         with monkeypatch.context() as patch:
             for name in ("replace", "rename", "unlink", "rmdir"):
                 patch.setattr(os, name, counted(getattr(os, name)))
             try:
-                if tasks.is_told(folder, info, all_outputs):
+                if tasks.is_recorded(folder, info, all_outputs):
                     tasks.remove(folder)
                 else:
                     tasks.finish(folder, all_outputs, all_tasks)
@@ -332,7 +332,7 @@ def test_what_is_there_already_takes_nothing_from_what_was_begun(undisturbed, we
     dataset = Path(shutil.copytree(undisturbed, tmp_path / "d"))
     info = layout.read_dataset_info(dataset)
     other = outputs.features(str(weights / "siglip"), "other", True, "float16", "float32")
-    tasks.WorkingFolder(dataset).begin(info, [other], "float32")
+    tasks.EncodingFolder(dataset).begin(info, [other], "float32")
     before = files(dataset)
     refused(dataset, *both(weights))
     assert files(dataset) == before
@@ -391,7 +391,7 @@ def test_other_weights_at_the_same_place_are_not_gone_on_with(dataset, weights, 
     location = Path(shutil.copytree(weights / "siglip", tmp_path / "siglip"))
     info = layout.read_dataset_info(dataset)
     begun = outputs.features(str(location), "siglip", True, "float16", "float32")
-    tasks.WorkingFolder(dataset).begin(info, [begun], "float32")
+    tasks.EncodingFolder(dataset).begin(info, [begun], "float32")
     tensors = load_file(location / "model.safetensors")
     save_file({n: t * 1.5 for n, t in tensors.items()}, location / "model.safetensors")
     assert f"sha256 {begun.info.sha256}" in refused(dataset, f"--encoder={location}")

@@ -7,6 +7,7 @@ import pytest
 from data_prep.verify import verify
 from fsdit.data import layout, records
 from fsdit.data.readers import EpisodeReader
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 from tests.data_prep import datasets
 from tests.programs import run_module
@@ -72,8 +73,8 @@ def test_several_files_of_episodes_become_one(dataset):
     del manifest["episodes-00000-of-00001.array_record"]
     (folder / "episodes-00000-of-00001.array_record").unlink()
     for i in range(2):
-        file = records.shard_name("episodes", i, 2)
-        manifest[file] = records.write_shard(folder / file, [payload])
+        file = shard_name("episodes", i, 2)
+        manifest[file] = write_shard(folder / file, [payload])
     layout.write_json(folder / "manifest.json", manifest)
     layout.write_dataset_json(dataset, layout.read_dataset_json(dataset))
     rebuild(dataset, *FLAGS).check_returncode()

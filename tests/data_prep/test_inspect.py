@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fsdit.data import layout, readers, records
+from fsdit.data.shards import shard_name, write_shard
 from tests.data_prep import datasets
 from tests.programs import run_module
 
@@ -54,8 +55,8 @@ def test_the_picture_shows_supports_and_target_of_the_first_episodes(dataset, tm
 
 def test_the_table_has_sizes_and_what_was_precomputed(dataset, tmp_path):
     manifest = layout.read_manifest(dataset / "val")
-    file = records.shard_name("features-siglip2-base", 0, 1)
-    manifest[file] = records.write_shard(dataset / "val" / file, [b"x"] * 7)
+    file = shard_name("features-siglip2-base", 0, 1)
+    manifest[file] = write_shard(dataset / "val" / file, [b"x"] * 7)
     layout.write_json(dataset / "val" / "manifest.json", manifest)
     told = rows(inspect(dataset, tmp_path / "grid.png").stdout)
     size = f"{sum(entry['bytes'] for entry in manifest.values()):,}"

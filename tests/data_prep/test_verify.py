@@ -12,6 +12,7 @@ import pytest
 from data_prep.verify import EXIT_LEAKAGE, conclude, damage_lines, table, verify
 from fsdit.data import layout, records
 from fsdit.data.records import Episode, FeatureRecord, ImageRecord, LatentRecord
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.errors import DataError
 from tests.data_prep import datasets
 from tests.data_prep.datasets import flip, rewrite, shard
@@ -129,10 +130,8 @@ def precompute(directory: Path, features: bool = True, latents: bool = True) -> 
                 ("features-siglip2", lambda j: records.encode_features(features_of(j))),
                 ("latents-sd", lambda j: records.encode_latents(latents_of(j))),
             ):
-                name = records.shard_name(kind, i, 2)
-                manifest[name] = records.write_shard(
-                    directory / split / name, map(payload, range(count))
-                )
+                name = shard_name(kind, i, 2)
+                manifest[name] = write_shard(directory / split / name, map(payload, range(count)))
         layout.write_json(directory / split / "manifest.json", manifest)
     describe(
         directory,
@@ -204,7 +203,7 @@ DAMAGES = {
     ),
     "flipped bit between records": (
         lambda d: flip(shard(d), -3),
-        f"{TRAIN_1}: its sha256 .* each of its records is sound",
+        f"{TRAIN_1}: its sha256 .* each of its records is valid",
     ),
     "truncated shard": (
         truncate,
@@ -393,7 +392,7 @@ def test_the_glyph_dataset_is_sound(glyphs, flags):
         assert row[1:4] == [str(len(split.classes)), str(split.num_images), str(split.episodes)]
         manifest = layout.read_manifest(glyphs / name)
         assert int(row[4].replace(",", "")) == sum(entry["bytes"] for entry in manifest.values())
-        assert row[5] == "sound"
+        assert row[5] == "valid"
 
 
 LEAKS = {
@@ -436,7 +435,7 @@ def test_the_program_exits_1_and_names_the_damage(dataset, damage):
         assert any(re.match(pattern, line) for line in told)
     states = {line.split()[0]: line for line in told}
     assert "damaged" in states["train"]
-    assert states["val"].endswith("sound")
+    assert states["val"].endswith("valid")
 
 
 @pytest.mark.medium
@@ -481,7 +480,7 @@ def test_a_file_whose_sum_is_wrong_is_read_in_full_though_others_are_sampled(tmp
     layout.write_split(tmp_path / "train", images, [])
     layout.write_dataset_json(tmp_path, layout.DatasetInfo(6, 1, {"train": info}, "command", 0))
     assert lines(tmp_path, fast=True) == []
-    file = tmp_path / "train" / records.shard_name("images", 0, 1)
+    file = tmp_path / "train" / shard_name("images", 0, 1)
     flip(file, file.read_bytes().index(images[333].data) + 30)
     assert any(", record 333: damaged" in line for line in lines(tmp_path, fast=True))
 
@@ -511,7 +510,7 @@ def test_of_a_file_with_many_damages_the_first_are_told_and_the_rest_counted(dat
     (dataset / "val" / "notes.txt").write_text("x")
     told = list(damage_lines(verify(dataset, False, 0).damages, most=2))
     assert sum("not a ImageRecord" in line for line in told) == 2
-    assert any(line.endswith("4 more damages; --max_lines=6 tells them") for line in told)
+    assert any(line.endswith("4 more damages; --max_lines=6 shows them") for line in told)
     assert any("notes.txt" in line for line in told)
 
 

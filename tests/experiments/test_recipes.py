@@ -46,7 +46,7 @@ def test_a_recipe_loads_from_anywhere_and_is_valid(path, monkeypatch, tmp_path):
 def test_a_recipe_says_its_command_hardware_and_result(path):
     text = path.read_text().split('"""')[1]
     assert f"python -m fsdit.main --config=experiments/{path.name}" in text
-    assert "Hardware: " in text
+    assert "Hardware: " in text and "Expected result: " in text
 
 
 def test_b2_is_the_published_setting():

@@ -16,6 +16,7 @@ from fsdit import program
 from fsdit.config import Config, DataConfig, to_dict
 from fsdit.errors import ConfigError, DataError
 from fsdit.program import terminal
+from fsdit.text import harmless
 from tests.programs import ROOT, environment, run_module
 
 
@@ -187,7 +188,7 @@ def test_a_defect_is_none_of_them(error):
     ],
 )
 def test_what_a_terminal_would_obey_is_shown(text, shown):
-    assert terminal.harmless(text) == shown
+    assert harmless(text) == shown
     below = io.StringIO()
     stream = terminal.SafeStream(below)
     assert stream.write(text) == len(shown)

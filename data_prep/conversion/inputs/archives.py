@@ -16,8 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from data_prep.conversion.inputs.entries import Row, printable, skipped
-from data_prep.conversion.inputs.listing import File, plain
+from data_prep.conversion.inputs.entries import File, Row, plain, shown_name, skipped
 from data_prep.conversion.inputs.spool import RangeReader, Spool
 from fsdit.data.images.filenames import is_image_name
 from fsdit.data.images.image_files import MAX_FILE_BYTES
@@ -82,7 +81,7 @@ class _Members:
             if file := self.files.get(target):
                 files.append(File(path, file.size, file.place))
             else:
-                reason = f"a link to {printable(target)}, which is no file of the archive"
+                reason = f"a link to {shown_name(target)}, which is no file of the archive"
                 rows.append(skipped(path, reason))
         return files, rows
 
@@ -105,7 +104,7 @@ def list_zip(path: Path) -> tuple[list[File], list[Row]]:
     except DataError:
         raise
     except Exception as error:  # a damaged directory raises nearly anything
-        raise DataError(f"--input={path}: damaged zip: {printable(str(error))}") from None
+        raise DataError(f"--input={path}: damaged zip: {shown_name(str(error))}") from None
     return found.resolved()
 
 
@@ -175,7 +174,7 @@ def _list_compressed(path: Path, spool: epath.Path) -> tuple[list[File], list[Ro
         try:
             archive = tarfile.open(path, "r|*", tarinfo=_TarInfo)  # noqa: SIM115 (closed below)
         except Exception as error:  # a damaged stream raises nearly anything
-            raise DataError(f"--input={path}: damaged tar: {printable(str(error))}") from None
+            raise DataError(f"--input={path}: damaged tar: {shown_name(str(error))}") from None
 
         def copy(member: tarfile.TarInfo) -> tuple[int, int] | None:
             archive.members = []  # it keeps every member that it met
@@ -204,7 +203,7 @@ def _list_members(
     except (FsditError, OSError):  # of the disk that is written to
         raise
     except Exception as error:
-        raise DataError(f"--input={path}: damaged tar: {printable(str(error))}") from None
+        raise DataError(f"--input={path}: damaged tar: {shown_name(str(error))}") from None
     return found.resolved()
 
 

@@ -5,8 +5,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from data_prep.conversion.inputs.entries import SPLIT_NAMES, Entry, class_name, printable
-from data_prep.conversion.inputs.listing import File
+from data_prep.conversion.inputs.entries import SPLIT_NAMES, Entry, File, class_name, shown_name
 from fsdit.errors import DataError
 
 
@@ -54,7 +53,7 @@ def classify(files: Iterable[File], class_depth: int | None = None) -> list[Entr
     entries = []
     for file, parts in zip(files, folders, strict=True):
         label = _label(parts, levels, class_depth)
-        name, split = printable(file.path), levels.split(parts)
+        name, split = shown_name(file.path), levels.split(parts)
         entries.append(Entry(name, class_name(label), split, file.size, file.place))
     return entries
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.conversion.inputs.entries import class_name, printable
+from data_prep.conversion.inputs.entries import class_name, shown_name
 from fsdit.errors import DataError
 
 _UNLABELLED = "no label"
@@ -67,7 +67,7 @@ def find_columns(
     """partition: what the names of the file's folders say, `label=cat`. Raises DataError."""
     images = _column(path, schema, "image_column", image)
     if not _is_image(images.kind):
-        kind = printable(str(images.kind))
+        kind = shown_name(str(images.kind))
         raise DataError(f"{path}: {images.flag} holds {kind}, not encoded images")
     if label in partition and _found(schema, label) is None:
         return Columns(images, partition[label], None)
@@ -85,7 +85,7 @@ def _column(path: Path, schema: pa.Schema, flag: str, name: str) -> Column:
         for field in found[1]:
             kind = kind.field(field).type
         return Column(f"--{flag}={name}", *found, kind)
-    has = printable(", ".join(schema.names))
+    has = shown_name(", ".join(schema.names))
     raise DataError(f"{path}: no column --{flag}={name}; has {has}")
 
 
@@ -196,5 +196,5 @@ def _numbered(value: int, names: Sequence[str] | None) -> tuple[str, str]:
 
 
 def _no_labels(path: Path, column: Column, what: str = "") -> DataError:
-    kind = printable(str(column.kind))
+    kind = shown_name(str(column.kind))
     return DataError(f"{path}: {column.flag} holds {kind}{what}, not class names or numbers")

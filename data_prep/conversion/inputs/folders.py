@@ -6,8 +6,7 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
-from data_prep.conversion.inputs.entries import Row, printable, skipped
-from data_prep.conversion.inputs.listing import File, is_hidden, plain
+from data_prep.conversion.inputs.entries import File, Row, is_hidden, plain, shown_name, skipped
 from fsdit.data.images.image_files import read_file
 from fsdit.errors import DataError, system_text
 
@@ -42,7 +41,7 @@ def list_folder(root: Path) -> tuple[list[File], list[Row]]:
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         base = Path(folder).relative_to(root).as_posix()
         if first := seen.get(real := os.path.realpath(folder)):
-            rows.append(skipped(base, f"the same folder as {printable(first)}"))
+            rows.append(skipped(base, f"the same folder as {shown_name(first)}"))
             folders.clear()
             continue
         seen[real] = base
@@ -59,7 +58,7 @@ def list_folder(root: Path) -> tuple[list[File], list[Row]]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    folder = printable(str(error.filename))
+    folder = shown_name(str(error.filename))
     raise DataError(
         f"--input: the folder {folder} cannot be read: {system_text(error)}: make it readable, or "
         "take it out of --input"

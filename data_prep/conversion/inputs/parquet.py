@@ -16,7 +16,7 @@ from data_prep.conversion.inputs.columns import (
     image_bytes,
     label_text,
 )
-from data_prep.conversion.inputs.entries import SPLIT_NAMES, Entry, Row, printable, skipped
+from data_prep.conversion.inputs.entries import SPLIT_NAMES, Entry, Row, shown_name, skipped
 from data_prep.conversion.inputs.spool import Spool
 from fsdit.data.images.image_files import MAX_FILE_BYTES
 from fsdit.errors import DataError, first_line
@@ -65,7 +65,7 @@ def _opened(path: Path) -> parquet.ParquetFile:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a Parquet file, or damaged: {printable(first_line(error))}")
+    return DataError(f"{path}: not a Parquet file, or damaged: {shown_name(first_line(error))}")
 
 
 def _copy(
@@ -89,7 +89,7 @@ def _copy(
                     rows.append(skipped(key, problem or f"a file of {len(data)} bytes"))
                     continue
                 place = spool.write(data)
-                entries.append(Entry(printable(key), label, split, len(data), place))
+                entries.append(Entry(shown_name(key), label, split, len(data), place))
             row += 1
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from etils import epath
 
 from data_prep.conversion.inputs import classes, lists, sources
-from data_prep.conversion.inputs.entries import Entry, Row, printable
-from data_prep.conversion.inputs.listing import rows_of
+from data_prep.conversion.inputs.entries import Entry, Row, rows_of, shown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,7 @@ def read_input(
 
     csv_lists: where there are some, they tell the classes and not the folders.
     """
-    source = sources.open_source(path, spool, class_depth, columns)
+    source = sources.list_input(path, spool, class_depth, columns)
     read = Counter({"*.csv": sum(path in file.parents for file in csv_lists)})
     others = source.others - read
     rows, notes = [*source.rows, *rows_of(others)], list(_notes(others))
@@ -50,4 +49,4 @@ def read_input(
 def _notes(others: Counter[str]) -> Iterator[str]:
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        yield f"passed over, by their names no images: {printable(kinds)}"
+        yield f"passed over, by their names no images: {shown_name(kinds)}"

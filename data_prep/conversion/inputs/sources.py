@@ -16,8 +16,7 @@ from etils import epath
 
 from data_prep.conversion.inputs import archives, folders
 from data_prep.conversion.inputs.classes import classify
-from data_prep.conversion.inputs.entries import Entry, Row, skipped
-from data_prep.conversion.inputs.listing import File, images_of, is_hidden
+from data_prep.conversion.inputs.entries import Entry, File, Row, images_of, is_hidden, skipped
 from data_prep.conversion.inputs.spool import RangeReader, Spool
 from fsdit.errors import DataError, system_text
 
@@ -29,7 +28,7 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ListedInput:
     """What an input holds.
 
     rows: what is in it but no entry, and why. others: files that are by their names no
@@ -43,9 +42,9 @@ class Source:
     by_folder: bool
 
 
-def open_source(
+def list_input(
     path: Path, spool: epath.Path, class_depth: int | None, columns: tuple[str, str]
-) -> Source:
+) -> ListedInput:
     """Lists the input at `path`, sorted by name. Raises DataError.
 
     spool: a file that may be written, in a folder that is there. class_depth: see
@@ -67,7 +66,7 @@ def open_source(
     else:
         raise DataError(f"--input={path}: not a folder, zip, tar or Parquet file")
     images, others = images_of(files)
-    return Source(classify(images, class_depth), reader, rows, others, by_folder=True)
+    return ListedInput(classify(images, class_depth), reader, rows, others, by_folder=True)
 
 
 def _check_kind(path: Path) -> None:
@@ -105,7 +104,7 @@ def _tables(
     columns: tuple[str, str],
     spool: epath.Path,
     rows: Sequence[Row] = (),
-) -> Source:
+) -> ListedInput:
     from data_prep.conversion.inputs import parquet
 
     with spool.open("wb") as out:
@@ -113,4 +112,4 @@ def _tables(
     images, passed = images_of(others)
     beside = [skipped(file.path, "beside Parquet files that hold images") for file in images]
     left_out = [*rows, *beside, *unlabelled]
-    return Source(entries, RangeReader(str(spool)), left_out, passed, by_folder=False)
+    return ListedInput(entries, RangeReader(str(spool)), left_out, passed, by_folder=False)

@@ -20,6 +20,7 @@ from absl import flags
 from fsdit import program
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, FeaturesConfig, ModelConfig
 from fsdit.data import layout, pipeline, records
+from fsdit.data.shards import shard_name, write_shard
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen
 from fsdit.features.resident import ResidentFeatures
@@ -83,8 +84,8 @@ def write_dataset(folder: Path, num_images: int) -> None:
     layout.write_split(split, images, [])
     manifest = layout.read_manifest(split)
     for kind, payload in (("features-random", features), ("latents-random", latents)):
-        name = records.shard_name(kind, 0, 1)
-        manifest[name] = records.write_shard(split / name, (payload() for _ in images))
+        name = shard_name(kind, 0, 1)
+        manifest[name] = write_shard(split / name, (payload() for _ in images))
     layout.write_json(split / "manifest.json", manifest)
     described = layout.FeaturesInfo("random", "", {}, "float16", _DIM, _GRID, tokens=True)
     info = layout.DatasetInfo(

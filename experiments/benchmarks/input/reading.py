@@ -31,6 +31,7 @@ from fsdit.data.episodes import SampledEpisodes
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import RecordReader
 from fsdit.data.records import Episode
+from fsdit.data.shards import write_shard
 
 _BATCHES = flags.DEFINE_integer("num_batches", 40, "Batches of 16 episodes a measurement.")
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes of the other loader, and of ours.")
@@ -180,7 +181,7 @@ def disk(dataset: Path, folder: Path) -> None:
     count = 100
 
     def written(name: str, payloads: Iterator[bytes]) -> int:
-        return records.write_shard(folder / name, payloads)["bytes"]
+        return write_shard(folder / name, payloads)["bytes"]
 
     random = np.random.default_rng(0)
 

@@ -1,11 +1,11 @@
-"""Names: which can be those of images, which may be part of a path, and how they are shown."""
+"""Names of files: which can be those of images, and which may be part of a path."""
 
 import posixpath
 import re
 
 # Suffixes of files that lie beside images and are none: captions, labels, lists, notes, arrays,
-# weights, programs, checksums, links, sound and film. Archives and unknown suffixes are not
-# here: what may hold images is opened, and named where it cannot be used.
+# weights, programs, checksums, links, sound and film. Archives and unknown suffixes are not in
+# the list: such a file may hold an image, so it is opened, and reported where it cannot be used.
 _OTHER_SUFFIXES = """
 .txt .caption .captions .tags .json .jsonl .ndjson .geojson .csv .tsv .lst .xml .yaml .yml .toml
 .ini .cfg .conf .log .md .markdown .rst .html .htm .pbtxt .names .bib .tex .pdf .doc .docx .odt
@@ -23,9 +23,6 @@ readme license licence copying notice authors changelog makefile contents index 
 _SUFFIXES = frozenset(_OTHER_SUFFIXES.split())
 _NAMES = frozenset(_OTHER_NAMES.split())
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_STEERING = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
 def is_image_name(name: str) -> bool:
@@ -41,14 +38,5 @@ def is_image_name(name: str) -> bool:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name may be part of a path: one folder or file, on every system."""
+    """Whether a name may be that of one folder or file on every system."""
     return len(name) <= 128 and _PLAIN.fullmatch(name) is not None
-
-
-def printable(text: str) -> str:
-    """Text for a terminal or a table: what would steer it is written as an escape.
-
-    Control characters, line separators, what turns the direction of writing, and what is no
-    Unicode text. Letters of every script stay.
-    """
-    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

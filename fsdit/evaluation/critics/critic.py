@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 from fsdit.config import Config
 from fsdit.data.layout import read_dataset_info
-from fsdit.data.precomputed import features_name
+from fsdit.data.run_dataset import features_name
 from fsdit.errors import ConfigError
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
-from fsdit.models.pretrained.stored.weights import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
 
 # Greyscale or RGB images of one size: an array (N, H, W, C), or one (H, W, C) after another.

@@ -17,7 +17,8 @@ from fsdit.config.problems import shown
 from fsdit.errors import DataError
 from fsdit.models import layers
 from fsdit.models.pretrained import resampling, vit
-from fsdit.models.pretrained.stored.weights import Checkpoint, Mapped, Source, linear, norm
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint
+from fsdit.models.pretrained.stored.weights import Mapped, Source, linear, norm
 
 # Checkpoints with a classifier have one of the first two.
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")

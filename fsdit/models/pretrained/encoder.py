@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, UInt8
 from fsdit.errors import DataError
 from fsdit.models.pretrained import dinov2, siglip
 from fsdit.models.pretrained.preprocessing import Preprocessing, read_preprocessing
-from fsdit.models.pretrained.stored.weights import Checkpoint, Mapped, load_params, open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint, open_checkpoint
+from fsdit.models.pretrained.stored.weights import Mapped, load_params
 
 TowerConfig = siglip.SiglipConfig | dinov2.Dinov2Config
 

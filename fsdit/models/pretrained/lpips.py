@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, UInt8
 
 from fsdit.models.codec import scale_pixels
 from fsdit.models.pretrained.stored import weights
+from fsdit.models.pretrained.stored.checkpoint import open_files
 
 # Widths of the convolutions of each block; a block ends in what is compared.
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -96,7 +97,7 @@ def load(location: str) -> dict:
         DataError: no such directory; a file missing or damaged; a tensor missing, left
             over or misshapen.
     """
-    checkpoint = weights.open_files(Path(location).expanduser(), *FILES)
+    checkpoint = open_files(Path(location).expanduser(), *FILES)
     template = nnx.to_pure_dict(_abstract()[1])
     return weights.load_params(checkpoint, template, mapping(), _IGNORED)
 

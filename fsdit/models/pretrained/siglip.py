@@ -17,7 +17,8 @@ from fsdit.config.problems import shown
 from fsdit.errors import DataError
 from fsdit.models import layers
 from fsdit.models.pretrained import vit
-from fsdit.models.pretrained.stored.weights import Checkpoint, Mapped, Source, linear, norm
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint
+from fsdit.models.pretrained.stored.weights import Mapped, Source, linear, norm
 
 # Of a checkpoint, what the vision tower is not made of.
 IGNORED = ("text_model.", "logit_scale", "logit_bias", "vision_model.embeddings.position_ids")

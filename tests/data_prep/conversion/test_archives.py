@@ -38,8 +38,8 @@ def make_tar(path: Path, members, mode: str = "w") -> Path:
     return path
 
 
-def opened(path: Path) -> sources.Source:
-    return sources.open_source(path, epath.Path(path.parent / "spool"), None, ("image", "label"))
+def opened(path: Path) -> sources.ListedInput:
+    return sources.list_input(path, epath.Path(path.parent / "spool"), None, ("image", "label"))
 
 
 def found(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:

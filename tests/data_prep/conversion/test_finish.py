@@ -23,7 +23,7 @@ OPTIONS = ImageOptions(format="png")
 SHOTS = 2
 
 
-def read(source: Path, folder: jobs.WorkingFolder) -> Input:
+def read(source: Path, folder: jobs.ConversionFolder) -> Input:
     folder.work.mkdir(parents=True, exist_ok=True)
     return read_input(source, folder.spool, None, ("image", "label"), [])
 
@@ -37,7 +37,7 @@ def finish_options(**changes) -> finish.FinishOptions:
     )
 
 
-def planned(folder: jobs.WorkingFolder, found: Input, counts: Sequence[str]) -> jobs.Plan:
+def planned(folder: jobs.ConversionFolder, found: Input, counts: Sequence[str]) -> jobs.JobList:
     dropped = jobs.dropped_classes(folder)
     numbers = parse_class_counts(counts)
 
@@ -48,14 +48,14 @@ def planned(folder: jobs.WorkingFolder, found: Input, counts: Sequence[str]) -> 
     return jobs.make(folder, dealt, {}, OPTIONS, shard_bytes=5000)
 
 
-def run(folder: jobs.WorkingFolder, found: Input, made: jobs.Plan) -> None:
+def run(folder: jobs.ConversionFolder, found: Input, made: jobs.JobList) -> None:
     task = shards.ConvertShard(str(folder.root), found.reader, OPTIONS, 10**9)
     for shard in made.shards:
         task(shard)
 
 
 def converted(source: Path, output: Path, counts=("2", "1", "1"), **changes) -> finish.Finished:
-    folder = jobs.WorkingFolder(epath.Path(output))
+    folder = jobs.ConversionFolder(epath.Path(output))
     found = read(source, folder)
     made = planned(folder, found, counts)
     run(folder, found, made)
@@ -75,7 +75,7 @@ def shared(tmp_path) -> tuple[Path, dict[str, str]]:
     source = class_folders(tmp_path / "in", classes=4, images=4)
     for c in range(4):
         (source / f"class{c:02d}" / "same.jpg").write_bytes(encoded(photo(9999)))
-    folder = jobs.WorkingFolder(epath.Path(tmp_path / "first"))
+    folder = jobs.ConversionFolder(epath.Path(tmp_path / "first"))
     made = planned(folder, read(source, folder), ("2", "1", "1"))
     return source, {label: split for split, labels in made.classes.items() for label in labels}
 
@@ -119,7 +119,7 @@ def changes_of(directory: Path, split: str) -> dict[str, int]:
 
 def test_classes_that_turn_out_too_small_are_replaced_and_the_rest_is_kept(tmp_path):
     source = class_folders(tmp_path / "in", classes=8, images=4)
-    folder = jobs.WorkingFolder(epath.Path(tmp_path / "d"))
+    folder = jobs.ConversionFolder(epath.Path(tmp_path / "d"))
     found = read(source, folder)
     first = planned(folder, found, ("3", "1", "1"))
     small = sorted(first.classes["train"])[1]
@@ -143,7 +143,7 @@ def test_classes_that_turn_out_too_small_are_replaced_and_the_rest_is_kept(tmp_p
     assert ("", f"{gone[small]}") in rows(tmp_path / "d" / "skipped.csv")
 
     # The same as where the class had been known to be small at once.
-    other = jobs.WorkingFolder(epath.Path(tmp_path / "e"))
+    other = jobs.ConversionFolder(epath.Path(tmp_path / "e"))
     found = read(source, other)
     jobs.drop_classes(other, gone)
     made = planned(other, found, ("3", "1", "1"))
@@ -185,7 +185,7 @@ def test_no_cell_of_a_table_is_a_formula_or_steers_a_terminal(tmp_path_factory, 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"plan": 1}'])
 def test_a_damaged_working_folder_says_what_to_delete(tmp_path, file, content):
     source = class_folders(tmp_path / "in", classes=4, images=3)
-    folder = jobs.WorkingFolder(epath.Path(tmp_path / "d"))
+    folder = jobs.ConversionFolder(epath.Path(tmp_path / "d"))
     found = read(source, folder)
     made = planned(folder, found, ("2", "1", "1"))
     run(folder, found, made)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from data_prep.conversion.inputs import classes, folders, listing, lists, reading, sources
+from data_prep.conversion.inputs import classes, folders, lists, reading, sources
+from data_prep.conversion.inputs.entries import File
 from data_prep.conversion.inputs.reading import read_input
 from fsdit.data.images.image_files import UnusableImageError
 from fsdit.errors import DataError
@@ -105,8 +106,8 @@ def test_hidden_and_system_folders_are_not_entered(folder):
     assert list(found.notes) == ["passed over, by their names no images: 3 .*"]
 
 
-def entries(*names: str, class_depth=None):
-    return classes.classify([listing.File(n, 1, n) for n in names], class_depth)
+def entries_of(*names: str, class_depth=None):
+    return classes.classify([File(n, 1, n) for n in names], class_depth)
 
 
 SAME_NAMES = {
@@ -137,7 +138,7 @@ SAME_NAMES = {
 @pytest.mark.parametrize(("names", "told"), SAME_NAMES.values(), ids=SAME_NAMES.keys())
 def test_folders_of_one_name_are_not_merged(names, told):
     with pytest.raises(DataError, match=told):
-        classes.check_same_names(entries(*names))
+        classes.check_same_names(entries_of(*names))
 
 
 @pytest.mark.parametrize(
@@ -150,12 +151,12 @@ def test_folders_of_one_name_are_not_merged(names, told):
     ],
 )
 def test_other_folders_are(names):
-    classes.check_same_names(entries(*names))
+    classes.check_same_names(entries_of(*names))
 
 
 def test_one_name_in_two_forms_of_unicode_is_one_class_and_told():
     names = [f"{unicodedata.normalize(form, 'café')}/{form}.png" for form in ("NFC", "NFD")]
-    found = entries(*names, "thé/1.png")
+    found = entries_of(*names, "thé/1.png")
     assert {e.label for e in found} == {"café", "thé"}
     (note,) = classes.spellings(found)
     assert note.startswith("'café': folders whose names differ only in their form of Unicode")
@@ -174,9 +175,9 @@ def test_only_images_decide_which_folders_are_splits(tmp_path):
 
 
 def test_one_split_folder_is_a_split():
-    found = entries("mini/train/ant/1.jpg", "mini/train/bee/1.jpg")
+    found = entries_of("mini/train/ant/1.jpg", "mini/train/bee/1.jpg")
     assert [(e.split, e.label) for e in found] == [("train", "ant"), ("train", "bee")]
-    assert [e.split for e in entries("train/1.jpg", "train/2.jpg")] == [None, None]
+    assert [e.split for e in entries_of("train/1.jpg", "train/2.jpg")] == [None, None]
 
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
@@ -206,7 +207,7 @@ LISTS = {
 @pytest.mark.parametrize(("name", "header", "line"), LISTS.values(), ids=LISTS.keys())
 def test_a_list_finds_its_files_however_it_is_written(tmp_path, name, header, line):
     (tmp_path / "val.csv").write_text(f"{header}\n{line}\n", "utf-8")
-    found, rows = lists.relabel(entries(name), [tmp_path / "val.csv"], "/data/in")
+    found, rows = lists.relabel(entries_of(name), [tmp_path / "val.csv"], "/data/in")
     assert [(e.place, e.label, e.split) for e in found] == [(name, "ant", "val")]
     assert rows == []
 
@@ -225,13 +226,13 @@ def test_a_list_finds_its_files_however_it_is_written(tmp_path, name, header, li
 def test_a_list_that_is_wrong_says_where(tmp_path, text, told):
     (tmp_path / "val.csv").write_text(text)
     with pytest.raises(DataError, match=told):
-        lists.relabel(entries("images/1.jpg"), [tmp_path / "val.csv"], "/data/in")
+        lists.relabel(entries_of("images/1.jpg"), [tmp_path / "val.csv"], "/data/in")
 
 
 def test_names_that_would_steer_a_terminal_are_escaped(tmp_path):
     (tmp_path / "in" / "\x1b[31mred").mkdir(parents=True)
     (tmp_path / "in" / "\x1b[31mred" / "a\nb\u202egpj.jpg").write_bytes(b"x")
-    (entry,) = sources.open_source(
+    (entry,) = sources.list_input(
         tmp_path / "in", epath.Path(tmp_path / "s"), None, ("image", "label")
     ).entries
     assert entry.name == "\\x1b[31mred/a\\nb\\u202egpj.jpg"

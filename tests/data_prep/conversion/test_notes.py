@@ -28,7 +28,7 @@ def test_unused_classes_and_shared_ones_are_told(capsys):
     dealt = splits.assign(some, lambda e: used, shots=2, drop=False)
     notes.print_assignment(dealt, by_classes=True)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("unused: 7 images, 2 whole classes") and "`rest`" in first
+    assert first.startswith("unused: 7 images, all of 2 classes among them") and "`rest`" in first
     assert "1 classes are in several splits, such as 'c1'" in second
     notes.print_assignment(dealt, by_classes=False)
     assert "--num_classes" not in capsys.readouterr().out

@@ -20,12 +20,12 @@ STRUCTS = [{"bytes": data, "path": "x.jpg"} for data in DATA]
 PATHLESS = [{"bytes": data} for data in DATA]
 
 
-def opened(path: Path, columns=("image", "label")) -> sources.Source:
+def opened(path: Path, columns=("image", "label")) -> sources.ListedInput:
     spool = epath.Path(path.parent / "spool")
-    return sources.open_source(path, spool, None, columns)
+    return sources.list_input(path, spool, None, columns)
 
 
-def read(source: sources.Source) -> list[tuple[str, bytes]]:
+def read(source: sources.ListedInput) -> list[tuple[str, bytes]]:
     return [(entry.label, source.reader.read(entry.place)) for entry in source.entries]
 
 

@@ -13,7 +13,8 @@ import pytest
 from etils import epath
 from pyarrow import parquet
 
-from data_prep.conversion.inputs import classes, listing, lists, sources
+from data_prep.conversion.inputs import classes, lists, sources
+from data_prep.conversion.inputs.entries import File, images_of
 from fsdit.errors import DataError
 from tests.data_prep.conversion.photos import class_folders, encoded, files, photo
 
@@ -24,12 +25,12 @@ def folder(tmp_path):
     return class_folders(tmp_path / "in", classes=3, images=2)
 
 
-def opened(path: Path, class_depth=None, columns=("image", "label")) -> sources.Source:
+def opened(path: Path, class_depth=None, columns=("image", "label")) -> sources.ListedInput:
     spool = epath.Path(path).parent / "spool"
-    return sources.open_source(path, spool, class_depth, columns)
+    return sources.list_input(path, spool, class_depth, columns)
 
 
-def contents(source: sources.Source) -> dict[tuple[str, str], bytes]:
+def contents(source: sources.ListedInput) -> dict[tuple[str, str], bytes]:
     """(class, name) -> bytes, read as a worker would."""
     reader = pickle.loads(pickle.dumps(source.reader))
     return {(e.label, e.name): reader.read(e.place) for e in source.entries}
@@ -40,7 +41,7 @@ def expected(folder: Path, prefix: str = "") -> dict[tuple[str, str], bytes]:
 
 
 def labels(names: list[str], class_depth=None) -> dict[str, tuple[str, str | None]]:
-    found = classes.classify([listing.File(n, 1, n) for n in names], class_depth)
+    found = classes.classify([File(n, 1, n) for n in names], class_depth)
     return {e.name: (e.label, e.split) for e in found}
 
 
@@ -159,8 +160,8 @@ def test_files_that_are_no_images_by_name_are_counted_by_kind():
     hidden = ["ant/.DS_Store", "__MACOSX/ant/._1.jpg", ".git/config", "lost+found/1.jpg"]
     beside = ["README.md", "ant/1.txt", "bee/1.TXT", "ant/Thumbs.db", "LICENSE", "bee/desktop.ini"]
     images = ["ant/1.jpg", "bee/1.jpg"]
-    files = [listing.File(n, 1, n) for n in (*hidden, *beside, *images)]
-    found, others = listing.images_of(files)
+    files = [File(n, 1, n) for n in (*hidden, *beside, *images)]
+    found, others = images_of(files)
     assert [file.path for file in found] == images
     assert others == {".*": 4, "*.md": 1, "*.txt": 2, "*.db": 1, "*.ini": 1, "LICENSE": 1}
 
@@ -271,7 +272,7 @@ def csv_files(tmp_path, **texts: str) -> list[Path]:
 
 
 def test_lists_give_classes_and_splits(tmp_path):
-    entries = classes.classify([listing.File(f"images/{i}.jpg", 1, i) for i in range(5)])
+    entries = classes.classify([File(f"images/{i}.jpg", 1, i) for i in range(5)])
     paths = csv_files(tmp_path, train="3.jpg,bee\n0.jpg,ant\n", test="images/4.jpg,cat\n")
     found, others = lists.relabel(entries, paths)
     assert [(e.name, e.label, e.split, e.place) for e in found] == [
@@ -296,7 +297,7 @@ def test_lists_give_classes_and_splits(tmp_path):
 )
 def test_wrong_lists_say_where(tmp_path, text, message):
     names = ["a/0.jpg", "a/same.jpg", "b/same.jpg"]
-    entries = classes.classify([listing.File(n, 1, n) for n in names])
+    entries = classes.classify([File(n, 1, n) for n in names])
     with pytest.raises(DataError, match=message):
         lists.relabel(entries, csv_files(tmp_path, train=text))
 

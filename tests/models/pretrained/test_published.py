@@ -11,7 +11,7 @@ import transformers
 from flax import nnx, traverse_util
 
 from fsdit.models.pretrained import dinov2, siglip
-from fsdit.models.pretrained.stored.weights import Checkpoint
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 
 LARGE = {
     "hidden_size": 1024,

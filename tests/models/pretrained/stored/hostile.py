@@ -19,7 +19,7 @@ from fsdit.errors import FsditError
 from fsdit.models.pretrained import dinov2
 from fsdit.models.pretrained.encoder import abstract_encoder
 from fsdit.models.pretrained.preprocessing import Preprocessing, Rectangle
-from fsdit.models.pretrained.stored.weights import Checkpoint
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 
 _SECONDS = 30  # for one load, of milliseconds; the machine may be busy
 _MEGABYTES = 400  # of memory that a load may add: the checkpoints have less than one

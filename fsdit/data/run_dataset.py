@@ -1,15 +1,31 @@
-"""Which files of features and latents a run reads, of those that a dataset has."""
+"""The dataset of a run: its description, and which of its features and latents the run reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from fsdit.config import Config
-from fsdit.data.layout import DatasetInfo, default_name
+from fsdit.data.layout import REBUILDING, DatasetInfo, default_name, read_dataset_info
 from fsdit.data.readers import FeatureReader, LatentReader
 from fsdit.errors import DataError
 
 T = TypeVar("T")
+
+
+def read_run_dataset(config: Config) -> DatasetInfo:
+    """The description of `config.data.dataset_dir`.
+
+    Raises DataError: it is missing, which names the setting, or damaged.
+    """
+    directory = Path(config.data.dataset_dir)
+    if not any((directory / name).exists() for name in ("dataset.json", REBUILDING)):
+        relative = "" if directory.is_absolute() else f", looked for from {Path.cwd()}"
+        raise DataError(
+            f"{directory / 'dataset.json'}: no such file{relative}; name where the dataset lies "
+            "with --config.data.dataset_dir=DIR, or make one with "
+            "`python -m data_prep.glyphs --output_dir=DIR`"
+        )
+    return read_dataset_info(directory)
 
 
 def features_name(config: Config) -> str:
