@@ -1,5 +1,6 @@
 """Runs of the training program as processes: started, watched, ended, read back."""
 
+import dataclasses
 import json
 import socket
 import time
@@ -9,11 +10,27 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fsdit.config import Config
+from tests.conftest import experiment_file
 from tests.programs import start_program
 
 # A save at each step: a run too slow to end before it hears of its preemption, which
 # JAX looks for once a second.
 UNHURRIED = "--config.checkpoint.interval=1"
+STEPS = 60
+
+
+def long_run(folder: Path, config: Config) -> Path:
+    """An experiment file of STEPS steps, logged at each, saved every 7th, evaluated at the end."""
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=8),
+        train=dataclasses.replace(
+            config.train, num_steps=STEPS, eval_interval=1000, eval_batches=2
+        ),
+        checkpoint=dataclasses.replace(config.checkpoint, interval=7),
+    )
+    return experiment_file(folder / "experiment.py", config)
 
 
 def start(experiment, workdir, *flags, devices=1, module="fsdit.main"):
@@ -73,6 +90,15 @@ def wait_for_step(process, workdir, step, timeout=600):
     while max([0, *losses(workdir)]) < step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.02)
+
+
+def wait_for_start(process, workdir, count, timeout=600):
+    """Returns once the run was started so often: it has restored, and its first step compiles."""
+    path, deadline = workdir / "goodput.jsonl", time.monotonic() + timeout
+    while not path.exists() or path.read_text().count('"event": "start"') < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run does not start"
         time.sleep(0.02)
 
 
