@@ -82,7 +82,11 @@ def test_report_results_and_tensorboard_agree(evaluated):
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, EXIT_PREEMPTED)]
+    ("sent", "status"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL),
+        pytest.param(signal.SIGTERM, EXIT_PREEMPTED, marks=pytest.mark.large),
+    ],
 )
 def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, sent, status):
     workdir, undisturbed = evaluated

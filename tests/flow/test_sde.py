@@ -15,9 +15,12 @@ from tests.flow.closed_form import (
 from tests.flow.solving import DETERMINISTIC, NOISE, keys, normal, run
 
 pytestmark = pytest.mark.medium
+LARGE = pytest.mark.large
 
 
-@pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "level", [0.0, pytest.param(0.5, marks=LARGE), 1.0, pytest.param(2.0, marks=LARGE)]
+)
 def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
     noise = normal(100_000, 1)
     drawn = run(gaussian_field, noise, "sde", 400, noise_level=level)

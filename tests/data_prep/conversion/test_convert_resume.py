@@ -113,6 +113,7 @@ def test_the_number_of_workers_changes_nothing(folder, undisturbed, tmp_path, wo
     assert files(tmp_path / "d") == files(undisturbed)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("arguments", ["", "--direct_running_mode=multi_processing"])
 def test_the_beam_runner_changes_nothing(folder, undisturbed, tmp_path, arguments):
     pytest.importorskip("apache_beam", reason="needs the extra [beam]")

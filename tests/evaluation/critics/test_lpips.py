@@ -40,7 +40,13 @@ def random_images(*shape, seed=0):
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 3, 16, 16, 3), (1, 3, 24, 24, 1), (1, 3, 33, 50, 3), (1, 2, 84, 84, 3)]
+    "shape",
+    [
+        (2, 3, 16, 16, 3),
+        (1, 3, 24, 24, 1),
+        pytest.param((1, 3, 33, 50, 3), marks=pytest.mark.large),
+        (1, 2, 84, 84, 3),
+    ],
 )
 def test_distances_equal_torch_fidelity(lpips, original, shape):
     images = random_images(*shape)

@@ -162,7 +162,7 @@ def test_precision_and_recall_equal_torch_fidelity(k, save_cpu_ram):
 
 
 @pytest.mark.parametrize("k", [2, 5])
-@pytest.mark.parametrize("tile", [5, 13, None])
+@pytest.mark.parametrize("tile", [pytest.param(5, marks=pytest.mark.large), 13, None])
 def test_density_and_coverage_equal_their_authors_for_any_tile(k, tile):
     real, samples = (x.astype(np.float64) for x in two_sets())
     expected = compute_prdc(real, samples, k)

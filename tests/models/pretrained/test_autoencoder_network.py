@@ -43,7 +43,10 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(v, marks=pytest.mark.large) if v == "deep" else v for v in VARIANTS],
+)
 def saved(request, tmp_path_factory):
     """(the original, the directory that it was saved to)."""
     directory = tmp_path_factory.mktemp("vae")

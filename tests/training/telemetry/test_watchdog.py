@@ -56,6 +56,7 @@ def test_time_outside_of_steps_has_a_limit_of_ten_times_min_seconds(tmp_path):
     assert path.read_text().count("in waiting_for_a_device") == 2
 
 
+@pytest.mark.large
 def test_a_stop_happens_where_the_disk_and_the_last_words_hang(tmp_path):
     # Opening a pipe that nobody reads hangs, as a lost network file system does.
     path = tmp_path / "stacks.txt"
