@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         "sampling": to_dict(generator.config.sampling),
     }
     shown = [(each.images, images) for each, images in zip(sets, drawn, strict=True)]
-    pictures.write_drawings(output, shown, facts, singles=_SINGLES.value)
+    pictures.write_samples(output, shown, facts, singles=_SINGLES.value)
     print(f"step {generator.step}: {count} drawings of {len(sets)} set(s) of supports: {output}")
 
 

@@ -89,7 +89,7 @@ class ResidentFeatures:
 
     def __call__(self, read: ReadExample, batch: Batch) -> Batch:
         """Numbers replaced by what they stand for, where `read` gives numbers."""
-        numbers = {"supports": read.supports == "numbers", "target": read.targets == "numbers"}
+        numbers = {"supports": read.supports == "indices", "target": read.targets == "indices"}
         found: dict[str, PyTree[jax.Array]] = {
             name: self._gather(table, batch[name])
             for name, table in self._tables.items()
