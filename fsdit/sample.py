@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
         "sampling": to_dict(generator.config.sampling),
     }
     shown = [(each.images, images) for each, images in zip(sets, samples, strict=True)]
-    pictures.write_drawings(output, shown, facts, singles=_SINGLES.value)
+    pictures.write_samples(output, shown, facts, singles=_SINGLES.value)
     print(f"step {generator.step}: {count} samples of {len(sets)} set(s) of supports: {output}")
 
 

@@ -1,7 +1,8 @@
 """Every setting of a run: typed, frozen, with its bounds, and readable without JAX.
 
-The defaults are those of the miniImageNet experiment; an experiment file changes
-what it needs. pydantic's dataclasses check types and bounds and parse the text of flags.
+The defaults are those of the miniImageNet experiment; an experiment file changes what it
+needs. pydantic's dataclasses check types and bounds and parse the text of flags. A comment
+above a setting, or behind it, says what it means and in which unit.
 """
 
 from typing import Annotated, Any, Literal
@@ -42,91 +43,99 @@ DIT_SIZES = {
 
 @settings
 class DataConfig:
-    """Which episodes a run sees; `batch_size` is the global one."""
+    """The dataset, which of its episodes a run trains on, and how they are read."""
 
-    dataset_dir: PathText = ""
-    batch_size: BatchSize = 128
-    shots: Shots = 5  # K; 0: the target is its own single support
-    # "file": the episodes of the training split's files; "sampled": drawn on the fly.
+    dataset_dir: PathText = ""  # the folder that holds dataset.json
+    batch_size: BatchSize = 128  # episodes of a step, over all processes and devices
+    shots: Shots = 5  # K, supports of an episode; 0: the target is its own single support
+    # "file": the episodes in the files of the training split; "sampled": sampled by seed.
     source: Literal["file", "sampled"] = "file"
-    # Every run of n_classes consecutive episodes holds each class once.
+    # Whether any n_classes consecutive episodes hold each class once.
     stratified: bool = False
-    # Mirror the target at random.
-    flip: bool = True
-    workers: Workers = 0  # Grain worker processes; 0 reads in threads of this one.
-    read_threads: Threads = 8
+    flip: bool = True  # mirror each target with probability 1/2, by seed
+    workers: Workers = 0  # processes that read on each host; 0: threads of the main process
+    read_threads: Threads = 8  # threads that read, in each of these processes
     prefetch: Threads = 2  # batches held ready on the devices
 
 
 @settings
 class EncoderConfig:
-    """The support encoder.
+    """The support encoder, which turns support images into a pooled vector and tokens.
 
-    "learned": a small ViT of these sizes, trained together with the DiT. "frozen": the
+    "learned": a small ViT of the sizes below, trained together with the DiT. "frozen": the
     published SigLIP, SigLIP 2 or DINOv2 at `location`.
     """
 
     name: Literal["learned", "frozen"] = "learned"
-    patch_size: PatchSize = 8
-    hidden_size: Width = 384
+    patch_size: PatchSize = 8  # of the learned encoder, in pixels
+    hidden_size: Width = 384  # of the learned encoder, as are depth and num_heads
     depth: Depth = 4
     num_heads: Width = 6
-    location: PathText = ""  # a directory in the hub's layout, or a hub id
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the frozen one, and its features
+    location: PathText = ""  # of the frozen encoder: a directory in the hub's layout, or a hub id
+    # Type that the frozen encoder computes in, and of the features that it gives.
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
 @settings
 class CodecConfig:
-    """Images -> what the flow works on, and back.
+    """The latent codec, which maps images to what the flow works on, and back.
 
-    "pixels": the images themselves. "autoencoder_kl": the latents of the frozen VAE at
-    `location`, a directory in the hub's layout or a hub id.
+    "pixels": the flow works on the images themselves. "autoencoder_kl": on the latents of the
+    frozen VAE at `location`.
     """
 
     name: Literal["pixels", "autoencoder_kl"] = "pixels"
-    location: PathText = ""
-    subfolder: str = ""  # "vae" in the checkpoint of a whole pipeline
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    location: PathText = ""  # of the VAE: a directory in the hub's layout, or a hub id
+    subfolder: str = ""  # of the VAE in `location`: "vae" in a pipeline's checkpoint
+    dtype: Literal["float32", "bfloat16"] = (
+        "bfloat16"  # type that the VAE's convolutions compute in
+    )
     max_batch: BatchSize = 64  # images encoded or decoded at once, over all devices
 
 
 @settings
 class FeaturesConfig:
-    """Where a run has the outputs of its frozen networks from.
+    """Where the outputs of the frozen networks come from.
 
-    "online": it computes them. "precomputed": it reads what `data_prep.encode` wrote.
+    "online": the run computes them. "precomputed": it reads what `data_prep.encode` has written.
     """
 
-    supports: Literal["online", "precomputed"] = "online"
-    targets: Literal["online", "precomputed"] = "online"
-    # Names of the files that were written; "": the last part of the network's location.
+    supports: Literal["online", "precomputed"] = "online"  # features of the frozen encoder
+    targets: Literal["online", "precomputed"] = "online"  # moments of the VAE's latents
+    # NAME of the precomputed features-NAME and latents-NAME files; "": the last part of the
+    # network's location.
     encoder: str = ""
     codec: str = ""
-    # "device": what is precomputed is loaded once, sharded over all devices.
+    # "host": precomputed records are read for each batch. "device": they are loaded once, sharded
+    # over all devices.
     location: Literal["host", "device"] = "host"
-    device_gb: Positive = 8.0  # of each device's memory that it may take
-    # Of each host's memory for features computed online; 0: no cache.
-    cache_mb: NotNegative = 4_096.0
+    device_gb: Positive = 8.0  # the most GB of each device's memory that they may take
+    cache_mb: NotNegative = 4_096.0  # MB of each host's memory for online features; 0: no cache
     encode_batch: BatchSize = 64  # supports encoded at once on each host
 
 
 @settings
 class ModelConfig:
-    """The DiT and its conditioning."""
+    """The DiT, how it is conditioned, and the networks around it."""
 
-    hidden_size: Width = 768
-    depth: Depth = 12
-    num_heads: Width = 12
-    patch_size: PatchSize = 2
-    mlp_ratio: Ratio = 4.0
-    use_support_tokens: bool = True  # False: pooled condition only, whatever cross_attention says
+    hidden_size: Width = 768  # width of the tokens
+    depth: Depth = 12  # number of blocks
+    num_heads: Width = 12  # heads of each attention
+    patch_size: PatchSize = 2  # side of a patch, in latents (pixels where the codec has none)
+    mlp_ratio: Ratio = 4.0  # hidden width of an MLP, in multiples of hidden_size
+    # False: only the pooled vector conditions the model, whatever cross_attention says.
+    use_support_tokens: bool = True
+    # Which tokens of the DiT attend to the supports: all patches, one class token, or none.
     cross_attention: Literal["patches", "cls", "none"] = "patches"
-    # Of the Perceiver that turns support tokens into the context; 0: the tokens themselves.
+    # Latents of the Perceiver that turns support tokens into the context; 0: no Perceiver, the
+    # tokens are the context.
     num_latents: Shots = 64
     encoder: EncoderConfig = EncoderConfig()
     codec: CodecConfig = CodecConfig()
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of matmuls; parameters are float32
-    scan_layers: bool = True
+    # Type that matmuls compute in; parameters, norms and softmax are float32.
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    scan_layers: bool = True  # one compiled body for all blocks, which compiles quickly
+    # What the backward pass computes again to save memory: nothing, all but matmuls, or all.
     remat: Literal["none", "dots", "full"] = "none"
 
     @property
@@ -137,26 +146,26 @@ class ModelConfig:
 
 @settings
 class FlowConfig:
-    """Distribution of the training time."""
+    """Distribution of the times t in [0, 1] at which training evaluates the flow."""
 
     time: Literal["logit_normal", "uniform"] = "logit_normal"
-    logit_mean: Logit = 0.0
-    logit_std: Positive = 1.0
+    logit_mean: Logit = 0.0  # mean of log(t / (1 - t)) under logit_normal; below 0: more noise
+    logit_std: Positive = 1.0  # its standard deviation
 
 
 @settings
 class SamplingConfig:
-    """How a sample is made."""
+    """How samples are generated from a condition."""
 
     # "ab2": Adams-Bashforth of two steps; "sde": Euler-Maruyama, which adds noise on the way.
     # "heun" evaluates the network twice a step, the others once.
     solver: Literal["euler", "heun", "ab2", "sde"] = "euler"
-    num_steps: Count = 50
-    schedule: Literal["uniform", "shifted"] = "uniform"
+    num_steps: Count = 50  # steps of the solver from noise to data
+    schedule: Literal["uniform", "shifted"] = "uniform"  # where the steps lie in time
     shift: Positive = 3.0  # of the shifted schedule: above 1, smaller steps near noise
-    noise_level: NotNegative = 1.0  # of the SDE; 0: none
-    guidance_scale: Scale = 3.0
-    guidance_interval: tuple[Finite, Finite] = (0.0, 1.0)  # times at which guidance acts
+    noise_level: NotNegative = 1.0  # strength of the noise of "sde"; 0: none
+    guidance_scale: Scale = 3.0  # of classifier-free guidance; 1: none, 0: unconditional
+    guidance_interval: tuple[Finite, Finite] = (0.0, 1.0)  # times t at which guidance acts
 
 
 @settings
@@ -181,28 +190,30 @@ class EvaluationConfig:
 
 @settings
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and cosine decay of its learning rate."""
 
-    peak_learning_rate: Positive = 1e-4
-    final_learning_rate: NotNegative = 1e-6
+    peak_learning_rate: Positive = 1e-4  # at the end of the warm-up
+    final_learning_rate: NotNegative = 1e-6  # at the last step of the run
     warmup_steps: CountOrNone = 5_000
-    b1: Fraction = 0.9
-    b2: Fraction = 0.99
-    eps: Positive = 1e-8
+    b1: Fraction = 0.9  # decay of the mean of gradients
+    b2: Fraction = 0.99  # decay of the mean of squared gradients
+    eps: Positive = 1e-8  # added to the root of the latter
     weight_decay: NotNegative = 0.01  # on matrices only
-    clip_norm: Positive = 1.0
+    clip_norm: Positive = 1.0  # the largest norm of all gradients together
 
 
 @settings
 class TrainConfig:
-    num_steps: Count = 200_000
-    ema_decay: Fraction = 0.9999
-    condition_dropout: Fraction = 0.1
-    accumulate_steps: BatchSize = 1  # micro-batches a step
-    overfit_batches: CountOrNone = 0  # train on the first n batches for ever; 0: off
-    max_nonfinite: Count = 10  # skipped updates in a row that stop the run
-    log_interval: Count = 100
-    eval_interval: Count = 5_000
+    """Length of a run, its loss and EMA, and what it writes on the way. Intervals are in steps."""
+
+    num_steps: Count = 200_000  # updates of the run, those before a resume included
+    ema_decay: Fraction = 0.9999  # of the average of the parameters, at each step
+    condition_dropout: Fraction = 0.1  # share of examples trained with the null condition
+    accumulate_steps: BatchSize = 1  # parts of a batch whose gradients are added one by one
+    overfit_batches: CountOrNone = 0  # train on the first n batches again and again; 0: off
+    max_nonfinite: Count = 10  # updates skipped in a row, for non-finite values, that stop the run
+    log_interval: Count = 100  # between lines of metrics
+    eval_interval: Count = 5_000  # between evaluations of the loss, which also write sample grids
     eval_batches: CountOrNone = 0  # validation batches; 0: the whole split
     grid_episodes: Threads = 8  # rows of each block of a sample grid
     # Every few_shot_interval steps, samples of val classes are made and compared with real
@@ -216,44 +227,49 @@ class TrainConfig:
 
 @settings
 class CheckpointConfig:
-    interval: Count = 1_000
-    keep_last: Count = 3
+    """When checkpoints are saved and which are kept. The best one, if any, is kept too."""
+
+    interval: Count = 1_000  # steps between saves
+    keep_last: Count = 3  # newest checkpoints that are kept
     keep_every: CountOrNone = 0  # also keep each step divisible by this; 0: off
 
 
 @settings
 class MeshConfig:
-    """Sizes of the named mesh axes; -1: whatever devices are left."""
+    """Sizes of the named axes of the device mesh; -1: all devices that the other one leaves."""
 
-    data: Axis = -1
-    fsdp: Axis = 1
+    data: Axis = -1  # copies of the state; each takes a part of the batch
+    fsdp: Axis = 1  # parts of the state; each takes a part of the batch too
 
 
 @settings
 class ProfileConfig:
-    """Steps under JAX's profiler, written for TensorBoard."""
+    """Steps that JAX's profiler records, for TensorBoard."""
 
-    start_step: CountOrNone = 0  # 0: off
-    num_steps: Count = 5
+    start_step: CountOrNone = 0  # first step that is recorded; 0: none is
+    num_steps: Count = 5  # steps that are recorded
 
 
 @settings
 class WatchdogConfig:
-    """What is told of a step that hangs. Compiling, saving and evaluating are not part of it:
-    they are told of when they last factor * min_seconds."""
+    """Settings of the watchdog, which reports a step that takes far longer than its neighbours.
 
-    # A step this many times as long as its neighbours is told of; 0: off.
-    factor: NotNegative = 10.0
-    min_seconds: Positive = 60.0  # and no shorter one
-    # Leave with status 75 when the next step has not begun after so long, whatever goes on
-    # in between: longer than the longest compilation, evaluation or save. 0: never.
+    It reports compilations, saves and evaluations too, after factor * min_seconds.
+    """
+
+    factor: NotNegative = 10.0  # a step is reported after this many times its neighbours; 0: never
+    min_seconds: Positive = 60.0  # a shorter step is not reported
+    # Exit with status 75 when no new step has begun for this long, whatever goes on: choose more
+    # than the longest compilation, evaluation or save. 0: never.
     stop_seconds: Seconds = 0.0
 
 
 @settings
 class Config:
-    name: str = ""  # "": that of the dataset's folder
-    seed: Seed = 0
+    """All settings of a run. A flag sets one by its path: --config.data.batch_size=64."""
+
+    name: str = ""  # of the run, in logs and reports; "": that of the dataset's folder
+    seed: Seed = 0  # decides initialisation, order of data, noise, times and dropout
     data: DataConfig = DataConfig()
     features: FeaturesConfig = FeaturesConfig()
     model: ModelConfig = ModelConfig()

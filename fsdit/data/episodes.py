@@ -1,7 +1,7 @@
 """Which images form episode i: a pure function of (seed, global index).
 
-Two sources: the episode files of a split, globally shuffled anew each epoch, or
-episodes drawn on the fly. Both are endless sequences `stream[i] -> Episode`.
+There are two sources: the episode files of a split, shuffled globally and differently in each
+epoch, or episodes sampled from the seed. Both are endless sequences `stream[i] -> Episode`.
 """
 
 import dataclasses
@@ -26,19 +26,20 @@ class EpisodeStream(Protocol):
 
 
 def class_order(num_classes: int, seed: int) -> np.ndarray:
-    """The fixed order in which stratified streams visit the classes.
+    """Returns the order (num_classes,) in which stratified streams visit the classes.
 
-    One order for the whole run: then any num_classes consecutive episodes, not
-    only aligned ones, hold each class once.
+    A run has one order, so that any num_classes consecutive episodes, not only aligned ones,
+    hold each class once.
     """
     return _generator(seed, "class_order", 0).permutation(num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledEpisodes:
-    """Class, target and K distinct supports drawn from (seed, index).
+    """Episodes whose class, target and K distinct supports are sampled by (seed, index).
 
-    K = 0: the target is its own single support.
+    shots: K; 0: the target is its own single support. stratified: whether the classes follow
+    `class_order` instead of being sampled. Raises DataError for a class that is too small.
     """
 
     split: SplitInfo
@@ -66,15 +67,15 @@ class SampledEpisodes:
 
 
 def _episode(class_id: int, target: int, supports: Sequence[int]) -> Episode:
-    """With K = 0, so without supports, the target is its own."""
+    """Makes an episode; without supports (K = 0) the target is its own."""
     return Episode(class_id, target, tuple(supports) or (target,))
 
 
 class FileEpisodes:
-    """The episodes of a split's files, shuffled globally, each epoch differently.
+    """The episodes of a split's files, shuffled globally and differently in each epoch.
 
-    stratified: the classes follow `class_order`, and each class walks through its
-    own episodes, shuffled anew each time round.
+    stratified: whether the classes follow `class_order`. Each class then goes through its own
+    episodes, which are shuffled again each time they are used up.
     """
 
     def __init__(self, reader: EpisodeReader, seed: int, num_classes: int, stratified: bool):
@@ -105,8 +106,8 @@ class FileEpisodes:
 
 
 def _shuffled(items: Sequence[int], seed: int) -> Any:
-    """An endless, seeded stream over `items` that is reshuffled each epoch."""
-    import grain  # with JAX, which programs that only draw episodes do without
+    """Returns an endless stream over `items`, shuffled by seed and differently in each epoch."""
+    import grain  # it imports JAX, which programs that only sample episodes do without
 
     return grain.MapDataset.source(items).seed(seed).shuffle().repeat()
 
@@ -122,7 +123,7 @@ def check_class_sizes(split: SplitInfo, shots: int) -> None:
 
 
 def draw_episodes(split: SplitInfo, shots: int, per_class: int, seed: int) -> list[Episode]:
-    """`per_class` episodes of every class, interleaved by class, for episode files."""
+    """Samples `per_class` episodes of every class, interleaved by class, for episode files."""
     check_class_sizes(split, shots)
     stream = SampledEpisodes(split, shots, seed, stratified=True)
     return [stream[i] for i in range(per_class * len(split.classes))]
@@ -131,11 +132,11 @@ def draw_episodes(split: SplitInfo, shots: int, per_class: int, seed: int) -> li
 def rotating_episodes(
     split: SplitInfo, shots: int, sets_per_class: int, seed: int
 ) -> list[Episode]:
-    """Sets of K + 1 images in which each image is the target once, for episode files.
+    """Samples sets of K + 1 images in which each image is the target once, for episode files.
 
-    sets_per_class * (K + 1) episodes of every class, interleaved: any run of
-    num_classes episodes holds each class once. The sets of a class differ for as
-    long as it has unused ones. Raises DataError for a class of fewer than K + 1 images.
+    Every class has sets_per_class * (K + 1) episodes. They are interleaved, so that any
+    num_classes consecutive episodes hold each class once. A set of a class is repeated only
+    when all others have been used. Raises DataError for a class of fewer than K + 1 images.
     """
     check_class_sizes(split, shots)
 
@@ -148,15 +149,16 @@ def rotating_episodes(
                 yield _episode(class_id, target, images[turn + 1 :] + images[:turn])
 
     order = class_order(len(split.classes), seed).tolist()
-    return [e for turn in zip(*map(rotations, order), strict=True) for e in turn]
+    by_class = [rotations(class_id) for class_id in order]
+    return [episode for turn in zip(*by_class, strict=True) for episode in turn]
 
 
 def _distinct_sets(
     population: int, size: int, count: int, rng: np.random.Generator
 ) -> Iterator[tuple[int, ...]]:
-    """`count` sets of `size` numbers below `population`; none comes again before all came."""
+    """Yields `count` sets of `size` integers below `population`, none twice before all came."""
     total = math.comb(population, size)
-    if total <= 2 * count:  # few enough to list; drawing would hit the same ones again
+    if total <= 2 * count:  # few enough to list; random sets would often be repeated ones
         every = list(itertools.combinations(range(population), size))
         for start in range(0, count, total):
             for i in rng.permutation(total)[: count - start]:
@@ -171,7 +173,10 @@ def _distinct_sets(
 
 
 def _generator(seed: int, stream: str, index: int) -> np.random.Generator:
-    """Counter-based: cheap to make at any index, equal in every process."""
+    """Returns the random generator of a stream at an index.
+
+    It is counter-based: it costs the same at any index, and is equal in every process.
+    """
     key = np.array([seed, int.from_bytes(stream.encode()[:8], "little")], np.uint64)
     counter = np.array([0, 0, 0, index], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,12 +1,11 @@
 """The files of a dataset directory and what its JSON files say.
 
-A dataset directory holds `dataset.json` and one folder a split, in which images
-and episodes lie in ArrayRecord files beside a `manifest.json` (records, bytes and
-sha256 of each file).
+A dataset directory holds `dataset.json` and one folder for each split, in which images and
+episodes lie in ArrayRecord files beside a `manifest.json` (records, bytes and sha256 of each
+file).
 
-A split's images are stored class by class, so the images of class c are one range
-of indices, and `SplitInfo` alone tells which. Class ids number the classes of
-their own split.
+A split's images are stored class by class, so the images of a class are a range of indices,
+which `SplitInfo` knows. A class id is the index of a class in its own split.
 """
 
 import dataclasses
@@ -30,15 +29,15 @@ from fsdit.errors import DataError
 from fsdit.text import printable
 
 SPLITS = ("train", "val", "test")
-# The kinds of file that a dataset is made of; features and latents are made from it.
+# The kinds of file that every dataset has; features and latents are computed from these.
 _KINDS = ("images", "episodes")
-# `dataset.json` is under this name while data_prep.episodes exchanges files.
+# `dataset.json` has this name while data_prep.episodes exchanges files.
 REBUILDING = "dataset.json.rebuilding"
-# What data_prep.encode has made lies here until all is there.
+# The folder of files that data_prep.encode has made so far.
 ENCODING = "encode.partial"
-# Of `dataset.json` as it is read: no text for a number, no unknown field.
+# Checks of `dataset.json`: no text in place of a number, no unknown field.
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid")
-# No dataset has more, and products of some of them still fit in 64 bits.
+# No dataset has more records, and products of such counts still fit in 64 bits.
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
 PositiveCount = Annotated[int, pydantic.Field(gt=0, lt=2**40)]
 Size = Annotated[int, pydantic.Field(gt=0, lt=2**20)]
@@ -48,9 +47,10 @@ Size = Annotated[int, pydantic.Field(gt=0, lt=2**20)]
 class SplitInfo:
     """One split as `dataset.json` describes it.
 
-    digests: of the manifest's files by kind (`manifests.digests`), to tell this split's from
-    another's; none in older datasets. They say nothing of the split itself: it equals one
-    that is not written yet.
+    shots: K of the episodes. digests: kind of file -> a digest of the manifest's files of this
+    kind (`manifests.digests`), by which files of another split are noticed; older datasets have
+    none. Two splits are equal whatever their digests are, so a split that is written equals
+    the same one before.
     """
 
     __pydantic_config__ = _STRICT
@@ -75,8 +75,9 @@ class SplitInfo:
 class FeaturesInfo:
     """How a set of features was made, and the shapes of its records.
 
-    encoder: the location that was named; sha256: of its weight files. tokens: whether the
-    grid[0] * grid[1] tokens of each image are kept beside the pooled ones.
+    encoder: the location that the user named. sha256: that of its weight files. dim: width D.
+    tokens: whether the T = grid[0] * grid[1] tokens of each image are stored beside its pooled
+    vector.
     """
 
     __pydantic_config__ = _STRICT
@@ -108,12 +109,11 @@ class LatentsInfo:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` says. `image_size` is the height and width in pixels.
+    """The content of `dataset.json`. image_size: height and width in pixels.
 
-    features, latents: by the name that is in their files' names.
-    shared_classes: the splits are meant to have classes in common (and no image).
-    preparation: how the images were made of any pictures. Older files, which do not say,
-    were mostly made with its defaults.
+    features, latents: NAME of the files -> description. shared_classes: whether the splits are
+    meant to share classes (they never share images). preparation: how the images were made of
+    pictures of any size; older files do not say, and were mostly made with its defaults.
     """
 
     __pydantic_config__ = _STRICT
@@ -165,10 +165,10 @@ def finish_split(
 
 
 def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
-    """Writes `dataset.json`: the last file, its presence says that the dataset is whole.
+    """Writes `dataset.json`, the last file: its presence says that the dataset is complete.
 
-    It carries a sum of its own content, as the manifests do of the other files, and digests
-    of the manifests that are there.
+    It holds a sha256 of its own content, as the manifests hold those of the other files, and
+    digests of the manifests that are there.
     """
     directory = epath.Path(directory)
     splits = {
@@ -223,18 +223,18 @@ def read_dataset_json(directory: str | Path) -> DatasetInfo:
 
 
 def read_description(path: Path) -> DatasetInfo:
-    """Reads a description under any name. Raises DataError."""
+    """Reads a dataset's description from a file of any name. Raises DataError."""
     values = read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
     version = values.pop("version", None)
     if version != FORMAT_VERSION:
         raise DataError(
             f"{path}: format version {version!r:.40}, this program reads {FORMAT_VERSION}"
         )
-    expected = values.pop("sha256", None)  # absent in files older than the sum
+    expected = values.pop("sha256", None)  # older files have none
     if expected not in (None, _content_sum({"version": version, **values})):
         raise DataError(f"{path}: damaged or edited: its sha256 is not that of its content")
     try:
-        for unused in ("encoders", "vaes"):  # of older files, always empty
+        for unused in ("encoders", "vaes"):  # older files have these, always empty
             values.pop(unused, None)
         info = pydantic.TypeAdapter(DatasetInfo).validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
@@ -252,7 +252,7 @@ def read_description(path: Path) -> DatasetInfo:
 
 
 def _check_names(path: Path, info: DatasetInfo) -> None:
-    """Names become folders and files: one like `../x` would lead out of the dataset."""
+    """Raises DataError for names that cannot be those of files: `../x` leads out of the dataset."""
     for kind in ("splits", "features", "latents"):
         for name in getattr(info, kind):
             if not is_plain_name(name):
@@ -262,20 +262,20 @@ def _check_names(path: Path, info: DatasetInfo) -> None:
 
 
 def default_name(location: str) -> str:
-    """Name of the features or latents of the network at `location`: its last part."""
+    """Returns the default NAME of features or latents: the last part of the network's location."""
     return Path(location).name
 
 
 def files_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
-    """Names of a manifest's files of one kind, in order."""
+    """Returns the names of a manifest's files of one kind, in order."""
     return sorted(name for name in manifest if shard_kind(name) == kind)
 
 
 def dataset_fingerprint(directory: str | Path, kinds: Sequence[str] = ()) -> str:
-    """Identifies a dataset by content: a sha256 over its manifests' sums.
+    """Identifies a dataset by its content: a sha256 over the checksums in its manifests.
 
-    kinds: of other files to cover than images and episodes, "features-siglip2". Raises
-    DataError where there are none.
+    kinds: files to cover beside images and episodes, such as "features-siglip2". Raises
+    DataError where a split has none of them.
     """
     digest = hashlib.sha256()
     for split in sorted(read_dataset_info(directory).splits):

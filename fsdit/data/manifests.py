@@ -1,6 +1,7 @@
-"""The JSON files of a dataset: written whole, read with suspicion.
+"""The JSON files of a dataset, and the manifests among them.
 
-A split's `manifest.json` lists its files with their records, bytes and sha256.
+They are written atomically, and everything in them is checked when they are read. A split's
+`manifest.json` lists its files with their records, bytes and sha256.
 """
 
 import hashlib
@@ -17,13 +18,13 @@ from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.shards import attempt_name, shard_kind
 from fsdit.errors import DataError, system_text
 
-_MAX_BYTES = 2**30  # of a JSON file, which is read into memory
+_MAX_BYTES = 2**30  # the largest JSON file that is read into memory
 _SHA256 = re.compile("[0-9a-f]{64}")
 _KIND = re.compile(r"images|episodes|(?:features|latents)-(.+)")
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Atomic: the old file or the new one, never half of one."""
+    """Writes JSON atomically: a reader finds the old file or the new one, never a part."""
     path = epath.Path(path)
     partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
@@ -32,7 +33,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def read_json(path: epath.PathLike, advice: str) -> dict[str, Any]:
-    """A JSON object. advice: what to do where there is no such file. Raises DataError."""
+    """Reads a JSON object. advice: what to do if there is no such file. Raises DataError."""
     path = epath.Path(path)
     try:
         if not path.exists():
@@ -57,7 +58,7 @@ def is_file_name(name: str) -> bool:
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, dict[str, Any]]:
-    """The manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
+    """Reads the manifest of a split: file name -> records, bytes, sha256. Raises DataError."""
     path = epath.Path(directory) / "manifest.json"
     manifest = read_json(path, "the conversion did not finish; run it again")
     for name, entry in manifest.items():
@@ -78,7 +79,7 @@ def _is_file_entry(entry: Any) -> bool:
 
 
 def digests(manifest: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Kind of file -> a sha256 over the names, sizes and sums of its files."""
+    """Returns kind of file -> a sha256 over the names, sizes and checksums of its files."""
     found: dict[str, Any] = {}
     for name, entry in sorted(manifest.items()):
         digest = found.setdefault(shard_kind(name), hashlib.sha256())
@@ -87,15 +88,16 @@ def digests(manifest: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def digests_in(directory: epath.PathLike) -> dict[str, str]:
-    """`digests` of a split's manifest, where there is one. Raises DataError."""
+    """Returns `digests` of a split's manifest; {} where there is none. Raises DataError."""
     directory = epath.Path(directory)
     return digests(read_manifest(directory)) if (directory / "manifest.json").exists() else {}
 
 
 def other_kinds(directory: Path, expected: Mapping[str, str]) -> str | None:
-    """What is wrong where a manifest lists other files than those that were described.
+    """Returns what is wrong where a manifest lists other files than `dataset.json` describes.
 
-    expected: `digests` of the kinds that are to be compared. Raises DataError.
+    expected: `digests` of the kinds to compare. Returns None where they agree, or there is no
+    manifest. Raises DataError.
     """
     found = digests_in(directory) if expected else {}
     other = [kind for kind, digest in expected.items() if found and found.get(kind) != digest]

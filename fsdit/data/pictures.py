@@ -16,7 +16,7 @@ from fsdit.data.layout import publish, write_json
 def episode_grid(
     supports: UInt8[np.ndarray, "B K H W C"], columns: list[UInt8[np.ndarray, "B H W C"]]
 ) -> UInt8[np.ndarray, "Y X C"]:
-    """One row an episode: its supports, a bar, then each column, with thin gaps."""
+    """Makes a grid with one row for each episode: its supports, a bar, then each column."""
 
     def framed(images: np.ndarray) -> np.ndarray:
         return np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=200)
@@ -28,13 +28,14 @@ def episode_grid(
     return rows.reshape(-1, *rows.shape[2:])
 
 
-def drawing_grid(
-    supports: UInt8[np.ndarray, "K H W C"], drawings: UInt8[np.ndarray, "N H W C"]
+def sample_grid(
+    supports: UInt8[np.ndarray, "K H W C"], samples: UInt8[np.ndarray, "N H W C"]
 ) -> UInt8[np.ndarray, "Y X C"]:
-    """The supports, a bar, the drawings; both wrapped into the same number of rows."""
-    longest = max(len(supports), len(drawings))
-    rows = math.ceil(longest / max(8, math.ceil(longest**0.5)))
-    left, right = _wrapped(supports, rows), _wrapped(drawings, rows)
+    """Makes a grid of the supports, a bar and the samples, both in the same number of rows."""
+    longest = max(len(supports), len(samples))
+    columns = max(8, math.ceil(longest**0.5))
+    rows = math.ceil(longest / columns)
+    left, right = _wrapped(supports, rows), _wrapped(samples, rows)
     bar = np.full((len(left), 3, left.shape[-1]), 90, np.uint8)
     return np.concatenate([left, bar, right], axis=1)
 
@@ -49,33 +50,33 @@ def _wrapped(images: np.ndarray, rows: int) -> np.ndarray:
     return cells.reshape(rows * height, columns * width, channels)
 
 
-def write_drawings(
+def write_samples(
     output: Path,
     sets: Sequence[tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "N H W C"]]],
     facts: Mapping[str, Any],
     *,
     singles: bool,
 ) -> None:
-    """Writes a grid of (supports, drawings) a set to `output`, and `facts` as JSON beside it.
+    """Writes a grid of all sets (supports, samples) to `output`, and `facts` as JSON beside it.
 
-    singles: also each drawing, numbered set after set, into the new folder that bears
-    the stem of `output`. The JSON comes last.
+    singles: whether to write each sample too, numbered set after set, into a new folder with
+    the name of `output` without its suffix. The JSON file is written last.
     """
-    first, *others = [drawing_grid(*each) for each in sets]
+    first, *others = [sample_grid(*each) for each in sets]
     bar = np.full((3, *first.shape[1:]), 90, np.uint8)
     grid = np.concatenate([first, *(part for other in others for part in (bar, other))])
     save_picture(output, grid, zoom=max(1, 96 // sets[0][0].shape[1]))
     files: dict[str, np.ndarray] = {}
     if singles:
-        drawings = np.concatenate([drawn for _, drawn in sets])
-        files = {f"{i:03d}.png": image for i, image in enumerate(drawings)}
+        every = np.concatenate([samples for _, samples in sets])
+        files = {f"{i:03d}.png": image for i, image in enumerate(every)}
         save_folder(output.with_suffix(""), files)
     named = {"grid": output.name, "singles": [f"{output.stem}/{name}" for name in files]}
     write_json(output.with_suffix(".json"), {**facts, **named})
 
 
 def save_picture(path: Path, pixels: UInt8[np.ndarray, "Y X C"], zoom: int = 2) -> None:
-    """Writes a PNG, enlarged without smoothing; the file is whole or not there."""
+    """Writes a PNG, enlarged without smoothing; the file is complete or absent."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     size = (image.width * zoom, image.height * zoom)
     partial = path.with_name(path.name + ".partial")
@@ -88,7 +89,7 @@ def save_picture(path: Path, pixels: UInt8[np.ndarray, "Y X C"], zoom: int = 2) 
 
 
 def save_folder(folder: Path, pictures: Mapping[str, UInt8[np.ndarray, "H W C"]]) -> None:
-    """Writes PNG files by name into a new folder, which has all of them or is not there."""
+    """Writes PNG files by name into a new folder, which is complete or absent."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

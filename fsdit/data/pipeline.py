@@ -1,11 +1,11 @@
 """The Grain pipeline: global index -> episode -> decoded rows -> host batches.
 
-Row r of the batch of step s is the example with global index s * B + r, for every
-number of processes and workers. A host is told which rows are its own and reads
-just those. The whole state of the iterator is one number: the next global index.
+Row r of the batch of step s is the example with global index s * B + r, for every number of
+processes and workers. The caller says which rows are this host's, and only those are read. The
+state of the iterator is one number, the next global index.
 
-This module needs no JAX, so that worker processes never touch a device (Grain imports
-JAX where it finds it, but starts no backend).
+This module needs no JAX, so that worker processes never touch a device. (Grain imports JAX
+where it is installed, but starts no backend.)
 """
 
 import dataclasses
@@ -31,24 +31,25 @@ from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, Latent
 from fsdit.errors import DataError
 from fsdit.parallel import workers
 
+Example = dict[str, Any]
 Batch = dict[str, Any]
-Kind = Literal["images", "numbers"]
+Kind = Literal["images", "indices"]
 
 _SHARED_MEMORY = "/dev/shm"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadExample:
-    """global index -> one example, read and decoded.
+    """Maps a global index to one example, read and decoded.
 
-    index () uint32, class_id () int32; and, as the run's networks take them,
+    An example holds index () uint32, class_id () int32 and, in the form that the run needs,
 
-        supports   images (K, H, W, C) uint8; their features {"pooled": (K, D), "tokens":
-                   (K, T, D)}; or their numbers (K,) int32
-        target     image (H, W, C) uint8; mean and log-variance of its latents, each
-                   (h, w, c); or a number () int32: twice the image's, one more if mirrored
+        supports   images (K, H, W, C) uint8; or their features {"pooled": (K, D), "tokens":
+                   (K, T, D)}; or their indices (K,) int32 in the split
+        target     image (H, W, C) uint8; or mean and log-variance of its latents, each
+                   (h, w, c); or () int32: twice its index, plus one if it is mirrored
 
-    With K = 0 one support, the target as it is stored.
+    With K = 0 there is one support, the target as it is stored.
     """
 
     split: str
@@ -58,9 +59,9 @@ class ReadExample:
     flip: bool
     supports: FeatureReader | Kind = "images"
     targets: LatentReader | Kind = "images"
-    tokens: bool = True  # whether of features more is wanted than what is pooled
+    tokens: bool = True  # whether tokens are wanted beside pooled features
 
-    def __call__(self, index: int) -> Batch:
+    def __call__(self, index: int) -> Example:
         episode = self.episodes[index]
         random = np.random.Philox(key=[self.seed, 1], counter=index)
         mirrored = self.flip and bool(random.random_raw() & 1)
@@ -74,12 +75,12 @@ class ReadExample:
     def pictures(
         self, index: int
     ) -> tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "H W C"]]:
-        """Supports and target as images, whatever the networks take."""
+        """Returns supports and target as images, whatever form the networks take."""
         episode = self.episodes[index]
         return np.stack([self.images[i] for i in episode.supports]), self.images[episode.target]
 
     def _target(self, image: int, mirrored: bool) -> Any:
-        if self.targets == "numbers":
+        if self.targets == "indices":
             return np.int32(2 * image + mirrored)
         if self.targets == "images":
             pixels = self.images[image]
@@ -87,7 +88,7 @@ class ReadExample:
         return tuple(moment[int(mirrored)] for moment in self.targets[image])
 
     def _supports(self, images: Sequence[int]) -> Any:
-        if self.supports == "numbers":
+        if self.supports == "indices":
             return np.array(images, np.int32)
         if self.supports == "images":
             return np.stack([self.images[i] for i in images])
@@ -97,7 +98,7 @@ class ReadExample:
 
 
 def training_examples(config: Config) -> ReadExample:
-    """Endless training examples. Raises DataError for a dataset that cannot serve them."""
+    """Makes the endless training examples. Raises DataError where the dataset cannot serve them."""
     data, info = config.data, read_dataset_info(config.data.dataset_dir)
     split = info.split("train")
     episodes: EpisodeStream
@@ -118,27 +119,27 @@ def _examples(
     flip: bool,
     location: str,
 ) -> ReadExample:
-    """location: "device" where features that are precomputed lie there."""
+    """Makes examples of a split. location: "device" if precomputed records lie on the devices."""
     images = split_images(config.data.dataset_dir, info, split)
     supports: FeatureReader | Kind = "images"
     targets: LatentReader | Kind = "images"
     if config.model.encoder.name == "frozen":
-        supports = "numbers"  # of what is encoded when it is first needed, or is on the devices
+        supports = "indices"  # of images that are encoded when they are first needed
     if run_dataset.features_name(config):
         reader = run_dataset.feature_reader(config, info, split)
-        supports = "numbers" if location == "device" else reader
+        supports = "indices" if location == "device" else reader
     if run_dataset.latents_name(config):
         reader = run_dataset.latent_reader(config, info, split)
-        targets = "numbers" if location == "device" else reader
+        targets = "indices" if location == "device" else reader
     tokens = config.model.use_context
     return ReadExample(split, episodes, images, config.seed, flip, supports, targets, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedEpisodes:
-    """The first `size` episodes of a split, for ever the same, as evaluation needs them.
+    """The first `size` episodes of a split, always the same ones, as evaluation needs them.
 
-    Indices past the end wrap round: the last batch of an evaluation is filled up.
+    Indices past the end start again at 0, which fills the last batch of an evaluation.
     """
 
     episodes: EpisodeStream
@@ -148,14 +149,14 @@ class FixedEpisodes:
         return self.episodes[index % self.size]
 
 
-# Reader and number of the fixed examples of a split.
+# The fixed examples of a split, and how many there are.
 FixedExamples = tuple[ReadExample, int]
 
 
 def evaluation_examples(config: Config, split: str) -> FixedExamples:
-    """Fixed examples of a split and their number: its episode files, unshuffled.
+    """Makes the fixed examples of a split: the episodes of its files, in their order.
 
-    Where the files hold episodes of another K, as many are drawn by seed instead,
+    Where the files hold episodes of another K, as many episodes are sampled by seed instead,
     each class in turn.
     """
     data, info = config.data, read_dataset_info(config.data.dataset_dir)
@@ -170,15 +171,15 @@ def evaluation_examples(config: Config, split: str) -> FixedExamples:
 
 
 def examples_of(config: Config, split: str, episodes: EpisodeStream) -> ReadExample:
-    """Examples of given episodes, as evaluation needs them: none is mirrored."""
+    """Makes examples of given episodes, as evaluation needs them: no target is mirrored."""
     info = read_dataset_info(config.data.dataset_dir)
-    # On the host even where the training split's features are on the devices.
+    # Read on the host, even where the features of the training split are on the devices.
     return _examples(config, info, split, episodes, flip=False, location="host")
 
 
 @dataclasses.dataclass(frozen=True)
 class _GlobalIndex:
-    """Position in this host's stream -> global index."""
+    """Maps a position in this host's stream to a global index."""
 
     start: int
     batch_size: int
@@ -203,21 +204,21 @@ def host_batches(
     place: Callable[[Batch], Batch],
     overfit_batches: int = 0,
 ) -> Iterator[Batch]:
-    """This host's part of each global batch, from global index `start`, on the devices.
+    """Yields this host's part of each global batch, from global index `start`, on the devices.
 
-    rows: which rows of a global batch are this host's. place: host rows -> global
-    arrays, run ahead in a thread, `config.prefetch` batches deep.
-    overfit_batches: go round the first n batches for ever; 0: off.
+    rows: which rows of a global batch are this host's. place: makes global arrays of host
+    rows; it runs in a thread, `config.prefetch` batches ahead.
+    overfit_batches: repeat the first n batches; 0: off.
     """
     rows = tuple(int(r) for r in rows)
     to_index = _GlobalIndex(start, batch_size, rows, overfit_batches)
     positions = grain.MapDataset.range(num_batches * len(rows))
-    # Batched as a MapDataset: after to_iter_dataset() workers would change the batches.
+    # Batches are made here because after to_iter_dataset() workers would change them.
     batches = positions.map(to_index).map(read).batch(len(rows), drop_remainder=True)
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=16)
     stream = batches.to_iter_dataset(options)
     if config.workers:
-        if not flags.FLAGS.is_parsed():  # Grain hands the flags on to its workers
+        if not flags.FLAGS.is_parsed():  # Grain passes the flags on to its workers
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.workers), worker_init_fn=_start_worker
@@ -235,7 +236,7 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 
 
 def _explained(stream: grain.IterDataset, count: int) -> Generator[Batch, None, None]:
-    """The batches of worker processes. Raises DataError where their shared memory is full."""
+    """Yields the batches of worker processes. Raises DataError where shared memory is full."""
     batches = None
     workers.expect_unfreed()
     try:
@@ -256,7 +257,7 @@ def _explained(stream: grain.IterDataset, count: int) -> Generator[Batch, None, 
 
 
 def _is_out_of_room(error: Exception) -> bool:
-    """A block of shared memory is refused, or its worker is killed when it writes there."""
+    """Whether shared memory was full: a block was refused, or writing to one killed a worker."""
     ended = re.search(r"exit code (-?\d+)", str(error))  # in Grain's words
     refused = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return refused or (ended is not None and int(ended[1]) == -signal.SIGBUS)

@@ -34,8 +34,8 @@ from fsdit.errors import DataError
 class RecordReader:
     """Random access to the records of one kind ("images", "features-siglip2") in a split.
 
-    Opens the files that the manifest names, checks their sizes and counts, and
-    names file and record when one cannot be read. Picklable, for worker processes.
+    It opens the files that the manifest names, checks their sizes and counts, and names file
+    and record when one cannot be read. It can be pickled, for worker processes. Raises DataError.
     """
 
     def __init__(self, directory: str | Path, kind: str):
@@ -78,7 +78,7 @@ class RecordReader:
         return read_record(self._open(shard), self.directory / self._names[shard], record)
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """(file, record in it) of a global index."""
+        """Returns (index of the file, index of the record in it) for an index in the split."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
@@ -89,7 +89,7 @@ class RecordReader:
         return self._readers[shard]
 
     def describe(self, index: int) -> str:
-        """File and record of a global index, for messages."""
+        """Returns file and record of an index in the split, for messages."""
         shard, record = self._locate(index)
         return f"{self.directory / self._names[shard]}, record {record}"
 
@@ -97,8 +97,8 @@ class RecordReader:
 class ImageReader:
     """Decoded images of a split by index.
 
-    count: how many `dataset.json` promises. A manifest that lists another number would
-    shift the indices of all files after the one it is wrong about. Raises DataError.
+    count: their number by `dataset.json`; None: not checked. A manifest with a wrong number
+    would shift the indices of all later files. Raises DataError.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ImageReader:
 
 
 def split_images(dataset_dir: str | Path, info: DatasetInfo, split: str) -> ImageReader:
-    """All images of a split. Raises DataError."""
+    """Opens all images of a split. Raises DataError."""
     directory, count = Path(dataset_dir) / split, info.split(split).num_images
     return ImageReader(directory, info.image_size, info.channels, count)
 
@@ -172,7 +172,7 @@ class EpisodeReader:
 
 
 def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
-    """Raises DataError for an episode that cannot be one of K = `shots` of the split."""
+    """Raises DataError for an episode that cannot be one of the split, with K = `shots`."""
     if len(episode.supports) != num_supports(shots):
         raise DataError(f"{len(episode.supports)} supports, not {num_supports(shots)}")
     if not 0 <= episode.class_id < len(split.classes):
@@ -192,7 +192,7 @@ def check_episode(episode: Episode, split: SplitInfo, shots: int) -> None:
 class FeatureReader:
     """Features of a split's images by index, checked against their description.
 
-    count: images of the split. Raises DataError.
+    name: NAME of the files. count: images of the split. Raises DataError.
     """
 
     def __init__(self, directory: str | Path, name: str, info: FeaturesInfo, count: int):
@@ -203,7 +203,7 @@ class FeatureReader:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Float[np.ndarray, "..."]]:
-        """`pooled` (D,), and `tokens` (T, D) where they are kept; read-only.
+        """Reads `pooled` (D,), and `tokens` (T, D) if they are stored; both are read-only.
 
         Raises DataError naming file and record.
         """
@@ -220,7 +220,7 @@ class FeatureReader:
 class LatentReader:
     """Posteriors of a split's images by index, checked against their description.
 
-    count: images of the split. Raises DataError.
+    name: NAME of the files. count: images of the split. Raises DataError.
     """
 
     def __init__(self, directory: str | Path, name: str, info: LatentsInfo, count: int):
@@ -233,7 +233,7 @@ class LatentReader:
     def __getitem__(
         self, index: int
     ) -> tuple[Float[np.ndarray, "2 h w c"], Float[np.ndarray, "2 h w c"]]:
-        """(mean, log-variance) of the image [0] and its mirror image [1]; read-only.
+        """Reads (mean, log-variance) of the image [0] and its mirror image [1]; read-only.
 
         Raises DataError naming file and record.
         """

@@ -26,7 +26,10 @@ HALF_TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bf
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One encoded image. `data`: bytes of a PNG, JPEG or WebP of `height` x `width`."""
+    """One encoded image. data: bytes of a PNG, JPEG or WebP of `height` x `width` pixels.
+
+    key: its name in the input. class_id: index of its class in the split.
+    """
 
     key: str
     class_id: int
@@ -49,7 +52,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureRecord:
-    """What a frozen encoder makes of one image; `tokens` is None where they were not kept."""
+    """Outputs of a frozen encoder for one image; tokens: None where they are not stored."""
 
     pooled: Float[np.ndarray, "D"]
     tokens: Float[np.ndarray, "T D"] | None
@@ -57,14 +60,14 @@ class FeatureRecord:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LatentRecord:
-    """Posterior that a frozen VAE gives one image: [0] as it is, [1] of its mirror image."""
+    """Posterior of a frozen VAE for one image: [0] as it is stored, [1] of its mirror image."""
 
     mean: Float[np.ndarray, "2 h w c"]
     log_variance: Float[np.ndarray, "2 h w c"]
 
 
 def num_supports(shots: int) -> int:
-    """Supports of an episode of K = `shots`: for K = 0 one, the target itself."""
+    """Returns the number of supports for K = `shots`: for K = 0 one, the target itself."""
     return max(shots, 1)
 
 
@@ -88,7 +91,7 @@ def decode_episode(payload: bytes) -> Episode:
 
 
 def encode_features(record: FeatureRecord) -> bytes:
-    """Arrays of a type in HALF_TYPES."""
+    """Encodes features. Raises ValueError for arrays of a type that is not in HALF_TYPES."""
     tokens = None if record.tokens is None else _packed(record.tokens)
     return msgpack.packb({"v": FORMAT_VERSION, "pooled": _packed(record.pooled), "tokens": tokens})
 
@@ -108,7 +111,7 @@ def decode_features(payload: bytes) -> FeatureRecord:
 
 
 def encode_latents(record: LatentRecord) -> bytes:
-    """Arrays of a type in HALF_TYPES."""
+    """Encodes latents. Raises ValueError for arrays of a type that is not in HALF_TYPES."""
     return msgpack.packb(
         {
             "v": FORMAT_VERSION,
@@ -164,6 +167,7 @@ _FIELD_TYPES = {
 
 
 def _fields(payload: bytes, kind: type) -> dict[str, Any]:
+    """Unpacks a record and checks version, names and types of its fields. Raises DataError."""
     try:
         values = msgpack.unpackb(payload)
         version = values.pop("v")
@@ -185,14 +189,14 @@ def _fields(payload: bytes, kind: type) -> dict[str, Any]:
 
 
 def encode_pixels(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
-    """PNG bytes of a greyscale (C = 1) or RGB (C = 3) image."""
+    """Encodes a greyscale (C = 1) or RGB (C = 3) image as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def decode_pixels(data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
-    """Pixels of an encoded image, as stored: no resizing. Raises DataError."""
+    """Decodes the pixels of an image, which keeps its size. Raises DataError."""
     try:
         with opened(data) as image:
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))

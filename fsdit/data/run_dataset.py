@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def read_run_dataset(config: Config) -> DatasetInfo:
-    """The description of `config.data.dataset_dir`.
+    """Reads the description of `config.data.dataset_dir`.
 
-    Raises DataError: it is missing, which names the setting, or damaged.
+    Raises DataError where it is damaged, or missing, which names the setting.
     """
     directory = Path(config.data.dataset_dir)
     if not any((directory / name).exists() for name in ("dataset.json", REBUILDING)):
@@ -43,7 +43,7 @@ def latents_name(config: Config) -> str:
 
 
 def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureReader:
-    """The features that `config` names. Raises DataError."""
+    """Opens the features that `config` names. Raises DataError."""
     name = features_name(config)
     described = _described(info.features, name, config, "supports", "encoder")
     if config.model.use_context and not described.tokens:
@@ -56,7 +56,7 @@ def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureRead
 
 
 def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader:
-    """The latents that `config` names. Raises DataError."""
+    """Opens the latents that `config` names. Raises DataError."""
     name = latents_name(config)
     described = _described(info.latents, name, config, "targets", "vae")
     directory = Path(config.data.dataset_dir) / split
@@ -64,9 +64,9 @@ def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader
 
 
 def feature_files(config: Config) -> list[str]:
-    """Kinds of the files beside images and episodes that a run reads."""
-    features, latents = features_name(config), latents_name(config)
-    return [f"features-{features}"] * bool(features) + [f"latents-{latents}"] * bool(latents)
+    """Returns the kinds of files that a run reads beside images and episodes."""
+    names = {"features": features_name(config), "latents": latents_name(config)}
+    return [f"{kind}-{name}" for kind, name in names.items() if name]
 
 
 def _described(present: Mapping[str, T], name: str, config: Config, field: str, flag: str) -> T:

@@ -1,4 +1,4 @@
-"""Support pictures to draw from: a user's files, or episodes of a dataset."""
+"""Support pictures to sample from: a user's files, or episodes of a dataset."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,12 @@ from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation, read_phot
 from fsdit.data.pipeline import evaluation_examples
 from fsdit.errors import ConfigError, DataError, system_text
 
-_NAMED = 5  # in the line that says what was left out
+_NAMED = 5  # names in the line that says what was left out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SupportSet:
-    """Pictures of one class. origin: where they are found again, ready for JSON."""
+    """Support pictures of one class. origin: where they came from, ready for JSON."""
 
     origin: dict[str, Any]
     images: UInt8[np.ndarray, "K H W C"]
@@ -31,10 +31,10 @@ def from_files(
     channels: int,
     preparation: Preparation = DEFAULT_PREPARATION,
 ) -> SupportSet:
-    """Picture files in the order given; a folder stands for its images in order of name.
+    """Reads picture files in the order given; a folder stands for its images in order of name.
 
-    Of a folder, files that are no images by their names, and folders, are left out, which a
-    printed line says. Raises DataError for a file that is missing or no picture, and for a
+    Folders inside a folder, and files that are no images by their names, are left out, and a
+    printed line says so. Raises DataError for a file that is missing or no picture, and for a
     folder without one.
     """
     files = [file for name in names for file in _files(Path(name).expanduser())]
@@ -45,13 +45,13 @@ def from_files(
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the images of a folder."""
+    """Returns the file, or the images of a folder."""
     try:
         if not path.is_dir():
             return [path]
         inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         images = [p for p in inside if is_image_name(p.name) and p.is_file()]
-    except OSError as error:  # such as for want of permission
+    except OSError as error:  # for example a folder without permission
         raise DataError(f"{error.filename or path}: {system_text(error)}") from None
     if not images:
         raise DataError(f"{path}: this folder has no image files to take as supports")
@@ -60,25 +60,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _say_left_out(folder: Path, names: list[str]) -> None:
-    """Prints the first few names; quoted, as a name may hold what a terminal obeys."""
+    """Prints the first few names, quoted, because a terminal may obey what a name holds."""
     if names:
         named = ", ".join(map(repr, names[:_NAMED]))
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         print(f"{folder}: left out, no image files: {named}{more}", flush=True)
 
 
-def from_episodes(config: Config, split: str, numbers: Sequence[int]) -> list[SupportSet]:
-    """The supports of the episodes that evaluation knows under these numbers.
+def from_episodes(config: Config, split: str, indices: Sequence[int]) -> list[SupportSet]:
+    """Returns the supports of the evaluation episodes with these indices.
 
-    Raises DataError for a split that the dataset does not have, ConfigError for a number.
+    Raises DataError for a split that the dataset does not have, and ConfigError for an index
+    that is too large.
     """
-    # Pictures are enough: what was precomputed of them need not be there.
+    # Only pictures are read, so precomputed features need not be there.
     config = dataclasses.replace(config, features=FeaturesConfig())
     read, size = evaluation_examples(config, split)
-    for number in numbers:
-        if not 0 <= number < size:
-            raise ConfigError(f"episode {number} of the split {split!r}: it has 0 to {size - 1}")
+    for index in indices:
+        if not 0 <= index < size:
+            raise ConfigError(f"episode {index} of the split {split!r}: it has 0 to {size - 1}")
     return [
-        SupportSet({"split": split, "episode": number}, read.pictures(number)[0])
-        for number in numbers
+        SupportSet({"split": split, "episode": index}, read.pictures(index)[0]) for index in indices
     ]

@@ -85,7 +85,7 @@ class Feed:
         return self._online.counters() if self._online else {}
 
     def _with_features(self, read: ReadExample, batch: Batch) -> Batch:
-        if self._online is None or read.supports != "numbers":
+        if self._online is None or read.supports != "indices":
             return batch
         return {**batch, "supports": self._online(read.images, read.split, batch["supports"])}
 

@@ -90,7 +90,7 @@ class ResidentFeatures:
 
     def __call__(self, read: ReadExample, batch: Batch) -> Batch:
         """The batch with features and latents in place of the indices that `read` put there."""
-        indexed = {"supports": read.supports == "numbers", "target": read.targets == "numbers"}
+        indexed = {"supports": read.supports == "indices", "target": read.targets == "indices"}
         found: dict[str, PyTree[jax.Array]] = {
             name: self._gather(table, batch[name])
             for name, table in self._tables.items()

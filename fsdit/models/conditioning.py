@@ -3,12 +3,18 @@
     pooled (B, K, D_e) -> mean over K -> MLP                 -> vector  (B, D)
     tokens (B, K, T, D_e) -> one-layer Perceiver, M latents  -> context (B, M, D)
 
-Both are invariant to the order of the supports and defined for any K. The Perceiver
-(Jaegle et al., arXiv 2103.03206) keeps the context short whatever K and T; with no
-latents the tokens themselves are the context, M = K T.
+Both do not depend on the order of the supports and are defined for any K. The Perceiver (Jaegle
+et al., arXiv 2103.03206) makes the context M learned latents long, whatever K and T are, as the
+resampler of Flamingo does (Alayrac et al., arXiv 2204.14198). With z the latents, s the K T
+tokens with their positions, and LN a layer norm:
 
-Unconditional means one learned null, applied to vector and context together by one
-mask. Training's dropout and sampling's guidance both call `apply_null`.
+    (1)  x = z + attention(LN(z), s)        queries from the latents, keys and values from s
+    (2)  context = LN(x + mlp(LN(x)))
+
+With no latents the tokens themselves are the context, M = K T.
+
+Unconditional means one learned null, applied to vector and context together by one mask.
+Training's dropout and sampling's guidance both call `apply_null`.
 """
 
 import jax.numpy as jnp
@@ -23,14 +29,21 @@ from fsdit.models import layers
 
 @dataclass
 class Condition:
-    """vector (B, D); context (B, M, D), None where supports are pooled only."""
+    """What the DiT is conditioned on: vector (B, D), and context (B, M, D).
+
+    context: None for a model that does not attend to the supports' tokens.
+    """
 
     vector: Array
     context: Array | None
 
 
 class SupportConditioner(nnx.Module):
-    """encoder_grid: rows and columns of patches that the encoder's T tokens stand for."""
+    """Makes the condition of supports, and holds the null.
+
+    encoder_dim: width E of the encoder's outputs. encoder_grid: rows and columns of patches
+    that its T tokens stand for.
+    """
 
     def __init__(
         self,
@@ -48,8 +61,8 @@ class SupportConditioner(nnx.Module):
         self.vector_in = layers.Linear(encoder_dim, dim, rngs=rngs)
         self.vector_out = layers.Linear(dim, dim, rngs=rngs)
         normal = nnx.initializers.normal(0.02)
-        # Row 0 stands for the vector, the others for the context: one for each latent,
-        # or one for every token.
+        # Row 0 replaces the vector. The others replace the context: one for each latent, or
+        # one for all tokens.
         rows = 1 + max(1, config.num_latents) if self.use_context else 1
         self.null = nnx.Param(normal(rngs.params(), (rows, dim)))
         if not self.use_context:
@@ -72,7 +85,7 @@ class SupportConditioner(nnx.Module):
 
     def _context(self, tokens: Float[Array, "B K T E"]) -> Float[Array, "B M D"]:
         b, k, t, width = tokens.shape
-        # One axis from the start: to join K and T later copies what is wider by then.
+        # K and T are joined first: joining them later would copy wider arrays.
         x = self.token_in(tokens.astype(self.dtype).reshape(b, k * t, width))
         positions = np.tile(layers.position_table(*self.grid, x.shape[-1]), (k, 1))
         x = layers.layer_norm(x, self.dtype) + positions.astype(self.dtype)
@@ -80,6 +93,7 @@ class SupportConditioner(nnx.Module):
         return self._resample(x) if self.num_latents else x
 
     def _resample(self, tokens: Float[Array, "B S D"]) -> Float[Array, "B M D"]:
+        """Equations (1) and (2); S = K T."""
         latents = self.latents[...].astype(self.dtype)[None]
         x = latents + self.attention(layers.layer_norm(latents, self.dtype), tokens)
         x = x + self.mlp(layers.layer_norm(x, self.dtype))

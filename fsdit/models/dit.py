@@ -1,7 +1,13 @@
-"""The Diffusion Transformer and the whole few-shot model.
+"""The Diffusion Transformer and the complete few-shot model.
 
-DiT with adaLN-Zero (Peebles and Xie, arXiv 2212.09748), and cross-attention to the
-support context between self-attention and MLP, modulated and gated alike.
+A block is that of DiT with adaLN-Zero (Peebles and Xie, arXiv 2212.09748, section 3.2), with
+cross-attention to the support context between self-attention and MLP. Each of its branches F
+(self-attention, cross-attention, MLP) has a shift, a scale and a gate of its own:
+
+    (1)  [shift, scale, gate, ...] = W silu(vector) + b,    W = 0 and b = 0 at the start
+    (2)  x <- x + gate F(LN(x) (1 + scale) + shift)
+
+so a new block is the identity. `vector` is the sum of the time's embedding and of the condition.
 """
 
 import jax.numpy as jnp
@@ -16,13 +22,13 @@ from fsdit.models.encoder import FeatureShape, LearnedEncoder
 _TIME_FEATURES = 256
 
 Diagnostics = dict[str, Array]
-# Images (B, K, H, W, C) uint8 for a learned encoder; of a frozen one its outputs,
+# Images (B, K, H, W, C) uint8 where the encoder is learned; the outputs of a frozen one,
 # {"pooled": (B, K, E), "tokens": (B, K, T, E)}.
 Supports = Array | dict[str, Array]
 
 
 class DiTBlock(nnx.Module):
-    """Self-attention, cross-attention and MLP, each with adaLN-Zero."""
+    """Self-attention, cross-attention (with `cross`) and MLP, each with adaLN-Zero."""
 
     def __init__(self, config: ModelConfig, *, cross: bool, rngs: nnx.Rngs, dtype: jnp.dtype):
         dim = config.hidden_size
@@ -44,30 +50,31 @@ class DiTBlock(nnx.Module):
         context: Float[Array, "B M D"] | None,
         diagnose: bool,
     ) -> tuple[Float[Array, "B N D"], Diagnostics]:
+        """Returns the block's output and, if `diagnose`, statistics of its activations."""
         modulation = self.modulation(nnx.silu(vector).astype(x.dtype))[:, None]
-        parts = iter(jnp.split(modulation, modulation.shape[-1] // x.shape[-1], axis=-1))
+        parts = jnp.split(modulation, modulation.shape[-1] // x.shape[-1], axis=-1)
         stats: Diagnostics = {}
 
         def modulated(h: Array, shift: Array, scale: Array) -> Array:
             return layers.modulated_norm(h, shift, scale, h.dtype)
 
-        shift, scale, gate = next(parts), next(parts), next(parts)
+        shift, scale, gate = parts[:3]
         h = modulated(x, shift, scale)
         if diagnose:
             stats["self_attention_entropy"] = self.attention.entropy(h)
         x = x + gate * self.attention(h)
 
         if self.cross is not None:
-            shift, scale, gate = next(parts), next(parts), next(parts)
-            # In the "cls" form token 0 alone asks; self-attention spreads the answer.
-            asking = x[:, :1] if self.cls_only else x
-            h = modulated(asking, shift, scale)
+            shift, scale, gate = parts[3:6]
+            # In the "cls" form only token 0 attends; self-attention spreads what it finds.
+            attending = x[:, :1] if self.cls_only else x
+            h = modulated(attending, shift, scale)
             if diagnose:
                 stats["cross_attention_entropy"] = self.cross.entropy(h, context)
-            answer = gate * self.cross(h, context)
-            x = x.at[:, :1].add(answer) if self.cls_only else x + answer
+            found = gate * self.cross(h, context)
+            x = x.at[:, :1].add(found) if self.cls_only else x + found
 
-        shift, scale, gate = next(parts), next(parts), next(parts)
+        shift, scale, gate = parts[-3:]
         x = x + gate * self.mlp(modulated(x, shift, scale))
         if diagnose:
             x32 = x.astype(jnp.float32)
@@ -80,10 +87,10 @@ class DiTBlock(nnx.Module):
 
 
 class FewShotDiT(nnx.Module):
-    """Encoder (where it is learned), conditioning and DiT, over latents (h, w, c).
+    """Encoder (if it is learned), conditioning and DiT, over latents (h, w, c).
 
-    features: of the frozen encoder whose outputs are the supports; None: a learned one,
-    and the supports are images.
+    features: shape of the frozen encoder's outputs, which are the supports then. None: the
+    encoder is learned, and the supports are images.
     """
 
     def __init__(
@@ -136,13 +143,13 @@ class FewShotDiT(nnx.Module):
     def encode_supports(
         self, supports: Supports
     ) -> tuple[Float[Array, "B K E"], Float[Array, "B K T E"] | None]:
-        """(pooled, tokens); None where a frozen encoder's tokens are not attended to."""
+        """Returns pooled and tokens; tokens may be None where the model does not attend to them."""
         if self.encoder is None:
             return supports["pooled"], supports.get("tokens")
         return self.encoder(supports)
 
     def condition(self, supports: Supports) -> Condition:
-        """The condition that training, evaluation and sampling share."""
+        """Makes the condition; training, evaluation and sampling all call this."""
         return self.conditioner(*self.encode_supports(supports))
 
     def velocity(
@@ -152,7 +159,10 @@ class FewShotDiT(nnx.Module):
         condition: Condition,
         diagnose: bool = False,
     ) -> tuple[Float[Array, "B h w c"], Diagnostics]:
-        """Predicted velocity in float32, and statistics by layer when asked for."""
+        """Predicts the velocity at x and time t, in float32.
+
+        Also returns, if `diagnose`, statistics with a leading axis of layers.
+        """
         h = self.embed(layers.patchify(x, self.patch_size).astype(self.dtype))
         h = h + layers.position_table(*self.grid, h.shape[-1]).astype(self.dtype)
         if self.use_cls:

@@ -18,7 +18,7 @@ from fsdit.models.codec import scale_pixels
 
 @dataclasses.dataclass(frozen=True)
 class FeatureShape:
-    """Width of pooled and tokens, and rows and columns of the tokens."""
+    """Shape of an encoder's outputs: width of pooled and tokens, rows and columns of tokens."""
 
     dim: int
     grid: tuple[int, int]
@@ -37,10 +37,10 @@ class _Block(nnx.Module):
 
 
 class LearnedEncoder(nnx.Module):
-    """ViT over each support; pooled is one linear map of all its tokens.
+    """ViT over each support; the pooled vector is one linear map of all its tokens.
 
-    Pooling by a mean forgets where in the image a token lay, which is most of what a
-    character is.
+    A mean would forget where in the image each token lay, and with characters, place is most
+    of what tells them apart.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class LearnedEncoder(nnx.Module):
     def __call__(
         self, supports: UInt8[Array, "B K H W C"]
     ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]:
+        """Returns pooled vectors and tokens of each support; tokens are a grid, row by row."""
         b, k = supports.shape[:2]
         images = scale_pixels(supports.reshape(b * k, *supports.shape[2:]))
         patches = layers.layer_norm(layers.patchify(images, self.patch_size))

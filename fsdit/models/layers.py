@@ -22,9 +22,9 @@ _XAVIER = nnx.initializers.xavier_uniform()
 class Linear(nnx.Linear):
     """Dense layer over the last axis, Xavier-uniform, biases zero.
 
-    In float32 all other axes are folded into one: XLA's CPU backend multiplies a plain matrix
-    faster, forward and backward, than a batch of them. In bfloat16, meant for accelerators,
-    they stay: on a TPU folding copies, where the second last axis does not fill its tiles.
+    In float32, all leading axes are folded into one, because XLA's CPU backend multiplies one
+    matrix faster than a batch of them. In bfloat16, which is meant for accelerators, they stay:
+    on a TPU, folding copies the array where the second last axis does not fill the tiles.
     """
 
     def __init__(self, *args, kernel_init=_XAVIER, **kwargs):
@@ -41,12 +41,17 @@ ZeroLinear = functools.partial(Linear, kernel_init=nnx.initializers.zeros_init()
 
 
 def position_table(height: int, width: int, dim: int) -> Float[np.ndarray, "N D"]:
-    """2-D sine-cosine positions of a grid, row by row: half for y, half for x.
+    """2-D sine-cosine positions of a grid, row by row: half of D for y, half for x.
 
-    A constant, not a parameter, as in DiT. Positions are fractions of the image, so that
-    the patches of a support and of the target have equal positions where they lie at the
-    same place, whatever their sizes; wavelengths go from four images to an eighth of one.
-    The usual 10,000 as base leaves most of the width constant on grids this small.
+    The patch at row r and column c has y = (r + 0.5) / height and x = (c + 0.5) / width, and
+
+        position(r, c) = [sin(y f), cos(y f), sin(x f), cos(x f)]
+
+    with D / 4 frequencies f in geometric progression from pi / 2 to 16 pi: wavelengths 2 pi / f
+    from four images to an eighth of one. It is a constant, not a parameter, as in DiT (arXiv
+    2212.09748). Because y and x are fractions of the image, a patch of a support and one of the
+    target at the same place have equal positions, whatever the patch sizes. With the usual base
+    of 10,000, most of the width would be constant on grids this small.
     """
     frequencies = np.geomspace(np.pi / 2, 16 * np.pi, dim // 4)
 
@@ -60,14 +65,17 @@ def position_table(height: int, width: int, dim: int) -> Float[np.ndarray, "N D"
 
 
 def time_features(t: Float[Array, "B"], dim: int) -> Float[Array, "B D"]:
-    """Sine-cosine features of a time in [0, 1]."""
+    """Sine-cosine features of a time t in [0, 1], as in DiT's TimestepEmbedder.
+
+    [cos(1000 t f_i), sin(1000 t f_i)] with f_i = 10000^(-2 i / D) for i = 0 ... D / 2 - 1.
+    """
     frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(dim // 2) / (dim // 2))
     angles = 1_000.0 * t[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
 def layer_norm(x: Float[Array, "*S D"], dtype: DTypeLike = jnp.float32) -> Float[Array, "*S D"]:
-    """Layer norm without learned scale and shift; computed in float32, returned in `dtype`."""
+    """Layer norm without learned scale and shift: `modulated_norm` with both zero."""
     zero = jnp.zeros((1,))
     return modulated_norm(x, zero, zero, dtype)
 
@@ -79,10 +87,22 @@ def modulated_norm(
     scale: Float[Array, "*#S #D"],
     dtype: DTypeLike,
 ) -> Float[Array, "*S D"]:
-    """layer_norm(x) * (1 + scale) + shift in float32, returned in `dtype`.
+    """Layer norm with adaptive scale and shift, in float32, returned in `dtype`.
 
-    The backward pass needs x as it came, a mean and a deviation of each token, and nothing
-    in float32 of the size of x.
+    Layer norm (Ba et al., arXiv 1607.06450, equation 3, with 1e-6 added to the variance) over
+    the last axis, and the modulation of adaLN (Peebles and Xie, arXiv 2212.09748, section 3.2):
+
+        (1)  n = (x - mean(x)) r,    r = 1 / sqrt(mean((x - mean(x))^2) + 1e-6)
+        (2)  y = n (1 + scale) + shift
+
+    With g, the gradient of the loss by y, and a = g (1 + scale), differentiating (1) and (2) gives
+
+        (3)  dx = r (a - mean(a) - n mean(a n))
+        (4)  dshift = sum of g,    dscale = sum of g n
+
+    where the sums run over the axes along which shift and scale were broadcast. The backward
+    pass keeps x in its own type and two numbers for each token, mean(x) and r; automatic
+    differentiation would keep arrays of the size of x in float32.
     """
     return _normalize(x, shift, scale, dtype)[0]
 
@@ -90,6 +110,7 @@ def modulated_norm(
 def _normalize(
     x: Array, shift: Array, scale: Array, dtype: DTypeLike
 ) -> tuple[Array, tuple[Array, ...]]:
+    """Equations (1) and (2), and what the backward pass needs."""
     x32 = x.astype(jnp.float32)
     mean = checkpoint_name(x32.mean(-1, keepdims=True), KEPT)
     variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
@@ -101,13 +122,14 @@ def _normalize(
 def _normalize_backward(
     dtype: DTypeLike, residuals: tuple[Array, ...], gradient: Array
 ) -> tuple[Array, Array, Array]:
+    """Gradients by x, shift and scale: equations (3) and (4)."""
     del dtype
     x, shift, scale, mean, inverse = residuals
     gradient = gradient.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
-    slope = gradient * (1 + scale.astype(jnp.float32))
-    along = (slope * normal).mean(-1, keepdims=True)
-    d_x = inverse * (slope - slope.mean(-1, keepdims=True) - normal * along)
+    scaled = gradient * (1 + scale.astype(jnp.float32))
+    along = (scaled * normal).mean(-1, keepdims=True)
+    d_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
     return (
         d_x.astype(x.dtype),
         _sum_to(gradient, shift),
@@ -116,7 +138,7 @@ def _normalize_backward(
 
 
 def _sum_to(gradient: Array, like: Array) -> Array:
-    """The gradient of what was broadcast."""
+    """Sums a gradient over the axes along which `like` was broadcast to its shape."""
     axes = range(-1, -gradient.ndim - 1, -1)
     wide = [i for i in axes if -i > like.ndim or like.shape[i] != gradient.shape[i]]
     return gradient.sum(wide, keepdims=True).reshape(like.shape).astype(like.dtype)
@@ -126,7 +148,7 @@ modulated_norm.defvjp(_normalize, _normalize_backward)
 
 
 def patchify(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B N P"]:
-    """Square patches row by row, each flattened to (size, size, C)."""
+    """Cuts images into N square patches, row by row, each flattened from (size, size, C)."""
     b, h, w, c = images.shape
     grid = images.reshape(b, h // size, size, w // size, size, c)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, size * size * c)
@@ -143,10 +165,10 @@ def unpatchify(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `x` over `context` (over itself by default).
+    """Multi-head attention of `x` over itself or, with `cross`, over a context.
 
-    Across, queries and keys start equal, so that attention starts as likeness of place
-    and content instead of having to find it (Trockman and Kolter, arXiv 2305.09828).
+    Cross-attention starts with equal query and key kernels, so that at first a token attends to
+    those like it in place and content (the idea of Trockman and Kolter, arXiv 2305.09828).
     """
 
     def __init__(
@@ -166,7 +188,7 @@ class Attention(nnx.Module):
     def project(
         self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None
     ) -> list[Float[Array, "B heads _ d"]]:
-        """Queries, scaled for the softmax, keys and values, split into heads."""
+        """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
         if self.cross:
             parts = [self.query(x), self.key(context), self.value(context)]
         else:
@@ -181,7 +203,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"] | None = None
     ) -> Float[Array, "B N D"]:
-        """Over a context, x may have one row for the whole batch."""
+        """Attends from x. Over a context, x may have one row that serves the complete batch."""
         if self.cross and x.shape[1] * self.num_heads <= x.shape[2]:
             mixed = self._over_few(x, context)
         else:
@@ -192,11 +214,13 @@ class Attention(nnx.Module):
     def _over_few(
         self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"]
     ) -> Float[Array, "B heads N d"]:
-        """The same by few queries, without keys and values of the whole context.
+        """The same attention for few queries, without keys and values of the context.
 
-        (W_q x) . (W_k c) = (W_k^T W_q x) . c, and the mean of W_v c is W_v of the mean. The
-        key's bias adds the same to all logits of a query, which softmax does not see; the
-        value's bias passes through a mean as it is.
+        The logit of a query x and a context token c is (W_q x) . (W_k c) = (W_k^T W_q x) . c, so
+        the queries are projected instead of the context. The weighted mean of W_v c is W_v times
+        the weighted mean of c, so the means are projected. The key's bias adds the same to all
+        logits of a query, which leaves the softmax as it is; the value's bias is added to the
+        mean, since the weights sum to one.
         """
         (b, _, dim), heads = context.shape, self.num_heads
         query = self._heads(self.query(x)) * (dim // heads) ** -0.5
@@ -214,18 +238,20 @@ class Attention(nnx.Module):
     def entropy(
         self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None = None
     ) -> Float[Array, "heads"]:
-        """Mean entropy in nats of the attention rows of each head, for diagnostics."""
+        """Mean entropy -sum_j P_ij log P_ij of the attention rows of each head, in nats."""
         query, key, _ = self.project(x, context)
         logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
         log_p = jax.nn.log_softmax(logits)
         return -(jnp.exp(log_p) * log_p).sum(-1).mean((0, 2))
 
 
-# Kept for the backward pass: what goes in, not what lies between.
+# The backward pass keeps GELU's argument only and computes the intermediate values again.
 _gelu = jax.checkpoint(jax.nn.gelu, prevent_cse=False)
 
 
 class Mlp(nnx.Module):
+    """down(gelu(up(x))), GELU in its tanh approximation (arXiv 1606.08415)."""
+
     def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.up = Linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, dim, dtype=dtype, rngs=rngs)
@@ -235,7 +261,7 @@ class Mlp(nnx.Module):
 
 
 def stack(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
-    """`depth` layers as one module whose parameters carry a leading layer axis."""
+    """Makes `depth` layers as one module whose parameters have a leading layer axis L."""
     build = nnx.vmap(make, in_axes=0, out_axes=0)
     return nnx.split_rngs(splits=depth)(build)(rngs)
 
@@ -248,13 +274,13 @@ def run_stack(
     scan: bool,
     remat: str = "none",
 ) -> tuple[Array, dict[str, Array]]:
-    """Applies stacked layers in turn.
+    """Applies stacked layers one after another.
 
-    call: (layer, x) -> (x, diagnostics); the diagnostics come back with a layer axis.
-    scan: one compiled body for all layers (quick to compile), or each its own. The
-    parameters are stacked either way, so a checkpoint serves both.
-    remat: what the backward pass recomputes: "none", "dots" (all but matmuls and attention),
-    "full".
+    call: (layer, x) -> (x, diagnostics); the diagnostics are returned with a leading axis L.
+    scan: whether all layers share one compiled body, which compiles quickly, or each has its
+    own. The parameters are stacked in both cases, so a checkpoint serves both.
+    remat: what the backward pass computes again: "none", "dots" (all but matmuls and
+    attention) or "full".
     """
     graph, parameters = nnx.split(layers)
 

@@ -16,10 +16,11 @@ from fsdit.randomness import stream_key
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What the trainable model is built from. Its parameters travel apart, as a nested dict.
+    """What the trainable model is built from; its parameters are a nested dict beside it.
 
-    image_size, channels: of the images, in pixels. codec: for its shapes and `sample`; its
-    parameters are not used from here. features: of the frozen encoder; None: it is learned.
+    image_size: height and width of the images in pixels. channels: 1 or 3. codec: gives shapes
+    and `sample`; its parameters are not used from here. features: shape of the frozen encoder's
+    outputs; None: the encoder is learned.
     """
 
     config: ModelConfig
@@ -52,7 +53,7 @@ class ModelSpec:
         return nnx.graphdef(nnx.eval_shape(lambda: self._build(nnx.Rngs(params=0))))
 
     def init(self, seed: int) -> dict:
-        """Fresh parameters, a pure function of the seed."""
+        """Makes new parameters, a pure function of the seed."""
         model = self._build(nnx.Rngs(params=stream_key(seed, "init")))
         return nnx.to_pure_dict(nnx.state(model))
 
@@ -61,5 +62,5 @@ class ModelSpec:
         return nnx.merge(self._graph, nnx.State(params))
 
     def abstract_params(self) -> dict:
-        """Shapes and types of the parameters; nothing is computed."""
+        """Returns shapes and types of the parameters; nothing is computed."""
         return jax.eval_shape(lambda: self.init(0))

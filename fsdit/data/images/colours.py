@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
 
-# The kinds of pixel that a profile can be of, as its header names them, and Pillow's modes.
+# Colour space in the header of a profile -> Pillow's mode.
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-# Rounding differs that much between ways to write sRGB down. In levels of 255.
+# Profiles of sRGB differ from one another by rounding, up to this many levels of 255.
 _INVISIBLE = 2
 
 
@@ -21,7 +21,7 @@ class ToSrgb:
     transform: ImageCms.ImageCmsTransform
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """RGB, or RGBA where the image has an alpha channel, which is kept."""
+        """Returns RGB, or RGBA where the image has an alpha channel, which stays as it is."""
         result = self.transform.apply(image.convert(self.mode))
         if image.mode in ("LA", "RGBA"):
             result.putalpha(image.getchannel("A"))
@@ -29,10 +29,10 @@ class ToSrgb:
 
 
 def to_srgb(image: Image.Image) -> ToSrgb | None:
-    """What a picture's profile asks for; None where its pixels are sRGB as they are.
+    """Returns the conversion that a picture's profile demands; None where there is none to do.
 
-    Without a profile they are taken to be, and so they are where it cannot be used: damaged,
-    of another kind of pixel than the picture's, or of no device. CIELAB needs no profile.
+    Pixels without a profile are taken for sRGB, and so are those whose profile cannot be used:
+    a damaged one, or one of another kind of pixel. CIELAB needs no profile.
     """
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or image.mode == "LAB":
@@ -58,7 +58,7 @@ def _read(profile: bytes) -> ToSrgb | None:
 
 
 def _is_visible(found: ToSrgb) -> bool:
-    """Whether colours of all kinds, dark and light, come out different."""
+    """Whether the conversion changes a colour of a lattice by more than _INVISIBLE levels."""
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
     lattice = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3)
     if found.mode == "L":
@@ -68,7 +68,7 @@ def _is_visible(found: ToSrgb) -> bool:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    """Grey pixels, also where they are kept as colours, as those of a 16-bit PNG with alpha."""
+    """Whether all pixels are grey, also where they are stored as colours."""
     if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):
         return True
     red, green, blue = image.convert("RGB").split()

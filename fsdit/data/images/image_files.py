@@ -1,8 +1,8 @@
-"""Opening one encoded image of any common kind: the only place where it is done.
+"""Opening one encoded image of any common format; nothing else in the project opens images.
 
-The conversion of a dataset, its readers, and the supports that a user names come here, so
-that all refuse the same files: those of a format that starts a program, and those that
-would take too much memory.
+The conversion of a dataset, its readers, and the supports that a user names all go through
+here, so all refuse the same files: those of a format that starts a program, and those that would
+take too much memory.
 """
 
 import io
@@ -18,22 +18,22 @@ from PIL import Image
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF")
 MAX_FILE_BYTES = 2**28  # no photograph is larger, and a file has to fit in memory
 _MAX_PIXELS = 2**26  # 64 million; a small file can unpack to much more
-_MAX_MEMORY = 2**29  # of an image that is decoded and converted, in bytes
-# Bytes a pixel that an image takes once it is decoded, and again as RGB. Of greyscale, fewer.
+_MAX_MEMORY = 2**29  # bytes that decoding and converting one image may take
+# Bytes for each pixel that a decoded image takes, and the same again as RGB; greyscale takes less.
 _DECODED_BYTES = 4
-# Bytes a pixel and channel that a decoder takes besides, as measured; of other formats, none.
+# Bytes for each pixel and channel that a decoder takes beside that, as measured; others: none.
 _DECODER_BYTES = {"WEBP": 4, "AVIF": 3, "JPEG2000": 6}
-_PROGRESSIVE_BYTES = 2
-# Levels of grey that a decoder multiplies by to fill 8 bits, by raw mode of a PNG.
+_PROGRESSIVE_BYTES = 2  # the same for a progressive JPEG
+# PNG's raw mode -> what a decoder multiplies grey values by to fill 8 bits.
 _GREY_FACTORS = {"L;2": 85, "L;4": 17}
 
 
 class UnusableImageError(Exception):
-    """Why a file cannot be used, in words that follow its name."""
+    """A file that cannot be used; the message is the reason, to follow the file's name."""
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file of moderate size.
+    """Reads a regular file of moderate size.
 
     Raises UnusableImageError for a FIFO, a device (whose content may have no end) or a huge
     file, and OSError.
@@ -55,7 +55,10 @@ def begins_as_image(head: bytes) -> bool:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """An encoded image, not yet decoded. What its use raises is an UnusableImageError."""
+    """Opens an encoded image without decoding it.
+
+    Any error inside the block is raised as UnusableImageError.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image)
@@ -67,7 +70,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise
     except Image.UnidentifiedImageError:
         raise UnusableImageError("not an image of a known format") from None
-    except Exception as error:  # decoders of damaged files raise nearly anything
+    except Exception as error:  # for damaged files, decoders raise errors of nearly any type
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
@@ -88,16 +91,19 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _jpeg2000_profile(data: bytes) -> bytes | None:
-    """The ICC profile of a JPEG 2000 file, which Pillow does not read (ISO 15444-1, annex I)."""
+    """Finds the ICC profile of a JPEG 2000 file (ISO 15444-1, annex I), which Pillow skips."""
     header = next((content for kind, content in _boxes(data) if kind == b"jp2h"), b"")
     for kind, content in _boxes(header):
-        if kind == b"colr" and content[:1] in (b"\2", b"\3"):  # a profile, no number of a space
+        if kind == b"colr" and content[:1] in (
+            b"\2",
+            b"\3",
+        ):  # it holds a profile, not the number of a colour space
             return content[3:]
     return None
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, content) one after the other; one without a length of its own reaches to the end."""
+    """Yields (kind, content) of each box; a box without a length reaches to the end."""
     start = 0
     while len(head := data[start : start + 8]) == 8:
         length = int.from_bytes(head[:4], "big")
@@ -107,7 +113,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _correct_transparent_colour(image: Image.Image) -> None:
-    """A PNG's transparent colour in 8 bits, as Pillow makes its pixels but not this colour."""
+    """Scales a PNG's transparent colour to 8 bits; Pillow does so with the pixels only."""
     colour = image.info.get("transparency")
     if image.format != "PNG" or colour is None or not image.tile:
         return

@@ -1,8 +1,9 @@
 """One image of any common kind -> what a viewer would show, in 8 bits, RGB or greyscale.
 
-EXIF orientation applied, the first frame of an animation, colours of an embedded profile
-as sRGB, alpha laid over a background, 16 bits scaled to 8; then a square of one size. The
-conversion of a dataset and supports that a user names pass through here alike.
+Orientation follows EXIF, an animation gives its first frame, colours of an embedded profile
+become sRGB, transparency shows a background, and 16 bits are scaled to 8; then the image becomes
+a square of one size. The conversion of a dataset and the supports that a user names both go
+through here.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ _WHITE_IS_ZERO = 0  # a TIFF's PhotometricInterpretation
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How any picture becomes one of a dataset: what supports have to repeat.
+    """How a picture becomes one of a dataset; supports have to be prepared in the same way.
 
-    background: a colour as CSS names it, behind transparent pixels and beside padded
-    pictures. resize: to a square, by its centre, by distortion, or by padding.
+    background: a CSS colour, behind transparent pixels and beside padded pictures. resize: how
+    a picture becomes a square: its centre, all of it distorted, or all of it padded.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -40,11 +41,11 @@ class Preparation:
     resize: Resize = "center_crop"
 
     def __post_init__(self):
-        """Raises ValueError."""
+        """Raises ValueError where `background` is no colour."""
         ImageColor.getrgb(self.background)
 
 
-# Of datasets and exports that do not say; conversions mostly used it.
+# Used for datasets and exports that do not say how they were made; most were made so.
 DEFAULT_PREPARATION = Preparation()
 
 
@@ -54,7 +55,7 @@ def read_photo(
     channels: int,
     preparation: Preparation = DEFAULT_PREPARATION,
 ) -> UInt8[np.ndarray, "H W C"]:
-    """A file as a dataset so prepared would hold it. Raises DataError."""
+    """Reads a picture as a dataset with this preparation would hold it. Raises DataError."""
     try:
         with opened(read_file(path)) as image:
             hint_size(image, image_size)
@@ -67,12 +68,12 @@ def read_photo(
 
 
 def hint_size(image: Image.Image, size: int) -> None:
-    """JPEG decoders can halve on the way; twice the size leaves the filter its work."""
+    """Lets a JPEG decoder halve the image while it stays at least twice as large as `size`."""
     image.draft(image.mode, (2 * size, 2 * size))
 
 
 def flat(image: Image.Image, channels: int, background: str) -> Image.Image:
-    """8-bit RGB or greyscale in sRGB without alpha. Raises UnusableImageError."""
+    """Converts to 8-bit RGB or greyscale, in sRGB, without alpha. Raises UnusableImageError."""
     mode, samples = _MODES[channels], _deep_samples(image)
     to_srgb = colours.to_srgb(image)
     if image.mode == mode and to_srgb is None and not image.has_transparency_data:
@@ -86,7 +87,7 @@ def flat(image: Image.Image, channels: int, background: str) -> Image.Image:
         if part.mode in ("LA", "RGBA"):
             colour = (*ImageColor.getrgb(background)[:3], 255)
             part = Image.alpha_composite(Image.new("RGBA", part.size, colour), part)
-        elif part.mode == "LAB":  # which becomes grey by way of RGB only
+        elif part.mode == "LAB":  # Pillow converts it to grey by way of RGB only
             part = part.convert("RGB")
         return part.convert(mode)
 
@@ -96,9 +97,9 @@ def flat(image: Image.Image, channels: int, background: str) -> Image.Image:
 def _by_bands(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """`convert` of each pixel, a band of rows at a time where there are many of them.
+    """Applies `convert`, which works pixel by pixel, to one band of rows after another.
 
-    What lies between the two ends of a conversion takes several times the memory of either.
+    The intermediate images of a conversion take several times the memory of its result.
     """
     rows = max(1, _BAND_PIXELS // image.width)
     if rows >= image.height:
@@ -108,12 +109,12 @@ def _by_bands(
         box = (0, top, image.width, min(top + rows, image.height))
         part = convert(image.crop(box))
         result.paste(part, box)
-        result.info = part.info  # such as a comment, which a JPEG is stored with
+        result.info = part.info  # for example a comment, which is stored in a JPEG
     return result
 
 
 def _deep_samples(image: Image.Image) -> tuple[int, bool] | None:
-    """(brightest value, whether it is black) of more than 8 bits; None for all others.
+    """Returns (largest value, whether it is black) for more than 8 bits; None for other images.
 
     Raises UnusableImageError where no range is stated.
     """
@@ -132,7 +133,7 @@ def _deep_samples(image: Image.Image) -> tuple[int, bool] | None:
 
 
 def _in_eight_bits(image: Image.Image, brightest: int, inverted: bool) -> Image.Image:
-    """Greyscale, with the alpha of one transparent value where it has one."""
+    """Scales greyscale to 8 bits, with alpha if the image has a transparent value."""
     values = np.asarray(image).astype(np.uint32)
     scaled = ((values * 255 + brightest // 2) // brightest).astype(np.uint8)
     result = Image.fromarray(255 - scaled if inverted else scaled)
@@ -142,7 +143,7 @@ def _in_eight_bits(image: Image.Image, brightest: int, inverted: bool) -> Image.
 
 
 def resized(image: Image.Image, size: int, preparation: Preparation) -> Image.Image:
-    """A square of `size`, antialiased."""
+    """Resizes to a square of `size` pixels a side, with antialiasing."""
     if image.size == (size, size):
         return image
     if preparation.resize == "pad":
@@ -155,7 +156,7 @@ def resized(image: Image.Image, size: int, preparation: Preparation) -> Image.Im
 
 
 def _padded(image: Image.Image, size: int, background: str) -> Image.Image:
-    """All of the image in the middle of a square of the background's colour."""
+    """Puts all of the image into the middle of a square of the background's colour."""
     longer = max(image.size)
     width, height = (max(1, round(side * size / longer)) for side in image.size)
     colour = ImageColor.getcolor(background, image.mode)

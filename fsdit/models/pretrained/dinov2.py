@@ -1,8 +1,9 @@
 """DINOv2 (Oquab et al., arXiv 2304.07193), and with registers (Darcet et al., arXiv
 2309.16588): S/14, B/14, L/14 and, with SwiGLU, g/14.
 
-A vision transformer with a class token, layer scale, and positions that are resampled
-where the image has another size than in training. After transformers' dinov2 models.
+The tower is a vision transformer with a class token, layer scale, and positions that are
+resampled where the image has another size than in training. A port of transformers' dinov2
+models.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ from fsdit.models.pretrained import resampling, vit
 from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 from fsdit.models.pretrained.stored.weights import Mapped, Source, linear, norm
 
-# Checkpoints with a classifier have one of the first two.
+# What the names of tensors begin with. Checkpoints with a classifier have one of the first two.
 _PREFIXES = ("dinov2.", "dinov2_with_registers.", "")
-# What the tower's outputs do not depend on: the mask token of its training, a classifier.
+# Tensors that the tower's outputs do not depend on: the mask token of its training, a classifier.
 IGNORED = (*(f"{prefix}embeddings.mask_token" for prefix in _PREFIXES), "classifier.")
 
 
@@ -30,7 +31,7 @@ IGNORED = (*(f"{prefix}embeddings.mask_token" for prefix in _PREFIXES), "classif
 class Dinov2Config:
     """Fields of config.json, with transformers' defaults: B/14.
 
-    image_size: of training; num_register_tokens: 0 in models without registers.
+    image_size: that of training, in pixels. num_register_tokens: 0 in models without registers.
     """
 
     patch_size: ImageSize
@@ -49,7 +50,7 @@ class Dinov2Config:
     @property
     def block(self) -> vit.BlockShape:
         mlp_dim = int(self.hidden_size * self.mlp_ratio)
-        if self.use_swiglu_ffn:  # two thirds, rounded up to a multiple of 8
+        if self.use_swiglu_ffn:  # two thirds of the width, rounded up to a multiple of 8
             mlp_dim = (int(mlp_dim * 2 / 3) + 7) // 8 * 8
         return vit.BlockShape(
             self.hidden_size,
@@ -96,7 +97,10 @@ class Dinov2Tower(nnx.Module):
     def _patch_positions(
         self, position: Float[Array, "N D"], grid: tuple[int, int]
     ) -> Float[Array, "T D"]:
-        """Resampled, with antialiasing in the models with registers only, as they were trained."""
+        """Resamples the positions to another grid, as transformers does.
+
+        It does so with antialiasing in models with registers, and without it in the others.
+        """
         side = self.config.image_size // self.config.patch_size
         if grid == (side, side):
             return position
@@ -114,13 +118,13 @@ class Dinov2Tower(nnx.Module):
 
 
 def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> Dinov2Config:
-    """The tower's configuration; image_size: (height, width) of the prepared images.
+    """Reads the tower's configuration. image_size: (height, width) of the prepared images.
 
     Errors:
         DataError: a field has a value that this tower cannot take.
     """
     kind = checkpoint.require("model_type", "dinov2", "dinov2_with_registers")
-    # Where config.json leaves it out, transformers has these.
+    # The defaults of transformers, for a config.json that leaves it out.
     patch_size = {"dinov2": 14, "dinov2_with_registers": 16}[kind]
     config = checkpoint.parse(Dinov2Config, defaults={"patch_size": patch_size})
     if kind == "dinov2":

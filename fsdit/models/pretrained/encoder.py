@@ -1,4 +1,4 @@
-"""Frozen support encoders: published vision towers, called as the learned encoder is.
+"""Frozen support encoders: published vision towers with their preprocessing.
 
 encoder, params = load_encoder("google/siglip2-base-patch16-224", dtype="bfloat16")
 pooled, tokens = jax.jit(encoder)(params, supports)
@@ -40,11 +40,12 @@ _ARCHITECTURES = {
 }
 
 
-@dataclass(frozen=True, eq=False)  # one is equal to itself only, so that it can be hashed
+@dataclass(frozen=True, eq=False)  # compared by identity, so that it can be hashed
 class FrozenEncoder:
-    """A frozen tower with its preprocessing. Its parameters travel apart, as a nested dict.
+    """A frozen tower with its preprocessing; its parameters are a nested dict beside it.
 
-    dim: width of pooled and tokens; grid: rows and columns of the tokens.
+    dim: width of pooled and tokens. grid: rows and columns of the tokens. graph: structure of
+    the tower, without parameters.
     """
 
     checkpoint: Checkpoint
@@ -54,13 +55,14 @@ class FrozenEncoder:
     graph: nnx.GraphDef
 
     def tower(self, params: dict) -> nnx.Module:
-        """Prepared images (B, h, w, 3), float -> pooled (B, D), tokens (B, T, D)."""
+        """The tower with parameters: prepared images (B, h, w, 3) -> pooled (B, D), tokens
+        (B, T, D)."""
         return nnx.merge(self.graph, nnx.State(params))
 
     def __call__(
         self, params: dict, supports: UInt8[Array, "B K H W C"]
     ) -> tuple[Float[Array, "B K D"], Float[Array, "B K T D"]]:
-        """Images of any size, RGB or greyscale -> (pooled, tokens), of the tower's dtype."""
+        """Encodes images of any size, RGB or greyscale. The outputs have the tower's dtype."""
         b, k = supports.shape[:2]
         images = self.preprocessing(supports.reshape(b * k, *supports.shape[2:]))
         pooled, tokens = self.tower(params)(images)
@@ -68,10 +70,10 @@ class FrozenEncoder:
 
 
 def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, dict]:
-    """The encoder in a local directory or of a hub id, and its parameters.
+    """Loads the encoder at a local directory or a hub id, and its parameters.
 
-    The parameters are float32 NumPy arrays: what puts them on devices decides how.
-    dtype: of the tower's matmuls and of its outputs, "float32" or "bfloat16".
+    The parameters are float32 NumPy arrays; the caller puts them on devices.
+    dtype: type of the tower's matmuls and outputs, "float32" or "bfloat16".
 
     Errors:
         DataError: files missing or damaged, another architecture, an image size that the
@@ -92,7 +94,7 @@ def load_encoder(location: str, dtype: str = "float32") -> tuple[FrozenEncoder, 
 def abstract_encoder(
     checkpoint: Checkpoint, config: TowerConfig, preprocessing: Preprocessing, dtype: str
 ) -> tuple[FrozenEncoder, dict]:
-    """An encoder of these sizes, and the shapes and types of its parameters."""
+    """Returns an encoder of these sizes, and the shapes and types of its parameters."""
     tower = siglip.SiglipTower if isinstance(config, siglip.SiglipConfig) else dinov2.Dinov2Tower
     abstract = nnx.eval_shape(
         lambda: tower(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(params=0))

@@ -1,7 +1,12 @@
 """The network of LPIPS (Zhang et al., arXiv 1801.03924): VGG16, and weights of its channels.
 
-Version 0.1 of the published weights, net "vgg". They come as .pth files, which may run
-code when they are read, so they are converted once, with PyTorch and what it loads safely:
+With f_l the features of block l at each of its H_l x W_l places, scaled to length one (equation 1
+there; w_l are the published weights of the squared differences, one for each channel):
+
+    d(a, b) = sum_l 1 / (H_l W_l) sum_places w_l . (f_l(a) - f_l(b))^2
+
+The weights are version 0.1, net "vgg". They come as .pth files, which may run code when they are
+read, so they are converted once, with PyTorch's safe loading:
 
     import torch
     from safetensors.torch import save_file
@@ -24,24 +29,24 @@ from fsdit.models.codec import scale_pixels
 from fsdit.models.pretrained.stored import weights
 from fsdit.models.pretrained.stored.checkpoint import open_files
 
-# Widths of the convolutions of each block; a block ends in what is compared.
+# Widths of the convolutions of each block; the last one's output is compared.
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-# Number of each block's first convolution among torchvision's `features`.
+# Index of each block's first convolution among torchvision's `features`.
 _FIRST = (0, 5, 10, 17, 24)
-# Of images in [-1, 1].
+# Mean and deviation of each channel, for images in [-1, 1].
 _MEAN, _DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
 # Heads of torchvision's and timm's VGG16, which LPIPS does not use.
 _IGNORED = ("classifier.", "pre_logits.", "head.")
 
 FILES = ("vgg16.safetensors", "lpips.safetensors")
-MIN_SIZE = 16  # four halvings leave one place
+MIN_SIZE = 16  # pixels a side, of which four halvings leave one
 
-Features = list[Float[Array, "B _ _ _"]]  # (B, h, w, D), of each block its own
+Features = list[Float[Array, "B _ _ _"]]  # (B, h, w, D) for each block
 
 
 class LpipsNetwork(nnx.Module):
-    """float32 throughout."""
+    """VGG16's convolutions and the weights of channels; it computes in float32."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         inputs, blocks = 3, []
@@ -55,7 +60,10 @@ class LpipsNetwork(nnx.Module):
         self.channels = nnx.List([nnx.Param(jnp.zeros(widths[-1])) for widths in _BLOCKS])
 
     def features(self, images: UInt8[Array, "B H W C"]) -> Features:
-        """Of each block, at each place a vector of length one. Greyscale counts as RGB."""
+        """Returns, for each block, a vector of length one at each place.
+
+        Greyscale images (C = 1) are repeated to three channels.
+        """
         x = jnp.broadcast_to(scale_pixels(images), (*images.shape[:3], 3))
         x = (x - jnp.array(_MEAN)) / jnp.array(_DEVIATION)
         found = []
@@ -69,7 +77,7 @@ class LpipsNetwork(nnx.Module):
         return found
 
     def distance(self, a: Features, b: Features) -> Float[Array, "B"]:
-        """LPIPS between two rows of images, given their features."""
+        """Returns LPIPS between the images of `a` and of `b`, pair by pair, from their features."""
         parts = (
             (jnp.square(x - y) @ w[...]).mean((1, 2))
             for x, y, w in zip(a, b, self.channels, strict=True)
@@ -84,11 +92,12 @@ def _abstract() -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def network(params: dict) -> LpipsNetwork:
+    """The network with these parameters."""
     return nnx.merge(_abstract()[0], nnx.State(params))
 
 
 def load(location: str) -> dict:
-    """Parameters, float32 NumPy arrays, from a directory of safetensors files.
+    """Loads parameters, float32 NumPy arrays, from a directory of safetensors files.
 
     vgg16.safetensors has torchvision's names (`features.0.weight`), as timm's `vgg16.tv_in1k`
     has; lpips.safetensors has those of the published v0.1 (`lin0.model.1.weight`).
@@ -106,12 +115,12 @@ def mapping() -> weights.Mapped:
     """Sources of all parameters."""
     sources = {}
     for i, (widths, first) in enumerate(zip(_BLOCKS, _FIRST, strict=True)):
-        for j in range(len(widths)):  # a rectifier stands between two convolutions
+        for j in range(len(widths)):  # torchvision counts the ReLU behind each convolution too
             sources |= weights.conv(f"blocks/{i}/{j}", f"features.{first + 2 * j}")
         sources[f"channels/{i}"] = weights.Source((f"lin{i}.model.1.weight",), _channels)
     return sources
 
 
 def _channels(tensor: np.ndarray) -> np.ndarray:
-    """(1, in, 1, 1), of a 1 x 1 convolution -> (in,)."""
+    """(1, in, 1, 1) of a 1 x 1 convolution -> (in,)."""
     return tensor.squeeze((0, 2, 3))

@@ -1,10 +1,14 @@
 """Images as a published image processor prepares them, on the device.
 
-Resizing equals Pillow's to the bit. Pillow resizes uint8 images along x, rounds to
-uint8, then along y, with weights that are multiples of 2^-22. Here each weight is split
-into three bytes and each byte's product with the pixels is a matrix product: integers
-below 2^24 in float32, from factors that bfloat16 holds too. So all sums are exact, on
-any backend and at any matmul precision.
+Resizing equals Pillow's to the bit. Pillow resizes uint8 images along x, rounds to uint8, then
+along y, with weights that are multiples of 2^-22: integers w / 2^22. Here each w is split into
+bytes, and each byte is multiplied with the pixels p in a matrix product of its own:
+
+    w = 2^16 a + 2^8 b + c
+    sum w p = 2^16 sum a p + 2^8 sum b p + sum c p
+
+Each of the three sums is an integer below 2^24, which float32 holds, of factors that bfloat16
+holds too. So they are exact on any backend and at any matmul precision.
 """
 
 import dataclasses
@@ -24,7 +28,7 @@ from fsdit.models.pretrained.resampling import antialiased
 from fsdit.models.pretrained.stored.files import parse_fields, read_json
 
 _FIXED_POINT_BITS = 22  # Pillow's PRECISION_BITS
-_FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL.Image.Resampling
+_FILTERS = {2: "bilinear", 3: "bicubic"}  # values of PIL.Image.Resampling
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ _Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class _Fields:
-    """What preprocessor_config.json holds."""
+    """The fields of preprocessor_config.json that matter here, with the values that are done."""
 
     image_processor_type: str
     size: Rectangle | ShortestEdge
@@ -63,9 +67,10 @@ class _Fields:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, crop the centre where `crop` says so, scale and shift.
+    """Resizing, a crop of the centre, and (scale pixels - mean) / std in each channel.
 
-    resample: "bilinear" or "bicubic".
+    size: the size to resize to, in pixels. crop: size of the crop; None: no crop. resample:
+    "bilinear" or "bicubic".
     """
 
     size: Rectangle | ShortestEdge
@@ -76,17 +81,17 @@ class Preprocessing:
     std: _Channels
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON gives it back: what `dataset.json` and checkpoints compare."""
+        """The settings as JSON gives them back, for comparison with stored ones."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """(height, width) of what comes out of images of any size."""
+        """(height, width) of the prepared images, whatever size they had."""
         size = self.crop or self.size
         return size.height, size.width
 
     def __call__(self, images: UInt8[Array, "B H W C"]) -> Float[Array, "B h w 3"]:
-        """float32. Greyscale images (C = 1) are repeated to three channels."""
+        """Prepares images, in float32. Greyscale ones (C = 1) are repeated to three channels."""
         height, width = self._resized(*images.shape[1:3])
         images = resize(images, height, width, self.resample)
         if self.crop:
@@ -106,10 +111,10 @@ class Preprocessing:
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """From the preprocessor_config.json in `folder`.
+    """Reads the preprocessor_config.json in `folder`.
 
     Errors:
-        DataError: it is missing, or asks for something that is not done here.
+        DataError: it is missing, or names a step that this module does not do.
     """
     path = folder / "preprocessor_config.json"
     values = read_json(path)
@@ -120,7 +125,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
             f"{path}: image_processor_type is {shown(kind)}; "
             "SiglipImageProcessor and BitImageProcessor are the known ones"
         )
-    # BitImageProcessor crops unless told not to; SiglipImageProcessor never does.
+    # BitImageProcessor crops by default; SiglipImageProcessor never does.
     defaults = {"do_center_crop": kind == "BitImageProcessor"}
     given = {key: value for key, value in values.items() if value is not None}
     fields = parse_fields(_Fields, defaults | given | {"image_processor_type": kind}, str(path))
@@ -142,7 +147,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
 def resize(
     images: UInt8[Array, "B H W C"], height: int, width: int, resample: str
 ) -> UInt8[Array, "B h w C"]:
-    """As Image.resize of Pillow, to the bit."""
+    """Resizes images as Pillow's Image.resize does, to the bit."""
     if images.shape[2] != width:
         images = _resample(images, 2, width, resample)
     if images.shape[1] != height:
@@ -165,8 +170,8 @@ def _rounded(sums: Int32[Array, "*S"]) -> UInt8[Array, "*S"]:
 
 
 def _byte_weights(size: int, new_size: int, resample: str) -> Float[np.ndarray, "3 out in"]:
-    """Pillow's integer weights w = 2^16 a + 2^8 b + c, as (a, b, c)."""
+    """Returns Pillow's integer weights w = 2^16 a + 2^8 b + c as (a, b, c)."""
     matrix = antialiased(size, new_size, resample) * (1 << _FIXED_POINT_BITS)
-    # Half away from zero, by truncation, as Pillow's normalize_coeffs_8bpc.
+    # Rounded half away from zero, like Pillow's normalize_coeffs_8bpc.
     weights = np.trunc(matrix + np.where(matrix < 0, -0.5, 0.5)).astype(np.int64)
     return np.stack([weights >> 16, (weights >> 8) & 255, weights & 255]).astype(np.float32)

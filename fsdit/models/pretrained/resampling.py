@@ -11,14 +11,17 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel."""
+    """Cubic convolution kernel (Keys, 1981), with x for its absolute value:
+
+    (a + 2) x^3 - (a + 3) x^2 + 1 for x < 1; a (x^3 - 5 x^2 + 8 x - 4) for x < 2; else 0.
+    """
     x = np.abs(x)
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-# Pillow's filters (src/libImaging/Resample.c) and how far they reach.
+# Pillow's filters (src/libImaging/Resample.c), and the distance at which they become zero.
 _FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
     "bilinear": (_triangle, 1.0),
     "bicubic": (lambda x: _cubic(x, -0.5), 2.0),
@@ -26,9 +29,10 @@ _FILTERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
 
 
 def antialiased(size: int, new_size: int, name: str) -> Float[np.ndarray, "out in"]:
-    """As Pillow's resize, and PyTorch's interpolate with antialias=True, before rounding.
+    """The matrix of Pillow's resize, and of PyTorch's interpolate(antialias=True).
 
-    The filter widens with the reduction; weights outside the image are shared out.
+    Neither is rounded here. The filter widens with the reduction. Each row is divided by its
+    sum, so that weights outside the image are spread over those inside.
     """
     kernel, reach = _FILTERS[name]
     scale = size / new_size
@@ -44,7 +48,10 @@ def antialiased(size: int, new_size: int, name: str) -> Float[np.ndarray, "out i
 
 
 def pointwise_bicubic(size: int, new_size: int) -> Float[np.ndarray, "out in"]:
-    """As PyTorch's interpolate(mode="bicubic", align_corners=False): edges repeat."""
+    """The matrix of PyTorch's interpolate(mode="bicubic", align_corners=False).
+
+    Pixels at the edge stand for those outside.
+    """
     matrix = np.zeros((new_size, size))
     for row in range(new_size):
         centre = (row + 0.5) * size / new_size - 0.5

@@ -1,8 +1,9 @@
 """The vision tower of SigLIP (Zhai et al., arXiv 2303.15343) and of SigLIP 2 at a fixed
 resolution (Tschannen et al., arXiv 2502.14786): B/16, L/16, So400m/14, So400m/16.
 
-A plain vision transformer with learned positions and no class token; the pooled vector
-comes from one learned query that attends to all tokens. After transformers' siglip model.
+The tower is a plain vision transformer with learned positions and no class token; the pooled
+vector comes from one learned query that attends to all tokens. A port of transformers' siglip
+model.
 """
 
 import functools
@@ -20,7 +21,7 @@ from fsdit.models.pretrained import vit
 from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 from fsdit.models.pretrained.stored.weights import Mapped, Source, linear, norm
 
-# Of a checkpoint, what the vision tower is not made of.
+# Tensors of a checkpoint that do not belong to the vision tower.
 IGNORED = ("text_model.", "logit_scale", "logit_bias", "vision_model.embeddings.position_ids")
 
 
@@ -56,7 +57,7 @@ class SiglipConfig:
 
 
 class _PoolingHead(nnx.Module):
-    """One learned query over all tokens, then an MLP."""
+    """x = attention(probe, tokens), then x + mlp(LN(x)): one learned query over all tokens."""
 
     def __init__(self, config: SiglipConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         dim = config.hidden_size
@@ -65,7 +66,7 @@ class _PoolingHead(nnx.Module):
             dim, config.num_attention_heads, rngs=rngs, dtype=dtype, cross=True
         )
         self.norm = vit.layer_norm(dim, config.layer_norm_eps, dtype=dtype, rngs=rngs)
-        self.mlp = vit.Mlp(config.block, dtype=dtype, rngs=rngs)
+        self.mlp = vit.VitMlp(config.block, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         b, _, d = tokens.shape
@@ -97,7 +98,7 @@ class SiglipTower(nnx.Module):
 
 
 def read_config(checkpoint: Checkpoint, image_size: tuple[int, int]) -> SiglipConfig:
-    """The tower's configuration; image_size: (height, width) of the prepared images.
+    """Reads the tower's configuration. image_size: (height, width) of the prepared images.
 
     Errors:
         DataError: a field has a value that this tower cannot take.
@@ -150,7 +151,7 @@ def mapping(checkpoint: Checkpoint, config: SiglipConfig) -> Mapped:
 
 
 def _pooling_attention(head: str, dim: int) -> dict[str, Source]:
-    """PyTorch's MultiheadAttention keeps query, key and value in one tensor."""
+    """Sources of query, key and value, which PyTorch's MultiheadAttention keeps in one tensor."""
     parts = {"query": slice(dim), "key": slice(dim, 2 * dim), "value": slice(2 * dim, None)}
     sources = {}
     for name, rows in parts.items():

@@ -1,6 +1,11 @@
-"""What the frozen vision transformers share: pre-norm blocks with published parameters.
+"""Blocks of the frozen vision transformers (Dosovitskiy et al., arXiv 2010.11929, equations 2, 3):
 
-Parameters are float32; matmuls and activations are of `dtype`, norms and softmax float32.
+    (1)  x <- x + scale1 attention(LN(x))
+    (2)  x <- x + scale2 mlp(LN(x))
+
+Layer scales (Touvron et al., arXiv 2103.17239) are learned vectors in DINOv2 and absent in
+SigLIP. Parameters are float32; matmuls and activations are in `dtype`; norms and softmax are
+float32.
 """
 
 import functools
@@ -15,7 +20,7 @@ from jaxtyping import Array, Float
 
 from fsdit.models import layers
 
-# Names of transformers' activation functions.
+# Activation functions by the names that transformers gives them.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -24,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class BlockShape:
-    """activation: a key of ACTIVATIONS, or "swiglu"."""
+    """Sizes of a block. activation: a key of ACTIVATIONS, or "swiglu"."""
 
     dim: int
     num_heads: int
@@ -35,14 +40,19 @@ class BlockShape:
 
 
 def layer_norm(dim: int, eps: float, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Statistics in float32 from the centred values, result of `dtype`."""
+    """Makes a layer norm with learned scale and bias.
+
+    Its statistics are computed in float32 from the centred values; the result is in `dtype`.
+    """
     return nnx.LayerNorm(dim, epsilon=eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
-class Mlp(nnx.Module):
+class VitMlp(nnx.Module):
+    """down(act(up(x))), or SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
+
     def __init__(self, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.activation = shape.activation
-        # SwiGLU computes the gate and what it gates side by side.
+        # SwiGLU computes its gate and the values that it gates side by side, in one product.
         up = 2 * shape.mlp_dim if shape.activation == "swiglu" else shape.mlp_dim
         self.up = layers.Linear(shape.dim, up, dtype=dtype, rngs=rngs)
         self.down = layers.Linear(shape.mlp_dim, shape.dim, dtype=dtype, rngs=rngs)
@@ -55,14 +65,14 @@ class Mlp(nnx.Module):
         return self.down(ACTIVATIONS[self.activation](h))
 
 
-class Block(nnx.Module):
-    """Pre-norm transformer layer; with learned scales of its two branches or without."""
+class VitBlock(nnx.Module):
+    """Pre-norm transformer layer, equations (1) and (2)."""
 
     def __init__(self, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         norm = functools.partial(layer_norm, shape.dim, shape.norm_eps, dtype=dtype, rngs=rngs)
         self.norm1, self.norm2 = norm(), norm()
         self.attention = layers.Attention(shape.dim, shape.num_heads, rngs=rngs, dtype=dtype)
-        self.mlp = Mlp(shape, dtype=dtype, rngs=rngs)
+        self.mlp = VitMlp(shape, dtype=dtype, rngs=rngs)
         self.layer_scale = shape.layer_scale
         if shape.layer_scale:
             self.scale1 = nnx.Param(jnp.ones(shape.dim))
@@ -76,16 +86,18 @@ class Block(nnx.Module):
 
 
 def stack(depth: int, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
-    return layers.stack(depth, lambda r: Block(shape, dtype=dtype, rngs=r), rngs)
+    """Makes `depth` blocks whose parameters have a leading layer axis."""
+    return layers.stack(depth, lambda r: VitBlock(shape, dtype=dtype, rngs=r), rngs)
 
 
 def run_stack(blocks: nnx.Module, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """Scanned: one compiled body for all layers."""
+    """Applies stacked blocks one after another, with one compiled body for all of them."""
     return layers.run_stack(blocks, lambda block, h: (block(h), {}), x, scan=True)[0]
 
 
 def whole_patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B N P"]:
-    """Patches row by row; what is left of the image at its lower and right edge is dropped."""
+    """Cuts images into patches, row by row; pixels at the lower and right edge that do not fill
+    a patch are dropped."""
     height, width = (side // size * size for side in images.shape[1:3])
     return layers.patchify(images[:, :height, :width], size)
 

@@ -1,4 +1,4 @@
-"""Small files of a checkpoint, whoever made them: plain ones only, JSON, typed fields."""
+"""Reading the small files of a checkpoint that anybody may have made: JSON, typed fields."""
 
 import stat
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _LARGEST_JSON = 2**26  # bytes
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint.
+    """Reads a JSON object of a checkpoint.
 
     Errors:
         DataError: no such file, or no JSON object in it.
@@ -36,7 +36,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_plain(path: Path, largest: int | None = None) -> None:
-    """Refuses what never ends or waits for a writer: pipes, devices, and links to them."""
+    """Raises DataError for pipes and devices, which never end or wait for a writer.
+
+    largest: the most bytes that a file may have; None: any number.
+    """
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
@@ -48,10 +51,10 @@ def check_plain(path: Path, largest: int | None = None) -> None:
 
 
 def parse_fields(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The dataclass `cls` from the entries of `values` that it names, types checked.
+    """Makes the dataclass `cls` from the entries of `values` that it names, and checks types.
 
     Errors:
-        DataError: a field is missing or of another type; named after `where`.
+        DataError: a field is missing or of another type; `where` names the file.
     """
     try:
         return pydantic.TypeAdapter(cls).validate_python(values)
