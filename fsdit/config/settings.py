@@ -4,7 +4,11 @@ The defaults are those of the miniImageNet experiment; an experiment file change
 what it needs. pydantic's dataclasses check types and bounds and parse the text of flags.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic_core import ArgsKwargs
 
 from fsdit.config.bounds import (
     Axis,
@@ -30,6 +34,7 @@ from fsdit.config.bounds import (
     whole,
 )
 from fsdit.config.problems import settings
+from fsdit.config.renamed import SUPPORT_TOKENS, is_true
 
 # (hidden size, depth, heads): Peebles and Xie, arXiv 2212.09748, table 1.
 DIT_SIZES = {
@@ -119,7 +124,7 @@ class ModelConfig:
     num_heads: Width = 12
     patch_size: PatchSize = 2
     mlp_ratio: Ratio = 4.0
-    use_support_tokens: bool = True  # False: pooled condition only, whatever cross_attention says
+    # Queries of the cross-attention to the supports' tokens; "none": pooled condition only.
     cross_attention: Literal["patches", "cls", "none"] = "patches"
     # Of the Perceiver that turns support tokens into the context; 0: the tokens themselves.
     num_latents: Shots = 64
@@ -132,7 +137,19 @@ class ModelConfig:
     @property
     def use_context(self) -> bool:
         """Whether the model attends to the supports' tokens."""
-        return self.use_support_tokens and self.cross_attention != "none"
+        return self.cross_attention != "none"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _read_support_tokens(cls, given: Any) -> Any:
+        """Reads `use_support_tokens=False` of older versions as `cross_attention="none"`."""
+        values = given.kwargs if isinstance(given, ArgsKwargs) else given
+        if not isinstance(values, Mapping) or SUPPORT_TOKENS not in values:
+            return given
+        rest = {name: value for name, value in values.items() if name != SUPPORT_TOKENS}
+        if not is_true(values[SUPPORT_TOKENS], SUPPORT_TOKENS):
+            rest["cross_attention"] = "none"
+        return ArgsKwargs(given.args, rest) if isinstance(given, ArgsKwargs) else rest
 
 
 @settings
