@@ -17,5 +17,5 @@ def get_config() -> Config:
         __file__,
         "miniimagenet_b2.py",
         name="miniimagenet_pooled",
-        model={"use_support_tokens": False, "cross_attention": "none"},
+        model={"cross_attention": "none"},
     )

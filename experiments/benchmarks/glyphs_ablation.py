@@ -36,8 +36,7 @@ _EXPERIMENT = "experiments/glyphs.py"
 _VARIANTS = {
     "as in glyphs.py": {},
     "cross_attention=cls": {"model.cross_attention": "cls"},
-    # The same network as cross_attention=none.
-    "use_support_tokens=false": {"model.use_support_tokens": "false"},
+    "cross_attention=none": {"model.cross_attention": "none"},
     "num_latents=16": {"model.num_latents": "16"},
     "num_latents=64": {"model.num_latents": "64"},
     "logit_mean=0": {"flow.logit_mean": "0"},

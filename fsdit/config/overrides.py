@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsdit.config.problems import did_you_mean
-from fsdit.config.renamed import RENAMED
+from fsdit.config.renamed import RENAMED, REPLACED
 from fsdit.config.saved import flatten, from_dict, to_dict
 from fsdit.config.settings import Config
 from fsdit.errors import ConfigError
@@ -47,7 +47,7 @@ def with_settings(config: Config, changes: Mapping[str, Any], flag: str = "") ->
     values = to_dict(config)
     known = flatten(values)
     for name, value in changes.items():
-        if name not in known:
+        if name not in known and name not in REPLACED:
             hint = did_you_mean(name, known, f"{flag}config.")
             raise ConfigError(f"{flag}config.{name}: no such field{hint}")
         *parents, leaf = name.split(".")

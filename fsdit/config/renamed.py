@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic
+
 # Dotted old name -> dotted new name, as they stand in a configuration.
 RENAMED: dict[str, str] = {
     "evaluation.drawings_per_episode": "evaluation.samples_per_episode",
@@ -10,6 +12,19 @@ RENAMED: dict[str, str] = {
     "train.fsd_drawings": "train.few_shot_samples",
     "train.fsd_interval": "train.few_shot_interval",
 }
+
+# A setting of ModelConfig that has become a value of `cross_attention`; ModelConfig reads it.
+SUPPORT_TOKENS = "use_support_tokens"
+# Dotted names of settings that are gone and still read.
+REPLACED = frozenset((f"model.{SUPPORT_TOKENS}",))
+
+
+def is_true(value: Any, name: str) -> bool:
+    """A truth value as pydantic reads it, "false" among them. Raises ValueError for another."""
+    try:
+        return pydantic.TypeAdapter(bool).validate_python(value)
+    except pydantic.ValidationError:
+        raise ValueError(f"{name} must be true or false") from None
 
 
 def renamed_in(group: str) -> dict[str, str]:

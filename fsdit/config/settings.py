@@ -5,7 +5,11 @@ needs. pydantic's dataclasses check types and bounds and parse the text of flags
 above a setting, or behind it, says what it means and in which unit.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic_core import ArgsKwargs
 
 from fsdit.config.bounds import (
     Axis,
@@ -31,6 +35,7 @@ from fsdit.config.bounds import (
     whole,
 )
 from fsdit.config.problems import settings
+from fsdit.config.renamed import SUPPORT_TOKENS, is_true
 
 # (hidden size, depth, heads): Peebles and Xie, arXiv 2212.09748, table 1.
 DIT_SIZES = {
@@ -123,9 +128,8 @@ class ModelConfig:
     num_heads: Width = 12  # heads of each attention
     patch_size: PatchSize = 2  # side of a patch, in latents (pixels where the codec has none)
     mlp_ratio: Ratio = 4.0  # hidden width of an MLP, in multiples of hidden_size
-    # False: only the pooled vector conditions the model, whatever cross_attention says.
-    use_support_tokens: bool = True
-    # Which tokens of the DiT attend to the supports: all patches, one class token, or none.
+    # Which tokens of the DiT attend to the supports' tokens: all patches, one class token, or
+    # none; with "none" only the pooled vector conditions the model.
     cross_attention: Literal["patches", "cls", "none"] = "patches"
     # Latents of the Perceiver that turns support tokens into the context; 0: no Perceiver, the
     # tokens are the context.
@@ -141,7 +145,19 @@ class ModelConfig:
     @property
     def use_context(self) -> bool:
         """Whether the model attends to the supports' tokens."""
-        return self.use_support_tokens and self.cross_attention != "none"
+        return self.cross_attention != "none"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _read_support_tokens(cls, given: Any) -> Any:
+        """Reads `use_support_tokens=False` of older versions as `cross_attention="none"`."""
+        values = given.kwargs if isinstance(given, ArgsKwargs) else given
+        if not isinstance(values, Mapping) or SUPPORT_TOKENS not in values:
+            return given
+        rest = {name: value for name, value in values.items() if name != SUPPORT_TOKENS}
+        if not is_true(values[SUPPORT_TOKENS], SUPPORT_TOKENS):
+            rest["cross_attention"] = "none"
+        return ArgsKwargs(given.args, rest) if isinstance(given, ArgsKwargs) else rest
 
 
 @settings

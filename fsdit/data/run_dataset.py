@@ -49,7 +49,7 @@ def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureRead
     if config.model.use_context and not described.tokens:
         raise DataError(
             f"{config.data.dataset_dir}: the features {name!r} hold no tokens, and the model "
-            "attends to them: encode with --tokens, or set config.model.use_support_tokens=false"
+            "attends to them: encode with --tokens, or set config.model.cross_attention=none"
         )
     directory = Path(config.data.dataset_dir) / split
     return FeatureReader(directory, name, described, info.split(split).num_images)

@@ -129,7 +129,7 @@ def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> i
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     selected = selection.resumed(workdir, config, restored.step, restored.best)
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, selected)
-    judge = Watch(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
+    judge = FewShotEvaluator(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
     diagnostics = Diagnostics(spec, config, mesh, feed, workdir, inputs.evaluation)
     batches = feed.batches(
         inputs.training,

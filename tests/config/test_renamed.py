@@ -78,3 +78,23 @@ def test_the_names_of_one_group_are_those_within_it():
     assert configs.renamed_in("evaluation")["judge"] == "critic"
     assert "fsd_interval" in configs.renamed_in("train")
     assert configs.renamed_in("sampling") == {}
+
+
+OLD, NEW = (
+    configs.ModelConfig(use_support_tokens=False),
+    configs.ModelConfig(cross_attention="none"),
+)
+
+
+def test_support_tokens_of_older_versions_are_a_value_of_cross_attention():
+    """In code, in a saved configuration, as a flag; `True` changes nothing."""
+    assert OLD == NEW == dataclasses.replace(configs.ModelConfig(), use_support_tokens=False)
+    assert not NEW.use_context and "use_support_tokens" not in configs.to_dict(NEW)
+    assert configs.ModelConfig(use_support_tokens=True) == configs.ModelConfig()
+    saved = {"model": {"use_support_tokens": False, "cross_attention": "patches"}}
+    new = dataclasses.replace(configs.Config(), model=NEW)
+    assert configs.from_dict(saved) == new and configs.changed_fields(saved, new) == []
+    flag = {"model.use_support_tokens": "false"}
+    assert configs.apply_overrides(configs.Config(), flag) == new
+    with pytest.raises(ConfigError, match=r"config\.model: use_support_tokens must be true"):
+        configs.from_dict({"model": {"use_support_tokens": "perhaps"}})

@@ -21,7 +21,7 @@ SIZE = {"model.hidden_size", "model.depth", "model.num_heads"}
 CHANGED = {
     "miniimagenet_l2": SIZE | {"mesh.data", "mesh.fsdp"},
     "miniimagenet_xl2": SIZE | {"mesh.data", "mesh.fsdp"},
-    "miniimagenet_pooled": {"model.use_support_tokens", "model.cross_attention"},
+    "miniimagenet_pooled": {"model.cross_attention"},
     "miniimagenet_precomputed": {"features.supports", "features.targets"},
     "miniimagenet_1shot": {"data.shots", "data.source"},
     "miniimagenet_reconstruction": {"data.shots", "data.source", "data.flip"},

@@ -59,7 +59,7 @@ def config(*, tokens: bool, scan: bool) -> Config:
     model = dit(
         "S",
         patch_size=2,
-        use_support_tokens=tokens,
+        cross_attention="patches" if tokens else "none",
         encoder=EncoderConfig(
             name="frozen", location="google/siglip2-base-patch16-224", dtype="float32"
         ),
