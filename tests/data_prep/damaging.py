@@ -58,8 +58,8 @@ def truncate(directory: Path) -> None:
     shard(directory).write_bytes(shard(directory).read_bytes()[:-70_000])
 
 
-def swap_whole_splits(directory: Path) -> None:
-    """Each is sound, and what dataset.json says of the one holds of the other."""
+def swap_splits_completely(directory: Path) -> None:
+    """Each is valid, and what dataset.json says of the one holds of the other."""
     (directory / "val").rename(directory / "other")
     (directory / "test").rename(directory / "val")
     (directory / "other").rename(directory / "test")

@@ -35,7 +35,7 @@ from tests.data_prep.damaging import (
     same_picture_in_test,
     swap_shard,
     swap_splits,
-    swap_whole_splits,
+    swap_splits_completely,
     truncate,
 )
 from tests.data_prep.datasets import flip, rewrite, shard
@@ -44,7 +44,7 @@ from tests.programs import run_module
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    return datasets.write(tmp_path_factory.mktemp("sound") / "d")
+    return datasets.write(tmp_path_factory.mktemp("valid") / "d")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ DAMAGES = {
         f"{EPISODES}, record 1: 1 supports, not 2",
     ),
     "splits exchanged whole": (
-        swap_whole_splits,
+        swap_splits_completely,
         "val/manifest.json: lists other images than .* of another split or dataset",
         "test/manifest.json: lists other images than",
     ),
@@ -233,7 +233,7 @@ def test_a_damage_is_found_and_named(dataset, name):
         assert any(re.match(pattern, line) for line in found), (pattern, found)
 
 
-def test_a_sound_dataset_has_no_damage(dataset):
+def test_a_valid_dataset_has_no_damage(dataset):
     assert lines(dataset) == []
     precompute(dataset)
     assert lines(dataset) == []
@@ -256,9 +256,9 @@ def test_the_program_exits_1_and_names_the_damage(dataset, damage):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {dataset}: damaged, ")
-    told = [line.replace(f"{dataset}/", "") for line in done.stdout.splitlines()]
+    reported = [line.replace(f"{dataset}/", "") for line in done.stdout.splitlines()]
     for pattern in expected:
-        assert any(re.match(pattern, line) for line in told)
-    states = {line.split()[0]: line for line in told}
+        assert any(re.match(pattern, line) for line in reported)
+    states = {line.split()[0]: line for line in reported}
     assert "damaged" in states["train"]
     assert states["val"].endswith("valid")

@@ -154,7 +154,7 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_while_the_dataset_is_told_it_ends_as_if_never_stopped(
+def test_killed_while_the_dataset_is_described_it_ends_as_if_never_stopped(
     undisturbed, photos, weights, tmp_path, monkeypatch
 ):
     """Before each rename and each removal of the last part in turn."""

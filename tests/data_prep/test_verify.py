@@ -26,7 +26,7 @@ from tests.programs import run_module
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    return datasets.write(tmp_path_factory.mktemp("sound") / "d")
+    return datasets.write(tmp_path_factory.mktemp("valid") / "d")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def dataset(original, tmp_path) -> Path:
 
 @pytest.mark.medium
 @pytest.mark.parametrize("flags", [[], ["--fast"]])
-def test_the_glyph_dataset_is_sound(glyphs, flags):
+def test_the_glyph_dataset_is_valid(glyphs, flags):
     done = run_module("data_prep.verify", f"--dataset_dir={glyphs}", *flags)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -70,7 +70,7 @@ def test_leakage_is_no_damage_and_has_a_status_and_remedies_of_its_own(dataset, 
         conclude(dataset, verify(dataset, False, 0))
 
 
-def test_a_sound_dataset_has_status_0(dataset):
+def test_a_valid_dataset_has_status_0(dataset):
     assert conclude(dataset, verify(dataset, False, 0)) == 0
 
 
@@ -133,16 +133,16 @@ def test_identical_images_inside_a_split_are_allowed(dataset):
     assert lines(dataset) == []
 
 
-def test_of_a_file_with_many_damages_the_first_are_told_and_the_rest_counted(dataset):
+def test_of_a_file_with_many_damages_the_first_are_shown_and_the_rest_counted(dataset):
     rewrite(shard(dataset), lambda payloads: [b"\xc1"] * len(payloads))
     (dataset / "val" / "notes.txt").write_text("x")
-    told = list(damage_lines(verify(dataset, False, 0).damages, most=2))
-    assert sum("not a ImageRecord" in line for line in told) == 2
-    assert any(line.endswith("4 more damages; --max_lines=6 shows them") for line in told)
-    assert any("notes.txt" in line for line in told)
+    reported = list(damage_lines(verify(dataset, False, 0).damages, most=2))
+    assert sum("not a ImageRecord" in line for line in reported) == 2
+    assert any(line.endswith("4 more damages; --max_lines=6 shows them") for line in reported)
+    assert any("notes.txt" in line for line in reported)
 
 
-def test_an_interrupted_rebuild_names_the_command_that_mends_it(dataset):
+def test_an_interrupted_rebuild_names_the_command_that_fixes_it(dataset):
     (dataset / "dataset.json").rename(dataset / layout.REBUILDING)
     with pytest.raises(DataError, match=r"run `python -m data_prep.episodes"):
         verify(dataset, False, 0)

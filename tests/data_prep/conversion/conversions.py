@@ -19,7 +19,7 @@ def succeed(source: Path, output: Path, *flags: str) -> str:
     return done.stdout
 
 
-def check_sound(dataset: Path) -> None:
+def check_valid(dataset: Path) -> None:
     """What data_prep.verify says of it."""
     done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
     assert done.returncode == 0, done.stdout + done.stderr

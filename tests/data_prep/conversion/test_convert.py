@@ -16,7 +16,7 @@ from pyarrow import parquet
 from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
-from tests.data_prep.conversion.conversions import SMALL, check_sound, rows, succeed, write_lists
+from tests.data_prep.conversion.conversions import SMALL, check_valid, rows, succeed, write_lists
 from tests.data_prep.conversion.photos import (
     class_folders,
     files,
@@ -61,8 +61,8 @@ def test_a_folder_of_class_folders_becomes_a_few_shot_dataset(folder, converted)
     assert rows(converted / "skipped.csv") == rows(converted / "duplicates.csv") == []
 
 
-def test_a_converted_dataset_is_sound(converted):
-    check_sound(converted)
+def test_a_converted_dataset_is_valid(converted):
+    check_valid(converted)
 
 
 def test_the_manifest_names_every_file_and_nothing_else_is_there(converted):
@@ -192,7 +192,7 @@ def test_a_vanilla_split_has_every_class_in_train_and_test(folder, tmp_path):
     for label, keys in train.items():
         assert len(keys) == 5 and len(test[label]) == 3
         assert len({*keys, *test[label]}) == 8
-    check_sound(tmp_path / "d")
+    check_valid(tmp_path / "d")
 
 
 def test_split_folders_are_kept(folder, tmp_path):

@@ -10,7 +10,7 @@ from data_prep.conversion import splits
 from data_prep.conversion.counts import parse_class_counts
 from data_prep.conversion.inputs.entries import Entry
 from fsdit.data.layout import read_dataset_info
-from tests.data_prep.conversion.conversions import SMALL, check_sound, fail, rows, succeed
+from tests.data_prep.conversion.conversions import SMALL, check_valid, fail, rows, succeed
 from tests.data_prep.conversion.photos import (
     class_folders,
     encoded,
@@ -112,7 +112,7 @@ def test_no_file_grows_past_the_limit(folder, tmp_path):
     assert "--shard_mb=30000" in line and "--max_file_gb" in line
 
 
-def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_path):
+def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_reported(folder, tmp_path):
     source = shutil.copytree(folder, tmp_path / "in [1]")
     for path in list(source.rglob("*.jpg"))[::2]:
         path.with_suffix(".txt").write_text("a caption")
@@ -127,13 +127,13 @@ def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_
     flags = ("--num_classes=rest,1,1", "--sets_per_class=1", "--max_bad_fraction=0.1")
     output = succeed(source, tmp_path / "d [2]", *flags)
     assert "passed over, by their names no images: 1 *.ini, 1 *.md, 24 *.txt" in output
-    told = {
+    reported = {
         row["file"].removeprefix("'"): row["reason"]
         for row in rows(tmp_path / "d [2]" / "skipped.csv")
     }
-    assert told["class02/pipe.jpg"] == "a FIFO, not a regular file"
-    assert told["cover.jpg"].startswith("no class")
-    assert "not an image" in told["=HYPERLINK(1)/bad.jpg"]
+    assert reported["class02/pipe.jpg"] == "a FIFO, not a regular file"
+    assert reported["cover.jpg"].startswith("no class")
+    assert "not an image" in reported["=HYPERLINK(1)/bad.jpg"]
     kept = {
         k
         for s in ("train", "val", "test")
@@ -141,8 +141,8 @@ def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_
         for k in ks
     }
     images = {p.relative_to(source).as_posix() for p in source.rglob("*.jpg")}
-    assert kept.isdisjoint(told) and images <= kept | told.keys()
-    check_sound(tmp_path / "d [2]")
+    assert kept.isdisjoint(reported) and images <= kept | reported.keys()
+    check_valid(tmp_path / "d [2]")
 
 
 def test_another_class_takes_the_place_of_one_with_too_few_usable_images(folder, tmp_path):
@@ -157,5 +157,7 @@ def test_another_class_takes_the_place_of_one_with_too_few_usable_images(folder,
     info = read_dataset_info(tmp_path / "d")
     assert [len(split.classes) for split in info.splits.values()] == [3, 1, 1]
     assert small not in {label for split in info.splits.values() for label in split.classes}
-    told = [row["reason"] for row in rows(tmp_path / "d" / "skipped.csv") if row["class"] == small]
-    assert told == ["2 usable images, --shots=5 needs 6"]
+    reported = [
+        row["reason"] for row in rows(tmp_path / "d" / "skipped.csv") if row["class"] == small
+    ]
+    assert reported == ["2 usable images, --shots=5 needs 6"]
