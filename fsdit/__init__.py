@@ -1,7 +1,7 @@
 """Few-shot image generation with a flow-matching Diffusion Transformer.
 
-Importing this package imports no JAX and touches no device, because input workers import it
-too.
+Importing this package touches no device and imports no JAX, because worker processes of the
+input pipeline import it too.
 """
 
 from collections.abc import Mapping

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from fsdit.config import Config
 from fsdit.errors import ConfigError, divisors, multiples_near, would
 
-# Whether it is wrong (or a number that is not 0), and what to say then.
+# Whether the settings are wrong (True, or a number that is not 0), and the message then.
 Check = tuple[bool | int, str]
 
 
 def validate(config: Config) -> None:
-    """Raises ConfigError naming a field that cannot be so beside the others."""
+    """Raises ConfigError naming a setting that does not go with the others."""
     checks = (
         *_size_checks(config),
         *_run_checks(config),
@@ -75,7 +75,7 @@ def _run_checks(config: Config) -> Iterator[Check]:
 
 
 def _frozen_checks(config: Config) -> Iterator[Check]:
-    """About the frozen networks."""
+    """Checks of the settings of frozen networks."""
     encoder, codec, features = config.model.encoder, config.model.codec, config.features
     for path, network, trivial, source in (
         ("model.encoder", encoder, "learned", f"supports={features.supports}"),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 EXIT_ERROR = 1
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again.
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 
 
 class FsditError(Exception):
@@ -38,7 +38,7 @@ class NonFiniteError(FsditError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message of one line."""
+    """Returns the first line of a library's error, for a message of one line."""
     return (str(error).strip() or repr(error)).splitlines()[0].strip()
 
 
@@ -53,7 +53,7 @@ def system_text(error: BaseException) -> str:
 
 
 def would(value: int, allowed: Iterable[int]) -> str:
-    """The allowed numbers next to a wrong one, for the end of a message: "24 or 32 would"."""
+    """Returns the allowed values nearest to a wrong one, for messages: "24 or 32 would"."""
     allowed = set(allowed)
     below = max((n for n in allowed if n < value), default=None)
     above = min((n for n in allowed if n > value), default=None)
@@ -62,28 +62,28 @@ def would(value: int, allowed: Iterable[int]) -> str:
 
 
 def multiples_near(value: int, divisor: int) -> str:
-    """The multiples of `divisor` next to `value`, as `would` writes them."""
+    """Returns `would` for a size that `divisor` has to divide."""
     below = value // divisor * divisor
     return would(value, (n for n in (below, below + divisor) if n > 0))
 
 
 def divisors(number: int) -> list[int]:
-    """All positive divisors of a number, ascending."""
+    """Returns all divisors of a positive integer, in order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-# Errors of the system where there is no room for a file.
+# Errors of the system when there is no room for a file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Errors where a file is not there, or something else is in its place. Only these tell something
-# about the content; all others tell about the machine, the network or the rights.
+# Errors when a file is absent, or something else has its name. Only these say something about the
+# content of a folder; all others are about the machine, the network or permissions.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-# TensorStore's texts hold the errno; TensorFlow's hold only the words for it.
+# Messages of TensorStore hold the errno, those of TensorFlow only its text.
 _NUMBER = re.compile(r"os_error_code='(\d+)'|OS error (\d+)|\[Errno (\d+)\]")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, then the error that it was raised from, and so on to the first cause."""
+    """Yields the error and then, one after another, the errors that it was raised from."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -93,7 +93,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The errno behind an error, also where a library gives it in its text only; or None."""
+    """Returns the errno behind an error, also where a library gives it in its message only."""
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno
@@ -108,13 +108,13 @@ def system_error(error: BaseException) -> int | None:
 
 
 def cannot_be_read(error: BaseException) -> bool:
-    """Whether reading failed for a reason, such as EACCES or EIO, that is not the content."""
+    """Whether an error of reading, like EACCES or EIO, says nothing about the file's content."""
     number = system_error(error)
     return number is not None and number not in _ABSENT
 
 
 def remedy(error: BaseException) -> str:
-    """What a user can do after an error of writing, for the end of a message."""
+    """Returns what a user can do after an error of writing, for the end of a message."""
     number = system_error(error)
     if number in _NO_ROOM:
         return "make room and start the same command again"

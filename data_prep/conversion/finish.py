@@ -141,7 +141,10 @@ def _collect(folder: ConversionFolder, job_list: JobList) -> tuple[_Images, set[
         )
         sizes |= {result["image_size"]} - {None}
         skipped += [(shard.split, label, name, why) for label, name, why in result["skipped"]]
-    return _Images(*map(np.concatenate, zip(*columns, strict=True))), sizes, skipped
+    shard, position, class_id, digest = (
+        np.concatenate(parts) for parts in zip(*columns, strict=True)
+    )
+    return _Images(shard, position, class_id, digest), sizes, skipped
 
 
 def _kept(images: _Images, found: _Duplicates) -> np.ndarray:

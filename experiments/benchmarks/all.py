@@ -1,10 +1,11 @@
-"""The benchmarks of training and drawing in one command: a table and a JSON file.
+"""Runs the benchmarks of training and sampling, and writes a table and a JSON file.
 
     python -m experiments.benchmarks.all --dataset_dir=datasets/glyphs --output_dir=runs/benchmarks
 
-Train step, input pipeline, sampler, saving and restoring a checkpoint, start to first step.
-Each runs in a process of its own, one after another, and writes its part as soon as it is
-done: one that fails leaves the others' figures. Each module also runs alone, with more turns.
+It measures the train step, the input pipeline, the sampler, saving and restoring a checkpoint,
+and the time from start to first step. Each benchmark runs in a process of its own, one after
+another, and its figures are written as soon as it is done, so that one that fails loses no
+others. Each module also runs alone, with more turns.
 """
 
 import json
@@ -21,7 +22,7 @@ from fsdit import program
 from fsdit.data.layout import write_json
 from fsdit.errors import EXIT_ERROR
 
-# Of a table: what was measured, the figure.
+# A row of the table: what was measured, and the figure.
 Row = tuple[str, str]
 
 
@@ -84,17 +85,17 @@ def main(argv: list[str]) -> None:
 
 
 def measured(name: str, dataset: str) -> dict[str, Any]:
-    """A benchmark's result, as JSON has it; {"error": its last line} where it failed."""
+    """Runs a benchmark. Returns its result as JSON has it, or {"error": last line} if it failed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:
             return json.loads(json.dumps(process.submit(BENCHMARKS[name], dataset).result()))
-        except Exception as error:  # whatever it is, the others go on
+        except Exception as error:  # the other benchmarks run whatever happens to this one
             traceback.print_exc()
             return {"error": traceback.format_exception_only(error)[-1].strip()}
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown, one row a figure."""
+    """Returns a Markdown table with one row for each figure."""
     rows = [row for name, result in results.items() for row in _rows(name, result)]
     return "".join(f"| {what} | {figure} |\n" for what, figure in [_HEAD, ("---", "---"), *rows])
 

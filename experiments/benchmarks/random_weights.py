@@ -1,12 +1,12 @@
-"""Checkpoints of a support encoder and of an autoencoder, with random weights.
+"""Writes checkpoints of a support encoder and of an autoencoder with random weights.
 
     python -m experiments.benchmarks.random_weights --output_dir=weights   # tiny
     python -m experiments.benchmarks.random_weights --output_dir=weights/base --size=base
 
-For smoke runs without a network: every program reads OUT/siglip and OUT/vae as it reads
-published checkpoints, but nothing in them was learned, so what is drawn means nothing.
-base has the sizes of SigLIP 2 B/16-224 and of the SD VAE (0.7 GB together), tiny runs in
-milliseconds on a CPU. The same size and seed give the same bytes.
+They are for smoke runs without a network: every program reads OUT/siglip and OUT/vae like
+published checkpoints, but nothing in them was learned, so the samples show nothing. "base" has
+the sizes of SigLIP 2 B/16-224 and of the SD VAE (0.7 GB together); "tiny" runs in milliseconds on
+a CPU. The same size and seed give the same bytes.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ _DEVIATIONS = {"embeddings.position_embedding.weight": 0.02, "head.probe": 1.0}
 
 
 def write_encoder(directory: Path, config: SiglipConfig, seed: int) -> None:
-    """A vision-only SigLIP checkpoint in transformers' layout."""
+    """Writes a vision-only SigLIP checkpoint in transformers' layout."""
     random = np.random.default_rng(seed)
     shapes = _encoder_shapes(config)
     tensors = {name: _draw(random, name, shape) for name, shape in shapes.items()}
@@ -99,7 +99,7 @@ def write_encoder(directory: Path, config: SiglipConfig, seed: int) -> None:
 
 
 def _encoder_shapes(config: SiglipConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, as transformers saves them."""
+    """Returns name -> shape of every tensor, as transformers saves them."""
     dim, mlp, patch = config.hidden_size, config.intermediate_size, config.patch_size
     projections = {"mlp.fc1": (mlp, dim), "mlp.fc2": (dim, mlp)}
     layer = {
@@ -135,7 +135,7 @@ def _draw(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.
 
 
 def write_autoencoder(directory: Path, config: AutoencoderConfig, seed: int) -> None:
-    """An AutoencoderKL checkpoint in diffusers' layout."""
+    """Writes an AutoencoderKL checkpoint in diffusers' layout."""
     params = traverse_util.flatten_dict(autoencoder_kl.init(config, seed).params)
     named = {"/".join(map(str, path)): value for path, value in params.items()}
     tensors = {
@@ -151,13 +151,13 @@ def write_autoencoder(directory: Path, config: AutoencoderConfig, seed: int) -> 
 
 
 def _as_published(name: str, value: np.ndarray) -> np.ndarray:
-    """PyTorch's order of axes: (out, in) and (out, in, height, width)."""
+    """Returns a parameter in PyTorch's order of axes: (out, in) or (out, in, height, width)."""
     if value.ndim == 4:
         value = value.transpose(3, 2, 0, 1)
     elif value.ndim == 2:
         value = value.T
         if "attentions" not in name:
-            value = value[:, :, None, None]  # a 1 x 1 convolution there
+            value = value[:, :, None, None]  # in diffusers it is a 1 x 1 convolution
     return np.ascontiguousarray(value)
 
 
@@ -170,7 +170,7 @@ def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def write(directory: Path, size: str = "tiny", seed: int = 0) -> None:
-    """directory/siglip and directory/vae; size: a key of ENCODERS."""
+    """Writes directory/siglip and directory/vae. size: a key of ENCODERS."""
     write_encoder(directory / "siglip", ENCODERS[size], seed)
     write_autoencoder(directory / "vae", AUTOENCODERS[size], seed)
 

@@ -2,9 +2,8 @@
 
     python -m experiments.benchmarks.suite --tier=test --cold
 
-Prints a Markdown table: tests, seconds (set-up and tear-down included) and started
-processes of each file, the longest first. Two workers share the files, so the whole takes
-about half of the sum.
+It prints a Markdown table: tests, seconds (with set-up and tear-down) and started processes of
+each file, the longest first. Two workers share the files, so a run takes about half of the total.
 """
 
 import collections
@@ -27,17 +26,17 @@ _ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass
-class File:
-    """Sums over the tests of one file."""
+class FileTotals:
+    """Totals over the tests of one file."""
 
     tests: int = 0
     seconds: float = 0.0
     processes: int = 0
 
 
-def by_file(report: Path) -> dict[str, File]:
-    """Sums by test file of a JUnit report in which each test has a property "processes"."""
-    files: dict[str, File] = collections.defaultdict(File)
+def by_file(report: Path) -> dict[str, FileTotals]:
+    """Returns totals by test file, of a JUnit report whose tests have a property "processes"."""
+    files: dict[str, FileTotals] = collections.defaultdict(FileTotals)
     for case in ElementTree.parse(report).iter("testcase"):
         file = files[case.get("classname").replace(".", "/") + ".py"]
         file.tests += 1
@@ -48,7 +47,8 @@ def by_file(report: Path) -> dict[str, File]:
     return dict(sorted(files.items(), key=lambda item: -item[1].seconds))
 
 
-def table(files: dict[str, File]) -> str:
+def table(files: dict[str, FileTotals]) -> str:
+    """Returns a Markdown table with one row for each file."""
     lines = ["| file | tests | seconds | processes |", "| --- | --- | --- | --- |"]
     for name, file in files.items():
         lines.append(f"| {name} | {file.tests} | {file.seconds:.1f} | {file.processes} |")

@@ -1,4 +1,4 @@
-"""Sides that are compared take turns, so that a disturbance of the machine meets all of them."""
+"""Timing sides in turns, so that a disturbance of the machine meets all of them."""
 
 import os
 import statistics
@@ -12,7 +12,10 @@ import jax
 def take_turns(
     sides: Mapping[str, Callable[[], Any]], turns: int
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """(seconds of each turn, last result), by side; a first call of each is not counted."""
+    """Calls the sides in turns. Returns seconds of each turn, and the last result, by side.
+
+    A first call of each side, which compiles, is not counted.
+    """
     results = {side: jax.block_until_ready(call()) for side, call in sides.items()}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(turns):
@@ -24,13 +27,13 @@ def take_turns(
 
 
 def rates(seconds: list[float], amount: float) -> dict[str, Any]:
-    """Amount a second of turns that took so long: the best turn, the median, and all."""
+    """Returns `amount` a second for turns of these seconds: the best, the median, and all."""
     every = [amount / s for s in seconds]
     return {"best": max(every), "median": statistics.median(every), "turns": every}
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on beside the code."""
+    """Returns what a figure depends on beside the code."""
     return {
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

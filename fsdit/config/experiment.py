@@ -31,7 +31,7 @@ def load_experiment(path: str | Path) -> Config:
 
 
 def derive(recipe: str, base: str, **changes: Any) -> Config:
-    """The configuration of another recipe with some settings changed, for a get_config().
+    """Returns the configuration of another recipe with some settings changed.
 
         derive(__file__, "miniimagenet_b2.py", name="mine", data={"shots": 1})
 

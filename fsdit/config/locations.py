@@ -1,4 +1,4 @@
-"""Paths among the settings: the same from every folder."""
+"""Paths among the settings, made absolute so that they hold from every folder."""
 
 import dataclasses
 from pathlib import Path
@@ -8,14 +8,14 @@ from fsdit.config.settings import Config
 
 # Files and folders.
 _PATHS = ("data.dataset_dir", "evaluation.lpips", "evaluation.inception", "train.compilation_cache")
-# Folders, where one is there, or else hub ids.
+# Settings that name a folder, if there is one of this name, or else a hub id.
 _LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
 # Values that name no file.
 _WORDS = ("", "off")
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """`config` as it is recorded: what it names is found from another folder too."""
+    """Returns `config` with absolute paths, so that a recorded one works from another folder."""
     for name in _PATHS:
         config = _replaced(config, name, lambda path: str(Path(path).absolute()))
     for name in _LOCATIONS:
@@ -26,7 +26,7 @@ def with_absolute_paths(config: Config) -> Config:
 def _is_dir(path: str) -> bool:
     try:
         return Path(path).is_dir()
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example a name that is too long
         return False
 
 

@@ -12,7 +12,10 @@ from fsdit.errors import ConfigError
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Takes `--config.a.b=v` out of a command line: (the rest, {"a.b": "v"})."""
+    """Splits a command line into what is no `--config.a.b=v`, and {"a.b": "v"}.
+
+    Raises ConfigError for an argument without a value.
+    """
     rest, overrides = [], {}
     for argument in argv:
         name = argument.lstrip("-")

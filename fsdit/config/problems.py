@@ -1,4 +1,4 @@
-"""Wrong settings as ConfigErrors of one line: dotted name, bound, what was given."""
+"""Wrong settings as ConfigErrors of one line: dotted name, bound, given value."""
 
 import difflib
 import functools
@@ -16,11 +16,14 @@ from fsdit.errors import ConfigError
 T = TypeVar("T")
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
-_SHOWN = 80  # characters of a value
+_SHOWN = 80  # the most characters of a value in a message
 
 
 def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose constructor checks types and bounds. It raises ConfigError."""
+    """Makes a class a frozen dataclass whose constructor checks types and bounds.
+
+    The constructor raises ConfigError.
+    """
     made = dataclass(frozen=True, config=_STRICT)(cls)
     construct = made.__init__
 
@@ -51,7 +54,7 @@ def _renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def as_config_error(error: pydantic.ValidationError, cls: type) -> ConfigError:
-    """What is wrong with values for `cls`, one text a field."""
+    """Returns what is wrong with values for `cls`, one part of the message for each field."""
     prefix = _places().get(cls, cls.__name__)
     known = [f"{prefix}.{name}" for name in leaves(cls)]
     return ConfigError("; ".join(_problem(e, prefix, known) for e in error.errors()))
@@ -62,9 +65,9 @@ def _problem(error: Mapping[str, Any], prefix: str, known: Iterable[str]) -> str
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{path}: no such field{did_you_mean(path, known)}"
     if error["type"] == "missing":
-        whole = f" (got {shown(error['input'])})" if isinstance(error["loc"][-1], int) else ""
-        return f"{path} is missing{whole}"
-    if error["type"] == "value_error":  # of a validator of ours
+        given = f" (got {shown(error['input'])})" if isinstance(error["loc"][-1], int) else ""
+        return f"{path} is missing{given}"
+    if error["type"] == "value_error":  # raised by a validator of fsdit.config.bounds
         return f"{path}: {error['ctx']['error']}"
     given = shown(error["input"])
     describe = _BOUNDS.get(error["type"])
@@ -78,7 +81,7 @@ def _at_least(context: Mapping[str, Any]) -> str:
     return {0: "not be negative", SMALLEST: "be positive"}.get(bound, f"be at least {bound:.10g}")
 
 
-# pydantic's types of errors -> what a number must.
+# pydantic's type of error -> what a number must be.
 _BOUNDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than_equal": _at_least,
     "greater_than": lambda context: f"be above {context['gt']:.10g}",
@@ -89,7 +92,7 @@ _BOUNDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut where it is long or deep."""
+    """Returns a value as text for a message, shortened if it is long or deeply nested."""
     try:
         text = repr(value)
     except RecursionError:
@@ -98,13 +101,13 @@ def shown(value: Any) -> str:
 
 
 def did_you_mean(path: str, known: Iterable[str], flag: str = "") -> str:
-    """A hint at the nearest of the known names, "" where none is near."""
+    """Returns a hint at the most similar of the known names, "" where none is similar."""
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
     return f"; did you mean {flag}{near[0]}?" if near else ""
 
 
 def leaves(cls: type) -> list[str]:
-    """Dotted names of all fields of nested settings."""
+    """Returns the dotted names of all fields of nested settings."""
     return [name for name, kind in _walk(cls) if not is_dataclass(kind)]
 
 
@@ -117,8 +120,8 @@ def _walk(cls: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 @functools.cache
 def _places() -> dict[type, str]:
-    """Where the settings of a class stand in a configuration: TrainConfig at "config.train"."""
-    from fsdit.config.settings import Config  # which is made with this module
+    """Returns the place of each class of settings: TrainConfig -> "config.train"."""
+    from fsdit.config.settings import Config  # imported here, because settings imports this module
 
     nested = {kind: f"config.{name}" for name, kind in _walk(Config) if is_dataclass(kind)}
     return {Config: "config", **nested}

@@ -12,9 +12,10 @@ from fsdit.errors import ConfigError
 
 T = TypeVar("T")
 
-# What may differ between a checkpoint and the run that continues it: these change
-# how fast, how long or how closely watched a run is, not what its steps compute.
-# (num_steps moves the end of the cosine; a learning rate is lowered where a run diverged.)
+# Settings that may differ between a checkpoint and the run that continues it. They change how
+# fast, how long or how closely observed a run is, and not what its steps compute, except that
+# num_steps moves the end of the cosine schedule, and a learning rate may have to be lowered
+# after a run has diverged.
 _RESUMABLE = (
     "name",
     "data.dataset_dir",
@@ -24,7 +25,7 @@ _RESUMABLE = (
     "features.location",
     "features.device_gb",
     "features.cache_mb",
-    "model.encoder.location",  # of the same weights: their sum is in the checkpoint
+    "model.encoder.location",  # the checkpoint holds a sha256 of the weights
     "model.codec.location",
     "model.codec.subfolder",
     "model.codec.max_batch",
@@ -51,15 +52,15 @@ _RESUMABLE = (
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dictionary, ready for JSON."""
+    """Returns settings as a nested dictionary that can be written as JSON."""
     return pydantic.RootModel[type(config)](config).model_dump(mode="json")
 
 
 def from_dict(values: Any, cls: type[T] = Config, renamed: Mapping[str, str] = RENAMED) -> T:
-    """Inverse of `to_dict`: settings of the class `cls`. values: as JSON gave them.
+    """Makes settings of the class `cls` from `values`, the inverse of `to_dict`.
 
-    Fields that are missing have their defaults, so that what an older version saved goes on;
-    `renamed` gives the new names of old fields. Raises ConfigError naming each bad field.
+    Missing fields have their defaults, so that runs of older versions go on. renamed: old name
+    of a field -> new name. Raises ConfigError naming each wrong field.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"a configuration is a JSON object, not {shown(values)}")
@@ -72,7 +73,7 @@ def from_dict(values: Any, cls: type[T] = Config, renamed: Mapping[str, str] = R
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flattens nested dictionaries: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -83,10 +84,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
-    """What stops `config` from continuing a run saved with `saved`, one text a field.
+    """Returns why `config` cannot continue a run that was saved with `saved`, field by field.
 
-    Settings that are younger than `saved` have had their defaults there. Raises ConfigError
-    where this version cannot read `saved`.
+    A setting that `saved` does not know yet had its default there. Raises ConfigError where
+    this version cannot read `saved`.
     """
     old, new = flatten(to_dict(from_dict(saved))), flatten(to_dict(config))
     return [

@@ -1,4 +1,4 @@
-"""What every program shares: flags, one line for a user's error, exit status, its output."""
+"""What all programs share: flags, a user's error as one line, exit statuses, safe output."""
 
 from fsdit.program.flags import (
     define_config,

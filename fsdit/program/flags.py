@@ -12,10 +12,12 @@ from fsdit import config as configs
 from fsdit.checks import validate
 from fsdit.errors import ConfigError, system_text
 
-# Flags that are defined here belong to the program that asks: --help shows them.
+# A flag defined by a function of this module belongs to the program that calls it, so that
+# --help shows it there.
 flags.disclaim_key_flags()
 
-_overrides: dict[str, str] | None = None  # None: the program takes no --config.a.b=v
+# Values of --config.a.b=v by name; None: the program takes no such flags.
+_overrides: dict[str, str] | None = None
 
 
 def define_overrides() -> Callable[[], dict[str, str]]:
@@ -26,7 +28,7 @@ def define_overrides() -> Callable[[], dict[str, str]]:
 
 
 class _PathParser(flags.ArgumentParser):
-    """~ is the home directory: the shell replaces it in `--flag ~/x`, not in `--flag=~/x`."""
+    """Expands ~, which the shell does in `--flag ~/x` but not in `--flag=~/x`."""
 
     syntactic_help = "a path"
 
@@ -56,18 +58,21 @@ class _PathsParser(flags.ListParser):
 def define_path(
     name: str, default: str | None, text: str, *, required: bool = False, folder: bool = False
 ) -> flags.FlagHolder[str]:
-    """Defines a flag that is a path; ~ in it is expanded. folder: a file there is refused."""
+    """Defines a flag that is a path; ~ in it is expanded.
+
+    folder: whether it has to be a folder, or a name that is free for one.
+    """
     parser, plain = _PathParser(folder), flags.ArgumentSerializer()
     return flags.DEFINE(parser, name, default, text, serializer=plain, required=required)
 
 
 def define_paths(name: str, text: str) -> flags.FlagHolder[list[str] | None]:
-    """Defines a flag of paths with commas between them."""
+    """Defines a flag that lists paths, separated by commas."""
     return flags.DEFINE(_PathsParser(), name, None, text, serializer=flags.CsvListSerializer(","))
 
 
 class _FiniteParser(flags.FloatParser):
-    """No NaN, which is within any bounds, and no infinity."""
+    """Refuses infinity, and NaN, which passes every comparison with a bound."""
 
     def convert(self, argument: float | str) -> float:
         value = super().convert(argument)
@@ -93,7 +98,7 @@ def define_config(
 ) -> Callable[[], configs.Config]:
     """Defines --config=FILE and --config.a.b=v; call the result for the configuration.
 
-    workdir: of a run that goes on with its own configuration where no --config is given.
+    workdir: flag of a run whose own configuration is used where no --config is given.
     """
     overrides = define_overrides()
     path = define_path(
@@ -116,7 +121,7 @@ def define_config(
 
 
 def _held(workdir: str) -> str:
-    """The configuration that a run was last started with."""
+    """Returns the path of the configuration that a run was last started with."""
     file = Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(f"{file}: no such file to go on with; name an experiment: --config=FILE")
@@ -126,7 +131,9 @@ def _held(workdir: str) -> str:
 def define_step() -> Callable[[], int | Literal["newest", "best"]]:
     """Defines --step=newest|best|NUMBER; call the result for the choice."""
     text = flags.DEFINE_string(
-        "step", "newest", "Checkpoint to use: newest, best (by the judging in training) or NUMBER."
+        "step",
+        "newest",
+        "Checkpoint: newest, best (by few-shot metrics in training), or NUMBER.",
     )
 
     def choice() -> int | Literal["newest", "best"]:

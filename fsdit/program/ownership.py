@@ -1,9 +1,9 @@
 """One process at a time writes into a folder: a lock file with a heartbeat, by filelock.
 
-The file names host and process. It goes when the block ends; a kill leaves it, and then
-the next start takes it over: at once where the process is gone from this very machine
-(its start time tells it from another process under the same number), and after EXPIRY
-seconds without a heartbeat where it ran elsewhere. Clocks of machines are not compared.
+The file names host and process, and is deleted when the block ends. A killed process leaves it,
+and the next start takes it over: at once if the process ran on this machine and is gone (a start
+time distinguishes it from another process with the same number), and after EXPIRY seconds
+without a heartbeat if it ran elsewhere. Clocks of machines are not compared.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from fsdit.errors import EXIT_ERROR, OutputError, remedy, system_text
 
-EXPIRY = 90.0  # seconds; NFS shows another machine's heartbeat up to 60 late
-_POLL = 1.0
+EXPIRY = 90.0  # seconds; NFS may show another machine's heartbeat 60 seconds late
+_POLL = 1.0  # seconds between two attempts
 
 
 @contextlib.contextmanager
 def owned(folder: str | Path, lock: str | Path | None = None) -> Iterator[None]:
-    """Within the block no other process owns `folder`.
+    """Owns `folder` within the block, so that no other process does.
 
-    lock: the lock file; by default `folder`/lock, whose folder is made where it is not there.
-    Raises OutputError that names the owner.
+    lock: the lock file; None: `folder`/lock. Its folder is made if it is missing. Raises
+    OutputError that names the owner.
     """
     folder = Path(folder).absolute()
     path = Path(lock) if lock else folder / "lock"
@@ -64,7 +64,7 @@ def _take(lease: SoftFileLease, folder: Path) -> None:
             raise OutputError(f"{folder} is in use by another version of fsdit: {error}") from error
         alive = owner is not None and (_runs_here(owner) or (seen and beat and seen != beat))
         late = time.monotonic() > deadline
-        if late and owner is None:  # an empty file, by a kill or a full disk
+        if late and owner is None:  # an empty lock file, which a kill or a full disk leaves
             lease.force_break()
         elif alive or late:
             raise OutputError(
@@ -82,7 +82,7 @@ def _take(lease: SoftFileLease, folder: Path) -> None:
 
 
 def _beat(lease: SoftFileLease) -> tuple[int, int] | None:
-    """Changes with each heartbeat, and from owner to owner."""
+    """Returns a value that changes with each heartbeat and with each owner; None: no lock file."""
     try:
         found = Path(lease.lock_file).stat()
     except OSError:
@@ -91,24 +91,28 @@ def _beat(lease: SoftFileLease) -> tuple[int, int] | None:
 
 
 def _runs_here(owner) -> bool:
-    """Whether the process is one of this machine and has not ended.
+    """Whether the owner is a process of this machine that has not ended.
 
-    filelock has taken over from those that are gone; one that has ended and was not waited
-    for still has its number.
+    filelock itself takes over from processes that are gone. One that has ended, but whose parent
+    has not waited for it, still has its number.
     """
     if owner.hostname not in _names_of_this_host():
         return False
     try:
         state = Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()  # no Linux: filelock has asked
+        return not Path("/proc/self/stat").exists()  # not Linux: filelock has checked the process
     except OSError:
         return True
     return state not in "ZX"
 
 
 def _names_of_this_host() -> set[str]:
-    """As filelock writes them: containers of one host name differ in their process numbers."""
+    """Returns this host's names as filelock writes them.
+
+    Containers may share a host name while the same process number means another process in
+    each; the second name tells them apart.
+    """
     host = socket.gethostname()
     try:
         return {host, f"{host}?pidns-{Path('/proc/self/ns/pid').stat().st_ino:x}"}
@@ -123,10 +127,10 @@ def _name(owner) -> str:
 
 
 def _lost(folder: Path, reason: str) -> None:
-    """Called by the thread of the heartbeat."""
+    """Ends the process, or warns, when its lock is lost; the heartbeat's thread calls this."""
     if reason != "owner-changed":
         print(f"warning: {folder}: its lock is lost ({reason}); do not start a second process")
         return
-    # This process was suspended for so long that another one has gone on from its work.
+    # This process was suspended so long that another one has taken over its work.
     print(f"error: {folder} was taken over by another process", file=sys.stderr, flush=True)
     os._exit(EXIT_ERROR)

@@ -16,7 +16,7 @@ from fsdit.errors import EXIT_ERROR, FsditError, first_line, system_text
 from fsdit.program.flags import parse
 from fsdit.program.terminal import guard_output
 
-# Errors of the system that no program of ours can cause: what a user can mend.
+# Errors of the system that no defect of a program causes, but that a user can fix.
 _USERS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
@@ -56,19 +56,20 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
 
     guard_output()
     logging.get_absl_handler().python_handler.setStream(sys.stderr)
-    # Savers and writers raise a failure of their threads again in the main one, which
-    # says it in one line; the thread's own traceback would run into it.
+    # Savers and writers raise the errors of their threads again in the main thread, which prints
+    # one line; a traceback of the thread would run into that line.
     threading.excepthook = lambda args: logging.info("%s: %r", args.thread, args.exc_value)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # of TensorBoard's writer
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorBoard's writer uses TensorFlow
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _hush_libtpu()
     app.run(guarded, flags_parser=parse_or_fail)
 
 
 def _hush_libtpu() -> None:
-    """libtpu may be installed to plan with; without a TPU it warns in many lines at each start.
+    """Silences libtpu, which may be installed for fsdit.plan, on a machine without a TPU.
 
-    It does so for want of these names, which a machine with a TPU has otherwise.
+    It would warn in many lines at each start where these variables are unset. On a machine with
+    a TPU they are set.
     """
     if not any(device for name in ("accel*", "vfio/*") for device in Path("/dev").glob(name)):
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
@@ -76,7 +77,7 @@ def _hush_libtpu() -> None:
 
 
 def users_error(error: Exception) -> str | None:
-    """What to say of an error that the user can mend; None of a defect."""
+    """Returns the message of an error that the user can fix; None for a defect."""
     if isinstance(error, FsditError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _USERS:
@@ -92,7 +93,7 @@ def users_error(error: Exception) -> str | None:
     return None
 
 
-# Named, not imported: these programs start without JAX.
+# Compared by name, because many programs start without importing JAX.
 _OF_XLA = ("JaxRuntimeError", "XlaRuntimeError")
 
 
@@ -107,8 +108,8 @@ def _fail(error: object) -> NoReturn:
 
 
 def _leave() -> NoReturn:
-    """At once: the other processes of a job may never reach a shutdown barrier."""
+    """Exits at once, without JAX's shutdown barrier, which other processes may never reach."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # a full disk behind it
+        with contextlib.suppress(OSError, ValueError):  # for example a file on a full disk
             stream.flush()
     os._exit(EXIT_ERROR)

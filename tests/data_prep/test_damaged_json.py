@@ -81,7 +81,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    return datasets.write(tmp_path_factory.mktemp("sound") / "d")
+    return datasets.write(tmp_path_factory.mktemp("valid") / "d")
 
 
 def one_line(original: Path, folder: Path, program: str, file: str, content: bytes) -> None:

@@ -133,7 +133,7 @@ def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, t
 
 
 def _state(directory: Path, old: dict[str, str], new: dict[str, str]) -> str:
-    """Which dataset a program finds there, every record of which is sound."""
+    """Which dataset a program finds there, every record of which is valid."""
     try:
         damages = verify(directory, fast=False, workers=0).damages
     except DataError as error:

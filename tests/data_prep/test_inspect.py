@@ -58,12 +58,12 @@ def test_the_table_has_sizes_and_what_was_precomputed(dataset, tmp_path):
     file = shard_name("features-siglip2-base", 0, 1)
     manifest[file] = write_shard(dataset / "val" / file, [b"x"] * 7)
     layout.write_json(dataset / "val" / "manifest.json", manifest)
-    told = rows(inspect(dataset, tmp_path / "grid.png").stdout)
+    reported = rows(inspect(dataset, tmp_path / "grid.png").stdout)
     size = f"{sum(entry['bytes'] for entry in manifest.values()):,}"
-    assert told["train"][:9] == ["train", "3", "12", "3", "/", "4", "/", "5", "9"]
-    assert told["val"][:6] == ["val", "2", "7", "3", "/", "3.5"]
-    assert told["val"][-2:] == [size, "features-siglip2-base"]
-    assert told["train"][-1] == "none"
+    assert reported["train"][:9] == ["train", "3", "12", "3", "/", "4", "/", "5", "9"]
+    assert reported["val"][:6] == ["val", "2", "7", "3", "/", "3.5"]
+    assert reported["val"][-2:] == [size, "features-siglip2-base"]
+    assert reported["train"][-1] == "none"
 
 
 def test_more_rows_than_episodes_are_all_of_them(dataset, tmp_path):

@@ -109,8 +109,8 @@ def test_one_command_measures_and_a_failure_does_not_stop_it(tmp_path, glyphs):
         )
         results[result.returncode] = json.loads((output / "results.json").read_text())
         assert (output / "table.md").read_text() in result.stdout
-    sound, failed = results[0], results[1]
-    warm, cold = sound["starts"]["from the cache"], sound["starts"]["cold"]
+    passed, failed = results[0], results[1]
+    warm, cold = passed["starts"]["from the cache"], passed["starts"]["cold"]
     assert warm["cache_hits"] > cold["cache_hits"] == 0
     assert warm["compile_seconds"] < cold["compile_seconds"]
     assert "error" in failed["starts"]

@@ -65,7 +65,7 @@ def test_a_default_begins_in_the_home_too(flag_values, tmp_path, monkeypatch):
     assert one.value == f"{tmp_path}/x"
 
 
-def test_a_file_is_no_folder_and_an_unknown_home_is_told(flag_values, tmp_path):
+def test_a_file_is_no_folder_and_an_unknown_home_is_reported(flag_values, tmp_path):
     (tmp_path / "file").write_text("x")
     folder = program.define_path("workdir", None, "A folder.", folder=True)
     for given, message in (
@@ -165,7 +165,7 @@ class JaxRuntimeError(RuntimeError):
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "out of memory on a device: "),
     ],
 )  # fmt: skip
-def test_what_a_user_can_mend_is_one_line(error, message):
+def test_what_a_user_can_fix_is_one_line(error, message):
     assert program.users_error(error).startswith(message)
 
 

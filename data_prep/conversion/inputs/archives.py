@@ -1,6 +1,6 @@
-"""Zip and tar archives as inputs: read in place, nothing is written to a name they hold.
+"""Zip and tar archives as inputs. They are read in place; no file gets a name that they hold.
 
-What an archive holds is in its list, or in the rows of what is left out: links that lead
+Every member of an archive is listed as a file, or as a row of what is left out: links that lead
 nowhere, devices, sparse files, members that a later one of the same name replaces.
 """
 
@@ -24,7 +24,7 @@ from fsdit.errors import DataError, FsditError
 
 _MAX_LINK_BYTES = 4096
 _MAX_HEADER_BYTES = 2**20
-_MAX_FILL = 2**26  # of zeros behind the end of a tar
+_MAX_FILL = 2**26  # bytes of zeros behind the end of a tar that are read
 _HEADERS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
@@ -33,7 +33,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class ZipReader:
-    """Members of a zip; its directory is read once in each process."""
+    """Reads members of a zip, whose directory is read once in each process."""
 
     def __init__(self, path: str):
         self.path = path
@@ -50,7 +50,7 @@ class ZipReader:
 
 @dataclasses.dataclass(frozen=True)
 class _Members:
-    """What was found of an archive so far, by path. links: path -> the path it stands for."""
+    """Members found so far. files: path -> file. links: path -> path of the target."""
 
     files: dict[str, File] = dataclasses.field(default_factory=dict)
     links: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -65,7 +65,7 @@ class _Members:
         self.links[path] = posixpath.normpath(target)
 
     def _replace(self, path: str) -> None:
-        """An archive may hold several members of one name: the last is the file."""
+        """Drops an older member of the same name: unpacking keeps the last one too."""
         if self.files.pop(path, None) or self.links.pop(path, None):
             self.leave_out(path, "an older member of this name")
 
@@ -73,7 +73,7 @@ class _Members:
         self.rows.append(skipped(path, reason))
 
     def resolved(self) -> tuple[list[File], list[Row]]:
-        """All files, those too that links stand for; rows of what is left out."""
+        """Returns all files, with those that links lead to, and rows of what is left out."""
         files = list(self.files.values())
         rows = list(self.rows)
         for path in self.links:
@@ -86,7 +86,7 @@ class _Members:
         return files, rows
 
     def _end(self, path: str) -> str:
-        """Where a chain of links ends; one that goes in a circle ends somewhere in it."""
+        """Returns the end of a chain of links; a chain that is a circle ends somewhere in it."""
         passed = set()
         while path in self.links and path not in passed:
             passed.add(path)
@@ -95,7 +95,7 @@ class _Members:
 
 
 def list_zip(path: Path) -> tuple[list[File], list[Row]]:
-    """(files, rows of what is left out). Raises DataError."""
+    """Lists a zip: (files, rows of what is left out). Raises DataError."""
     found = _Members()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -103,7 +103,7 @@ def list_zip(path: Path) -> tuple[list[File], list[Row]]:
                 _add_zip_member(path, archive, member, found)
     except DataError:
         raise
-    except Exception as error:  # a damaged directory raises nearly anything
+    except Exception as error:  # for a damaged directory, errors of nearly any type
         raise DataError(f"--input={path}: damaged zip: {shown_name(str(error))}") from None
     return found.resolved()
 
@@ -112,7 +112,7 @@ def _add_zip_member(
     path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, found: _Members
 ) -> None:
     _check_name(path, member.orig_filename)
-    name = member.filename.replace("\\", "/")  # Windows programs write them, as Info-ZIP knows
+    name = member.filename.replace("\\", "/")  # Windows programs write backslashes
     if name.endswith("/"):
         return
     if member.flag_bits & 1:
@@ -125,7 +125,7 @@ def _add_zip_member(
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A member whose header is damaged is an error, not the end of the archive."""
+    """A tar header whose damage is an error; tarfile would take it for the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
@@ -146,7 +146,7 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file begins as a tar does, compressed or not."""
+    """Whether a file begins like a tar, compressed or not."""
     try:
         with tarfile.open(path, tarinfo=_TarInfo):
             return True
@@ -155,9 +155,10 @@ def is_tar(path: Path) -> bool:
 
 
 def list_tar(path: Path, spool: epath.Path) -> tuple[list[File], list[Row], RangeReader]:
-    """(files, rows of what is left out, reader). Raises DataError, OutputError.
+    """Lists a tar: (files, rows of what is left out, reader). Raises DataError, OutputError.
 
-    Places are in the tar itself, or in a copy of its images if it is compressed.
+    Places of files are in the tar itself, or in `spool`, a copy of the images of a compressed
+    one.
     """
     try:
         archive = tarfile.open(path, "r:", tarinfo=_TarInfo)  # noqa: SIM115 (closed below)
@@ -173,11 +174,11 @@ def _list_compressed(path: Path, spool: epath.Path) -> tuple[list[File], list[Ro
         copies = Spool(spool, out)
         try:
             archive = tarfile.open(path, "r|*", tarinfo=_TarInfo)  # noqa: SIM115 (closed below)
-        except Exception as error:  # a damaged stream raises nearly anything
+        except Exception as error:  # for a damaged stream, errors of nearly any type
             raise DataError(f"--input={path}: damaged tar: {shown_name(str(error))}") from None
 
         def copy(member: tarfile.TarInfo) -> tuple[int, int] | None:
-            archive.members = []  # it keeps every member that it met
+            archive.members = []  # tarfile would keep every member in memory
             if member.size > MAX_FILE_BYTES or not is_image_name(member.name):
                 return None
             return copies.copy(archive.extractfile(member), member.size)
@@ -191,7 +192,7 @@ def _list_members(
     archive: tarfile.TarFile,
     place_of: Callable[[tarfile.TarInfo], tuple[int, int] | None],
 ) -> tuple[list[File], list[Row]]:
-    """place_of: where a member's bytes are to be read; None: nowhere."""
+    """Lists all members. place_of: returns where a member's bytes can be read; None: nowhere."""
     found = _Members()
     try:
         for member in archive:
@@ -200,7 +201,7 @@ def _list_members(
                 _add_tar_member(member, found, place_of)
         if _goes_on(archive):
             found.leave_out(path.name, "what is behind the end of the tar: a second one?")
-    except (FsditError, OSError):  # of the disk that is written to
+    except (FsditError, OSError):  # errors of the disk that holds the spool
         raise
     except Exception as error:
         raise DataError(f"--input={path}: damaged tar: {shown_name(str(error))}") from None
@@ -215,7 +216,7 @@ def _add_tar_member(
     name = plain(member.name)
     if member.islnk():
         target = plain(member.linkname)
-        if first := found.files.get(target):  # as it is here: a later member may replace it
+        if first := found.files.get(target):  # the file so far: a later member may replace it
             found.add(File(name, first.size, first.place))
         else:
             found.add_link(name, target)
@@ -230,11 +231,11 @@ def _add_tar_member(
     elif is_image_name(name):
         found.leave_out(name, f"a file of {member.size} bytes")
     else:
-        found.add(File(name, member.size, (0, 0)))  # counted as what it is by its name
+        found.add(File(name, member.size, (0, 0)))  # counted among other files, by its name
 
 
 def _goes_on(archive: tarfile.TarFile) -> bool:
-    """Whether more follows the end of a tar than the zeros that fill its last block."""
+    """Whether more than zeros follows the end of a tar."""
     for _ in range(_MAX_FILL // tarfile.RECORDSIZE):
         block = archive.fileobj.read(tarfile.RECORDSIZE)
         if not block or block.strip(b"\0"):

@@ -11,10 +11,10 @@ from fsdit.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class _Levels:
-    """What the folders of a path stand for.
+    """What the folders in the paths of an input mean.
 
-    shared: how many of the first ones all files have. presplit: whether the next are splits.
-    flat: all files lie in one folder.
+    shared: number of leading folders that all files have in common. presplit: whether the next
+    folders are splits. flat: whether all files lie in one folder.
     """
 
     shared: int
@@ -27,7 +27,7 @@ class _Levels:
         return None
 
     def inner(self, parts: Sequence[str]) -> Sequence[str]:
-        """The folders that tell the class."""
+        """Returns the folders that name the class."""
         return parts[self.shared + bool(self.split(parts)) :]
 
 
@@ -36,16 +36,16 @@ def _levels(folders: Sequence[Sequence[str]]) -> _Levels:
     tops = {parts[shared].lower() for parts in folders if len(parts) > shared}
     if tops and shared and folders[0][shared - 1].lower() in SPLIT_NAMES:
         return _Levels(shared - 1, presplit=True, flat=False)  # one split only
-    # One class may be called "train", not all of them.
+    # They are splits only if all of them are called so; a class may be called "train".
     return _Levels(shared, presplit=tops <= SPLIT_NAMES.keys(), flat=not tops)
 
 
 def classify(files: Iterable[File], class_depth: int | None = None) -> list[Entry]:
-    """Class and split of each file from its path, sorted by name.
+    """Finds class and split of each file by its path; sorted by name.
 
-    Folders that all files share say nothing. Where the next ones are all called train, val
-    or test, they are splits. The class is the folder that holds the file, or the path of
-    the first `class_depth` folders.
+    Folders that all files share mean nothing. If the next ones are all called train, val or
+    test, they are splits. The class is the folder that holds the file, or the path of the first
+    `class_depth` folders.
     """
     files = sorted(files, key=lambda f: f.path)
     folders = [f.path.split("/")[:-1] for f in files]
@@ -70,8 +70,8 @@ def _label(parts: Sequence[str], levels: _Levels, class_depth: int | None) -> st
 def check_same_names(entries: Sequence[Entry]) -> None:
     """Raises DataError where folders of one name in different places would become one class.
 
-    The folders of one class in several splits are one class. Entries are of `classify`
-    without a class_depth.
+    Folders of one name in several splits are one class, as they should be. entries: from
+    `classify` without a class_depth.
     """
     folders: dict[tuple[str | None, str], set[str]] = {}
     for entry in entries:
@@ -95,7 +95,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _advice(folders: Mapping[tuple[str | None, str], set[str]]) -> str:
-    """The depth at which all folders of a split are classes of their own."""
+    """Returns the --class_depth at which every folder of a split is a class, or other advice."""
     levels = _levels([f.split("/") for group in folders.values() for f in sorted(group)])
     inner: dict[str | None, list[tuple[str, ...]]] = {}
     for (split, _), group in folders.items():
@@ -108,7 +108,7 @@ def _advice(folders: Mapping[tuple[str | None, str], set[str]]) -> str:
 
 
 def spellings(entries: Iterable[Entry]) -> list[str]:
-    """Notes on folders of one name in several forms of Unicode, which are one class."""
+    """Returns notes on folders whose names are equal up to the form of Unicode: one class."""
     forms: dict[str, set[str]] = {}
     for entry in entries:
         folder = entry.name.rpartition("/")[0].rpartition("/")[2]

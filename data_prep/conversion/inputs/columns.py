@@ -19,7 +19,11 @@ _UNLABELLED = "no label"
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column, or a field of one. flag: what names it; kind: the type of its values."""
+    """A column, or a field inside one.
+
+    flag: the flag that names it, for messages. top: the column. fields: names that lead into
+    it. kind: type of its values.
+    """
 
     flag: str
     top: str
@@ -35,9 +39,9 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What is read of a file. label: a column, or the one label of all rows.
+    """The columns of a file that are read. label: a column, or the label of all rows.
 
-    names: of the classes by number, where the file describes them as hubs do.
+    names: names of the classes by index, where the file describes them as hubs do.
     """
 
     image: Column
@@ -46,7 +50,7 @@ class Columns:
 
     @property
     def tops(self) -> list[str]:
-        """The columns to read."""
+        """Names of the columns to read."""
         used = [c.top for c in (self.image, self.label) if isinstance(c, Column)]
         return list(dict.fromkeys(used))
 
@@ -64,7 +68,10 @@ def has_images(schema: pa.Schema, image: str) -> bool:
 def find_columns(
     path: Path, schema: pa.Schema, image: str, label: str, partition: Mapping[str, str]
 ) -> Columns:
-    """partition: what the names of the file's folders say, `label=cat`. Raises DataError."""
+    """Finds the columns of a file. Raises DataError.
+
+    partition: values in the names of the file's folders, such as `label=cat`.
+    """
     images = _column(path, schema, "image_column", image)
     if not _is_image(images.kind):
         kind = shown_name(str(images.kind))
@@ -90,7 +97,7 @@ def _column(path: Path, schema: pa.Schema, flag: str, name: str) -> Column:
 
 
 def _found(schema: pa.Schema, name: str) -> tuple[str, tuple[str, ...]] | None:
-    """(column, fields in it); pandas flattens the struct `image` to `image.bytes`."""
+    """Returns (column, fields in it) of a name; pandas writes `image.bytes` for the struct."""
     for top in (name, f"{name}.bytes"):
         if top in schema.names:
             return top, ()
@@ -106,7 +113,7 @@ def _found(schema: pa.Schema, name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """Without the wrappings that change nothing of the values."""
+    """Returns a type without extensions and dictionaries, which do not change the values."""
     if isinstance(kind, pa.BaseExtensionType):
         return _stored(kind.storage_type)
     return _stored(kind.value_type) if pa.types.is_dictionary(kind) else kind
@@ -148,7 +155,7 @@ def _is_label(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
-    """Class names from the hub's description of the features; equal ones get their number."""
+    """Returns class names by the hub's description; equal ones get their index added."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
@@ -162,7 +169,7 @@ def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
 
 
 def image_bytes(value: Any) -> list[bytes]:
-    """The images of a row. A null, or a mere path, is an empty one, which cannot be used."""
+    """Returns the encoded images of a row; b"" for a null or a path without content."""
     if isinstance(value, list) and value:
         return [data for one in value for data in image_bytes(one)]
     data = value.get("bytes") if isinstance(value, dict) else value
@@ -170,7 +177,10 @@ def image_bytes(value: Any) -> list[bytes]:
 
 
 def label_text(path: Path, columns: Columns, value: Any) -> tuple[str, str]:
-    """(class, "") or ("", why there is none). Raises DataError for a number that is no class."""
+    """Returns (class, "") or ("", why there is none).
+
+    Raises DataError for a number that cannot be a class.
+    """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, float | decimal.Decimal):  # pandas: integers of which some are missing
@@ -186,7 +196,7 @@ def label_text(path: Path, columns: Columns, value: Any) -> tuple[str, str]:
 
 
 def _numbered(value: int, names: Sequence[str] | None) -> tuple[str, str]:
-    if value == -1:  # what hubs write for images without a label
+    if value == -1:  # hubs write it for images without a label
         return "", _UNLABELLED
     if names is None:
         return str(value), ""

@@ -30,10 +30,10 @@ class FolderReader:
 
 
 def list_folder(root: Path) -> tuple[list[File], list[Row]]:
-    """(regular files below, rows of what is none). Raises DataError for an unreadable folder.
+    """Lists a folder: (regular files below it, rows of what is no regular file).
 
-    Links to folders are followed, but a folder is read once. Hidden folders are not entered;
-    they are in the list as if they were files.
+    Links to folders are followed, but each folder is read once. Hidden folders are not entered
+    and are listed as if they were files. Raises DataError for a folder that cannot be read.
     """
     files: list[File] = []
     rows: list[Row] = []
@@ -46,7 +46,7 @@ def list_folder(root: Path) -> tuple[list[File], list[Row]]:
             continue
         seen[real] = base
         hidden = [name for name in folders if is_hidden(name)]
-        folders[:] = sorted(set(folders).difference(hidden))  # which of two links counts is fixed
+        folders[:] = sorted(set(folders).difference(hidden))  # decides which of two links counts
         for name in [*hidden, *names]:
             place = name if base == "." else f"{base}/{name}"
             size, problem = (0, None) if name in hidden else _size(Path(folder, name))
@@ -66,10 +66,10 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _size(path: Path) -> tuple[int, str | None]:
-    """(bytes, what the file is if it is no regular one)."""
+    """Returns (bytes, None), or what the file is if it is no regular one."""
     try:
         status = path.stat()
     except OSError:
-        return 0, None  # such as a link to nowhere: a bad file, which reading it will tell
+        return 0, None  # for example a link to nowhere, which reading will report as unusable
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     return status.st_size, f"{kind}, not a regular file" if kind else None

@@ -14,18 +14,18 @@ from fsdit.errors import DataError
 _COLUMNS = ("filename", "label")
 _DELIMITERS = ",;\t"
 _MAX_BYTES = 2**30
-_UPWARDS = re.compile(r"^(\.\./)+")  # of a list that lies in a folder beside the images
+_UPWARDS = re.compile(r"^(\.\./)+")  # in a list that lies in a folder beside the images
 
 
 def relabel(
     entries: Sequence[Entry], lists: Sequence[Path], root: str = ""
 ) -> tuple[list[Entry], list[Row]]:
-    """(entries that the lists name, with their labels; rows of the others).
+    """Returns the entries that the lists name, with their labels, and rows of the others.
 
-    A file called train.csv, val.csv or test.csv also gives the split. A filename is the end
-    of a path: `a.jpg` finds `images/a.jpg`, and so does its path from `root`, the place of
-    the input. Names are the same in every form of Unicode, with `./` or backslashes. Raises
-    DataError for a filename that is absent or could be several files.
+    A list called train.csv, val.csv or test.csv also gives the split. A filename matches the
+    end of a path: `a.jpg` finds `images/a.jpg`, and so does its path from `root`, the place of
+    the input. Forms of Unicode, `./` and backslashes make no difference. Raises DataError for a
+    filename that is absent or matches several files.
     """
     by_name: dict[str, list[tuple[str, Entry]]] = {}
     for entry in entries:
@@ -58,7 +58,7 @@ def _named(filename: str, by_name: dict[str, list[tuple[str, Entry]]]) -> list[E
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(filename, label) of each line."""
+    """Yields (filename, label) of each line. Raises DataError."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"--csv={path}: cannot be read: not a regular file")
@@ -81,7 +81,7 @@ def _header(cells: Sequence[str]) -> list[str]:
 
 
 def _delimiter(line: str) -> str:
-    """The one that makes the first line a header; spreadsheets have their own by country."""
+    """Returns the delimiter that makes the first line a header; spreadsheets differ by country."""
     for delimiter in _DELIMITERS:
         if set(_COLUMNS) <= set(_header(next(csv.reader([line], delimiter=delimiter), []))):
             return delimiter

@@ -25,7 +25,7 @@ _ROWS = 64  # held in memory at a time
 
 
 def any_has_images(root: Path, names: Sequence[str], image: str) -> bool:
-    """Whether one of the files has the image column, so that they are more than notes."""
+    """Whether one of the files has the image column, and not just notes about images."""
     for name in names:
         with contextlib.suppress(DataError):
             if has_images(_opened(root / name).schema_arrow, image):
@@ -36,11 +36,11 @@ def any_has_images(root: Path, names: Sequence[str], image: str) -> bool:
 def copy_tables(
     root: Path, names: Sequence[str], columns: tuple[str, str], spool: Spool
 ) -> tuple[list[Entry], list[Row]]:
-    """Copies the images to `spool`, row by row; their entries in order of file and row.
+    """Copies the images to `spool`, row by row. Returns entries, and rows of skipped.csv.
 
-    A row is the unit of compression's block, not of access: images of one class may lie
-    in every block, and reading each again for every class would never end. names: of the
-    files below `root`. Rows of skipped.csv for what has no label. Raises DataError.
+    Parquet compresses blocks of rows, and images of one class may lie in every block; reading
+    all blocks again for every class would take far too long. names: of the files below `root`,
+    in whose order the entries are. Raises DataError.
     """
     entries: list[Entry] = []
     rows: list[Row] = []
@@ -52,7 +52,7 @@ def copy_tables(
             _copy(path, name, table, found, spool, entries, rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk that is written to
+                raise  # an error of the disk that holds the spool
             raise _damaged(path, error) from None
     return entries, rows
 
@@ -94,7 +94,7 @@ def _copy(
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file or its folders are called after.
+    """Returns the split that the name of a file or of its folders says, if any.
 
     train-00000-of-00004.parquet, default/train/0000.parquet, default/partial-train/0000.parquet,
     split=train/part-0.parquet.
@@ -112,7 +112,7 @@ def split_of(name: str) -> str | None:
 
 
 def _partition(name: str) -> dict[str, str]:
-    """What folders like `label=cat` say, as pandas and Spark write them."""
+    """Returns the values in names of folders like `label=cat`, which pandas and Spark write."""
     pairs = (part.split("=", 1) for part in PurePosixPath(name).parts[:-1] if "=" in part)
     found = {key: urllib.parse.unquote(value) for key, value in pairs}
     return {k: "" if v == "__HIVE_DEFAULT_PARTITION__" else v for k, v in found.items()}

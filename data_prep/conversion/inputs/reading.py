@@ -1,4 +1,4 @@
-"""All of an input: images with their classes, what is left out of it, and what to say of it."""
+"""A complete input: images with their classes, rows of what is left out, notes for the user."""
 
 import dataclasses
 from collections import Counter
@@ -13,7 +13,7 @@ from data_prep.conversion.inputs.entries import Entry, Row, rows_of, shown_name
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Entries and rows together are everything that the input holds."""
+    """A read input. Entries and rows together are everything that it holds."""
 
     reader: sources.Reader
     entries: Sequence[Entry]
@@ -28,9 +28,9 @@ def read_input(
     columns: tuple[str, str],
     csv_lists: Sequence[Path],
 ) -> Input:
-    """Lists the input at `path`. Raises DataError. For the parameters see `open_source`.
+    """Reads the input at `path`. Raises DataError. For other parameters see `list_input`.
 
-    csv_lists: where there are some, they tell the classes and not the folders.
+    csv_lists: if there are any, they name the classes instead of the folders.
     """
     source = sources.list_input(path, spool, class_depth, columns)
     read = Counter({"*.csv": sum(path in file.parents for file in csv_lists)})

@@ -1,8 +1,8 @@
-"""Inputs: what images there are, of which class, and their bytes at random.
+"""Listing an input of any kind: its images, their classes, and a reader of their bytes.
 
-Folders, zip and tar archives and Parquet files are listed as sorted entries. Archives
-are read in place: nothing is ever written to a name that an archive holds. What cannot
-be read at random (a compressed tar, Parquet) is copied once into a spool file.
+Folders, zip and tar archives and Parquet files are listed as sorted entries. Archives are read
+in place; no file gets a name that an archive holds. The images of a compressed tar or of Parquet
+files, which cannot be read in any order, are copied once into a spool file.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from fsdit.errors import DataError, system_text
 
 
 class Reader(Protocol):
-    """Bytes of entries at random. Picklable: files are opened where they are read."""
+    """Reads the bytes of entries in any order. It can be pickled: each process opens files."""
 
     def read(self, place: Any) -> bytes: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ListedInput:
-    """What an input holds.
+    """An input as its files and folders show it.
 
-    rows: what is in it but no entry, and why. others: files that are by their names no
-    images, by kind. by_folder: whether folders tell the classes.
+    rows: what is in it but is no entry, and why. others: number of files that are by their
+    names no images, by kind. by_folder: whether folders name the classes.
     """
 
     entries: list[Entry]
@@ -47,8 +47,8 @@ def list_input(
 ) -> ListedInput:
     """Lists the input at `path`, sorted by name. Raises DataError.
 
-    spool: a file that may be written, in a folder that is there. class_depth: see
-    `classify`. columns: of the images and the labels in Parquet.
+    spool: the file to copy images to, in a folder that exists. class_depth: see `classify`.
+    columns: names of the image column and the label column of Parquet files.
     """
     _check_kind(path)
     if path.suffix.lower() == ".parquet" and path.is_file():
@@ -70,7 +70,7 @@ def list_input(
 
 
 def _check_kind(path: Path) -> None:
-    """Reading from a FIFO or a device may never end."""
+    """Raises DataError for an input that cannot be read, or whose reading may never end."""
     try:
         if not path.exists():
             raise DataError(f"--input={path}: no such file or folder")
@@ -84,7 +84,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _parquet_names(root: Path, files: Sequence[File], image: str) -> list[str]:
-    """The Parquet files that make the input, in order; none where they only describe images."""
+    """Returns the Parquet files that are the input, in order; none if they hold notes only."""
     names = sorted(
         file.path
         for file in files

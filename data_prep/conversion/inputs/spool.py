@@ -1,4 +1,4 @@
-"""One file that holds the images of an input that cannot be read at random."""
+"""The spool: one file with the images of an input that cannot be read in any order."""
 
 import dataclasses
 import shutil
@@ -18,12 +18,12 @@ _MAX_RESERVE = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class RangeReader:
-    """Parts of one file: members of an uncompressed tar, or of a spool."""
+    """Reads parts of one file: members of an uncompressed tar, or images of a spool."""
 
     path: str
 
     def read(self, place: Sequence[int]) -> bytes:
-        """Bytes at (offset, size). Raises OSError."""
+        """Returns the bytes at (offset, size). Raises OSError."""
         offset, size = place
         with epath.Path(self.path).open("rb") as file:
             file.seek(offset)
@@ -36,8 +36,8 @@ class RangeReader:
 class Spool:
     """Appends images to a file. Raises OutputError before the disk is full.
 
-    Of what does not begin as an image its beginning is enough to say so later: a small
-    archive can hold gigabytes of zeros.
+    If something does not begin like an image, only its first bytes are kept, which are enough
+    to report it later: a small archive can hold gigabytes of zeros.
     """
 
     def __init__(self, path: epath.Path, file: BinaryIO):
@@ -45,13 +45,13 @@ class Spool:
         self._file = file
 
     def write(self, data: bytes) -> tuple[int, int]:
-        """The place of an image, (offset, size)."""
+        """Appends an image. Returns its place, (offset, size)."""
         if not begins_as_image(data[:_HEAD_BYTES]):
             data = data[:_HEAD_BYTES]
         return self._append(len(data), lambda: self._file.write(data))
 
     def copy(self, source: BinaryIO, size: int) -> tuple[int, int]:
-        """The place of an image of `size` bytes that is read from `source`."""
+        """Appends an image of `size` bytes that is read from `source`. Returns its place."""
         head = source.read(_HEAD_BYTES)
         if not begins_as_image(head):
             return self.write(head)
@@ -69,10 +69,10 @@ class Spool:
         return place
 
     def _check_room(self, size: int) -> None:
-        """A small archive can hold very much; a full disk would stop what else runs there."""
+        """Raises OutputError before the disk is full, which would stop other programs too."""
         folder = Path(self.path.parent)
         if not folder.is_dir():
-            return  # of another file system, which tells itself
+            return  # a remote file system, which reports a lack of room itself
         usage = shutil.disk_usage(folder)
         if size > usage.free - min(_MAX_RESERVE, usage.total // 20):
             raise OutputError(

@@ -1,12 +1,12 @@
-"""What a conversion costs over the bare work of its images, and the memory it needs.
+"""Measures what a conversion costs above the bare work on its images, and the memory it needs.
 
     python -m experiments.benchmarks.input.conversion --num_images=50000
 
-Both sides read the same JPEG photos of 500 x 375, crop and resize them to 256 x 256 and
-encode them: as many bare processes as the conversion has workers, on `--bare_images` of
-the files; and the program from its start to its end. Memory is the largest sum, over the
-program and its workers, of their private memory and their share of what they share.
-The ratio of processor time is the one to trust where the machine is not one's own.
+Both sides read the same JPEG photos of 500 x 375, crop and resize them to 256 x 256 and encode
+them. The bare side is as many processes as the conversion has workers, on `--bare_images` of the
+files; the other is the program from its start to its end. Memory is the largest total, over the
+program and its workers, of their private memory and their part of what they share. On a shared
+machine, trust the ratio of processor time.
 """
 
 import io
@@ -51,10 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def bare(files: list[Path]) -> tuple[float, float]:
-    """Images a second of processes that do nothing else, without their start.
-
-    And seconds of processor time an image.
-    """
+    """Returns images a second of bare processes, without their start, and CPU seconds an image."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(_WORKERS.value + 1)
     times = context.SimpleQueue()
@@ -88,7 +85,7 @@ def decode_resize_encode(files: list[Path], barrier, times) -> None:
 
 
 def convert(source: Path, output: Path) -> tuple[float, float, int]:
-    """(seconds, seconds of processor time, peak bytes of memory)"""
+    """Converts. Returns seconds, seconds of processor time, and peak bytes of memory."""
     command = [
         *(sys.executable, "-m", "data_prep.convert", f"--input={source}"),
         *(f"--output_dir={output}", "--num_classes=64,16,20", "--image_size=256"),

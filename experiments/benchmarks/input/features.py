@@ -1,11 +1,11 @@
-"""Features and latents read on the host each step, against resident on the devices.
+"""Compares features and latents that the host reads for each step with ones on the devices.
 
     python -m experiments.benchmarks.input.features
 
-Records of the true shapes (768 wide, 196 tokens, latents of 28 x 28 x 4, float16) with
-random content, episodes of five supports. Both sides make the same batches through the
-feed of training, and nothing else runs: seconds a batch are what a step of no length would
-wait for. Bytes are those that the host hands to the devices for one batch.
+Records have the true shapes (768 wide, 196 tokens, latents of 28 x 28 x 4, float16) and random
+content; episodes have five supports. Both sides make the same batches through the feed of
+training, and nothing else runs, so the seconds of a batch are what an infinitely fast step would
+wait. Bytes are those that the host sends to the devices for one batch.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ def feed(config: Config) -> Feed:
 
 
 def seconds_a_batch(feed: Feed, config: Config, num_batches: int) -> float:
-    """Behind the first one, which fills the pipeline."""
+    """Returns seconds a batch, without the first one, which fills the pipeline."""
     read = pipeline.training_examples(config)
     batches = feed.batches(read, config.data.batch_size, 1 + num_batches)
     jax.block_until_ready(next(batches))

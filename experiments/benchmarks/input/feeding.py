@@ -1,12 +1,12 @@
-"""What the input pipeline delivers, against what the train step consumes.
+"""Compares what the input pipeline delivers with what the train step consumes.
 
     python -m experiments.benchmarks.input.feeding
 
-Both at the size of `train_step`: episodes of five supports of 196 tokens, latents of
-28 x 28 x 4. Precomputed: features and latents are read from files of random records. Online:
-supports come from the cache of a SigLIP 2 B/16 with random weights that has seen every image,
-latents from files. Images are targets; the pipelines and the step take turns. The records
-are few enough to stay in the system's memory: disks are not measured.
+Both have the size of `train_step`: episodes of five supports of 196 tokens, latents of 28 x 28
+x 4. "Precomputed" reads features and latents from files of random records. "Online" takes
+features from the cache of a SigLIP 2 B/16 with random weights that has seen every image, and
+latents from files. One image is one target; the pipelines and the step take turns. The records
+are few enough to stay in the system's memory, so disks are not measured.
 """
 
 import dataclasses

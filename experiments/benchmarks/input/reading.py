@@ -1,12 +1,12 @@
-"""Reading episodes: speed against a loader over the raw folder, and bytes on disk.
+"""Compares reading episodes with a loader over the raw folder, and measures bytes on disk.
 
     python -m experiments.benchmarks.input.reading
 
-One episode is a target and five supports. Ours: the training pipeline over a converted
-dataset. The other side does what a PyTorch data loader does: worker processes that open
-the files of each episode, decode them, make them 256 x 256, stack batches and send them
-to the main process; once over the original photos, once over a folder of images that
-already have that size. Then what a read is made of, and what features take on disk.
+One episode is a target and five supports. Our side is the training pipeline over a converted
+dataset. The other side does what a PyTorch data loader does: worker processes open the files of
+each episode, decode them, make them 256 x 256, stack batches and send them to the main process;
+once over the original photos, and once over images that already have that size. Then it measures
+the parts of a read, and what features take on disk.
 """
 
 import multiprocessing

@@ -84,7 +84,7 @@ class Dinov2Tower(nnx.Module):
         size, registers = self.config.patch_size, self.config.num_register_tokens
         position = self.position[...]
         grid = (images.shape[1] // size, images.shape[2] // size)
-        x = self.embed(vit.whole_patches(images, size).astype(self.dtype))
+        x = self.embed(vit.complete_patches(images, size).astype(self.dtype))
         x = x + self._patch_positions(position[1:], grid).astype(self.dtype)
         extra = (self.cls[...] + position[0])[None]
         if registers:

@@ -55,8 +55,10 @@ class FrozenEncoder:
     graph: nnx.GraphDef
 
     def tower(self, params: dict) -> nnx.Module:
-        """The tower with parameters: prepared images (B, h, w, 3) -> pooled (B, D), tokens
-        (B, T, D)."""
+        """The tower with these parameters.
+
+        It maps prepared images (B, h, w, 3) to pooled (B, D) and tokens (B, T, D).
+        """
         return nnx.merge(self.graph, nnx.State(params))
 
     def __call__(

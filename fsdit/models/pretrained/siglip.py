@@ -91,7 +91,7 @@ class SiglipTower(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B D"], Float[Array, "B T D"]]:
-        x = self.embed(vit.whole_patches(images, self.patch_size).astype(self.dtype))
+        x = self.embed(vit.complete_patches(images, self.patch_size).astype(self.dtype))
         x = x + self.position[...].astype(self.dtype)
         tokens = self.norm(vit.run_stack(self.blocks, x))
         return self.head(tokens), tokens

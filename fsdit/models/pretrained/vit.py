@@ -95,9 +95,11 @@ def run_stack(blocks: nnx.Module, x: Float[Array, "B T D"]) -> Float[Array, "B T
     return layers.run_stack(blocks, lambda block, h: (block(h), {}), x, scan=True)[0]
 
 
-def whole_patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B N P"]:
-    """Cuts images into patches, row by row; pixels at the lower and right edge that do not fill
-    a patch are dropped."""
+def complete_patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B N P"]:
+    """Cuts images into N patches, row by row, each flattened from (size, size, C).
+
+    Pixels at the lower and right edge that do not fill a patch are dropped.
+    """
     height, width = (side // size * size for side in images.shape[1:3])
     return layers.patchify(images[:, :height, :width], size)
 

@@ -1,8 +1,9 @@
 """Conversions as their user starts them, and what both ends of one have in common."""
 
+import csv
 from pathlib import Path
 
-from tests.data_prep.conversion.photos import files
+from tests.data_prep.conversion.photos import encoded, files, photo
 from tests.programs import run_module
 
 
@@ -18,7 +19,7 @@ def succeed(source: Path, output: Path, *flags: str) -> str:
     return done.stdout
 
 
-def check_sound(dataset: Path) -> None:
+def check_valid(dataset: Path) -> None:
     """What data_prep.verify says of it."""
     done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -34,3 +35,24 @@ def fail(source: Path, output: Path, *flags: str) -> str:
     assert before == {path: files(path) for path in before}
     assert (output in before) == output.exists()
     return line
+
+
+SMALL = ("--num_classes=3,1,2", "--sets_per_class=4", "--shard_mb=0.01", "--workers=1")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_lists(folder: Path, assigned: dict[str, list[int]]) -> None:
+    """The published form: all images in images/, and train.csv, val.csv, test.csv."""
+    (folder / "images").mkdir(parents=True)
+    for split, classes in assigned.items():
+        lines = ["filename,label"]
+        for c in classes:
+            for i in range(7):
+                name = f"n{c:08d}{i:08d}.jpg"
+                (folder / "images" / name).write_bytes(encoded(photo(100 * c + i)))
+                lines.append(f"{name},n{c:08d}")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")

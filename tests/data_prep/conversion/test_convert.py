@@ -1,8 +1,6 @@
-"""The conversion program as its user meets it: one process, one folder out, one line on error."""
+"""The conversion program as its user meets it: one folder in, one dataset out."""
 
-import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,32 +13,19 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from data_prep.conversion import splits
-from data_prep.conversion.counts import parse_class_counts
-from data_prep.conversion.inputs.entries import Entry
 from fsdit.data.layout import read_dataset_info, read_manifest
 from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
-from tests.conftest import small_disk_at
-from tests.data_prep.conversion.conversions import check_sound, fail, succeed
+from tests.data_prep.conversion.conversions import SMALL, check_valid, rows, succeed, write_lists
 from tests.data_prep.conversion.photos import (
     class_folders,
-    encoded,
     files,
     keys_by_class,
-    photo,
     stored,
 )
-from tests.programs import ROOT, environment, run_module
+from tests.programs import ROOT, environment
 
 pytestmark = pytest.mark.medium
-
-SMALL = ("--num_classes=3,1,2", "--sets_per_class=4", "--shard_mb=0.01", "--workers=1")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +61,8 @@ def test_a_folder_of_class_folders_becomes_a_few_shot_dataset(folder, converted)
     assert rows(converted / "skipped.csv") == rows(converted / "duplicates.csv") == []
 
 
-def test_a_converted_dataset_is_sound(converted):
-    check_sound(converted)
+def test_a_converted_dataset_is_valid(converted):
+    check_valid(converted)
 
 
 def test_the_manifest_names_every_file_and_nothing_else_is_there(converted):
@@ -174,19 +159,6 @@ def test_parquet_files_of_a_hub_keep_their_splits_or_are_dealt_by_seed(folder, t
     assert found == originals
 
 
-def write_lists(folder: Path, assigned: dict[str, list[int]]) -> None:
-    """The published form: all images in images/, and train.csv, val.csv, test.csv."""
-    (folder / "images").mkdir(parents=True)
-    for split, classes in assigned.items():
-        lines = ["filename,label"]
-        for c in classes:
-            for i in range(7):
-                name = f"n{c:08d}{i:08d}.jpg"
-                (folder / "images" / name).write_bytes(encoded(photo(100 * c + i)))
-                lines.append(f"{name},n{c:08d}")
-        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
-
-
 def test_published_lists_decide_the_splits(tmp_path):
     assigned = {"train": [5, 1, 3], "val": [2], "test": [4, 9]}
     write_lists(tmp_path / "in", assigned)
@@ -220,7 +192,7 @@ def test_a_vanilla_split_has_every_class_in_train_and_test(folder, tmp_path):
     for label, keys in train.items():
         assert len(keys) == 5 and len(test[label]) == 3
         assert len({*keys, *test[label]}) == 8
-    check_sound(tmp_path / "d")
+    check_valid(tmp_path / "d")
 
 
 def test_split_folders_are_kept(folder, tmp_path):
@@ -244,225 +216,6 @@ def test_another_seed_deals_other_classes(folder, converted, tmp_path):
     }
 
 
-@pytest.fixture
-def flawed(folder, tmp_path):
-    """Repeated pictures within a class and across classes, and files that are no images."""
-    copy = tmp_path / "in"
-    shutil.copytree(folder, copy)
-    again = Image.open(folder / "class00" / "001.jpg")
-    again.save(copy / "class00" / "zz.png")
-    shutil.copy(folder / "class01" / "003.jpg", copy / "class05" / "stray.jpg")
-    (copy / "class02" / "004.jpg").write_bytes(b"no image")
-    (copy / "class02" / "005.jpg").write_bytes((folder / "class02" / "005.jpg").read_bytes()[:300])
-    return copy
-
-
-def test_bad_files_and_duplicates_are_left_out_and_listed(flawed, tmp_path):
-    flags = (*SMALL, "--max_bad_fraction=0.1", "--format=auto")
-    output = succeed(flawed, tmp_path / "d", *flags)
-    listed = {row["file"]: row["reason"] for row in rows(tmp_path / "d" / "skipped.csv")}
-    assert listed.keys() == {"class00/zz.png", "class02/004.jpg", "class02/005.jpg"}
-    assert "not an image" in listed["class02/004.jpg"]
-    assert "cannot be decoded" in listed["class02/005.jpg"]
-    assert "same pixels" in listed["class00/zz.png"]
-    both = rows(tmp_path / "d" / "duplicates.csv")
-    assert {row["file"] for row in both} == {"class01/003.jpg", "class05/stray.jpg"}
-    assert len({row["same_pixels_as"] for row in both}) == 1
-    assert "left out: 3" in output and "warning: 2 images are the same" in output
-    splits = read_dataset_info(tmp_path / "d").splits
-    counts = {
-        label: count
-        for s in splits.values()
-        for label, count in zip(s.classes, s.images_per_class, strict=True)
-    }
-    assert [counts[f"class{c:02d}"] for c in range(6)] == [8, 8, 6, 8, 8, 9]
-    for split in splits:
-        keys_by_class(tmp_path / "d", split)
-
-
-def test_duplicates_are_kept_if_wanted(flawed, tmp_path):
-    succeed(flawed, tmp_path / "d", *SMALL, "--max_bad_fraction=0.1", "--duplicates=keep")
-    splits = read_dataset_info(tmp_path / "d").splits
-    assert sum(s.num_images for s in splits.values()) == 6 * 8 + 2 - 2
-
-
-def test_too_many_bad_files_stop_the_conversion(flawed, tmp_path):
-    line = fail(flawed, tmp_path / "d", *SMALL)
-    assert "of 50 files cannot be used" in line and "--max_bad_fraction=0.01" in line
-    assert "class02/00" in line
-
-
-def test_a_class_that_bad_files_make_small_is_named_or_left_out(flawed, tmp_path):
-    flags = (*SMALL, "--max_bad_fraction=0.1", "--shots=6")
-    line = fail(flawed, tmp_path / "d", *flags)
-    assert "'class02'" in line and "6 usable images, --shots=6 needs 7" in line
-    succeed(flawed, tmp_path / "d", *flags, "--drop_small_classes")
-    splits = read_dataset_info(tmp_path / "d").splits
-    assert sorted(c for s in splits.values() for c in s.classes) == [
-        f"class{c:02d}" for c in (0, 1, 3, 4, 5)
-    ]
-    for split in splits:
-        keys_by_class(tmp_path / "d", split)  # class ids follow the classes that are left
-    left_out = [r for r in rows(tmp_path / "d" / "skipped.csv") if r["class"] and not r["file"]]
-    assert [row["class"] for row in left_out] == ["class02"]
-    # Of all that, verify finds only what the conversion reported too.
-    done = run_module("data_prep.verify", f"--dataset_dir={tmp_path / 'd'}")
-    (found,) = [line for line in done.stdout.splitlines() if "array_record" in line]
-    assert "leakage: the same pixels" in found
-
-
-def test_images_of_different_sizes_need_a_size(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "in")
-    (tmp_path / "in" / "class03" / "wide.jpg").write_bytes(encoded(photo(7, 60, 40)))
-    line = fail(tmp_path / "in", tmp_path / "d", *SMALL)
-    assert "class03/wide.jpg is 60x40" in line and "--image_size" in line
-    (tmp_path / "in" / "class03" / "wide.jpg").write_bytes(encoded(photo(7, 60, 60)))
-    line = fail(tmp_path / "in", tmp_path / "e", *SMALL)
-    assert "60x60" in line and "40x40" in line and "--image_size" in line
-
-
-def test_no_file_grows_past_the_limit(folder, tmp_path):
-    line = fail(folder, tmp_path / "d", *SMALL, "--max_file_gb=0.00001")
-    assert "train/images-" in line or "test/images-" in line or "val/images-" in line
-    assert "--max_file_gb" in line and "--shard_mb" in line
-    line = fail(folder, tmp_path / "d", "--shard_mb=30000")
-    assert "--shard_mb=30000" in line and "--max_file_gb" in line
-
-
-def empty(path):
-    path.mkdir()
-
-
-def one_class(path):
-    class_folders(path, classes=1)
-
-
-def flat(path):
-    path.mkdir()
-    (path / "1.jpg").write_bytes(encoded(photo(1)))
-
-
-def tricky(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("../../evil.jpg", b"x")
-
-
-def text(path):
-    path.write_text("hello")
-
-
-def unreadable(path):
-    class_folders(path)
-    (path / "class00" / "link.jpg").symlink_to("nowhere.jpg")
-
-
-WRONG = {
-    "no input": (None, (), ["no such file or folder"]),
-    "empty folder": (empty, (), ["no class", "--class_depth"]),
-    "flat folder": (flat, (), ["no class", "--csv"]),
-    "one class": (one_class, (), ["one class ('class00')"]),
-    "zip with path tricks": (tricky, (), ["../../evil.jpg"]),
-    "neither": (text, (), ["not a folder, zip, tar or Parquet"]),
-    "unreadable file": (unreadable, (), ["class00/link.jpg", "cannot be read"]),
-    "too few classes": (class_folders, ("--num_classes=60,16,20",), ["96", "has 6"]),
-    "no numbers": (class_folders, ("--num_classes=60,x",), ["--num_classes=60,x"]),
-    "too few images": (
-        class_folders,
-        ("--split=vanilla", "--images_per_class=6,3"),
-        ["'class00' has 8 images", "needs 9"],
-    ),
-    "K too large": (class_folders, ("--shots=8",), ["8 images, --shots=8 needs 9"]),
-    "no lists": (class_folders, ("--split=csv",), ["train.csv", "--csv"]),
-    "no such list": (class_folders, ("--csv=/nowhere/x.csv",), ["/nowhere/x.csv"]),
-    "no split folders": (class_folders, ("--split=presplit",), ["for training"]),
-    "no colour": (class_folders, ("--background=whyte",), ["--background=whyte"]),
-    "wrong choice": (class_folders, ("--format=gif",), ["format", "gif"]),
-    "class depth": (class_folders, ("--class_depth=3",), ["no class"]),
-}
-
-
-@pytest.mark.parametrize(("make", "flags", "words"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, make, flags, words):
-    source = tmp_path / "in"
-    if make:
-        make(source)
-    line = fail(source, tmp_path / "d", *SMALL, *flags)
-    for word in words:
-        assert word in line
-    # What was begun may stay, to go on with; it is never taken for a dataset.
-    assert not (tmp_path / "d.partial" / "dataset.json").exists()
-
-
-def test_a_list_that_names_absent_files_is_one_line(tmp_path):
-    write_lists(tmp_path / "in", {"train": [0, 1]})
-    (tmp_path / "in" / "images" / "n0000000000000003.jpg").unlink()
-    line = fail(tmp_path / "in", tmp_path / "d", "--split=csv")
-    assert "train.csv" in line and "1 of its files" in line and "n0000000000000003.jpg" in line
-    assert not (tmp_path / "d.partial").exists()
-
-
-def test_a_list_without_labels_is_one_line(tmp_path):
-    write_lists(tmp_path / "in", {"train": [0, 1]})
-    (tmp_path / "in" / "train.csv").write_text("filename\nn0000000000000003.jpg\n")
-    assert "no column 'label'" in fail(tmp_path / "in", tmp_path / "d", "--split=csv")
-
-
-def test_a_folder_with_another_dataset_is_left_alone(folder, converted):
-    line = fail(folder, converted, *SMALL)
-    assert str(converted) in line and "not empty" in line
-    assert not converted.with_name("d.partial").exists()
-
-
-def test_an_output_that_cannot_be_made_is_one_line(folder, tmp_path):
-    (tmp_path / "file").write_text("precious")
-    line = fail(folder, tmp_path / "file" / "d", *SMALL)
-    assert str(tmp_path / "file") in line
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, converted, tmp_path):
-    """The limit of a file's size stands for the disk's: the system refuses the same writes."""
-    program = [sys.executable, "-m", "data_prep.convert"]
-    command = [*program, f"--input={folder}", f"--output_dir={tmp_path}/d", *SMALL]
-    done = subprocess.run(
-        ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", *command],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ") and "d.partial" in line
-    assert not (tmp_path / "d").exists()
-    assert "going on with" in succeed(folder, tmp_path / "d", *SMALL)
-    assert files(tmp_path / "d") == files(converted)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    with small_disk_at(tmp_path / "disk", size="200k") as disk:
-        yield disk
-
-
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_a_disk_without_room_is_one_line_that_names_the_output(folder, small_disk, tmp_path, kind):
-    source = folder
-    if kind == "tar":  # its copy in the working folder is what finds no room
-        source = Path(shutil.make_archive(str(tmp_path / "in"), "gztar", folder))
-        (small_disk / "filler").write_bytes(bytes(150_000))
-    line = fail(source, small_disk / "d", *SMALL)
-    assert str(small_disk / "d.partial") in line and "o space left" in line
-
-
-def test_without_beam_its_runner_says_how_to_get_it(folder, tmp_path):
-    flags = [f"--input={folder}", f"--output_dir={tmp_path}/d", *SMALL, "--runner=beam"]
-    done = run_module("tests.data_prep.conversion.convert_without_beam", *flags)
-    assert done.returncode == 1
-    assert done.stderr == "error: --runner=beam: install it with pip install 'fsdit[beam]'\n"
-
-
 def test_the_command_in_dataset_json_makes_the_dataset_again(converted, tmp_path):
     command = json.loads((converted / "dataset.json").read_text())["command"].split()[1:]
     done = subprocess.run(
@@ -475,52 +228,3 @@ def test_the_command_in_dataset_json_makes_the_dataset_again(converted, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "d") == files(converted)
-
-
-def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_told(folder, tmp_path):
-    source = shutil.copytree(folder, tmp_path / "in [1]")
-    for path in list(source.rglob("*.jpg"))[::2]:
-        path.with_suffix(".txt").write_text("a caption")
-    (source / "README.md").write_text("hello")
-    (source / "cover.jpg").write_bytes(encoded(photo(5)))
-    (source / "class01" / "desktop.ini").write_text("[.ShellClassInfo]")
-    os.mkfifo(source / "class02" / "pipe.jpg")
-    (source / "=HYPERLINK(1)").mkdir()
-    for i in range(7):
-        (source / "=HYPERLINK(1)" / f"{i:03d}.jpg").write_bytes(encoded(photo(7_000_000 + i)))
-    (source / "=HYPERLINK(1)" / "bad.jpg").write_bytes(b"no image")
-    flags = ("--num_classes=rest,1,1", "--sets_per_class=1", "--max_bad_fraction=0.1")
-    output = succeed(source, tmp_path / "d [2]", *flags)
-    assert "passed over, by their names no images: 1 *.ini, 1 *.md, 24 *.txt" in output
-    told = {
-        row["file"].removeprefix("'"): row["reason"]
-        for row in rows(tmp_path / "d [2]" / "skipped.csv")
-    }
-    assert told["class02/pipe.jpg"] == "a FIFO, not a regular file"
-    assert told["cover.jpg"].startswith("no class")
-    assert "not an image" in told["=HYPERLINK(1)/bad.jpg"]
-    kept = {
-        k
-        for s in ("train", "val", "test")
-        for ks in keys_by_class(tmp_path / "d [2]", s).values()
-        for k in ks
-    }
-    images = {p.relative_to(source).as_posix() for p in source.rglob("*.jpg")}
-    assert kept.isdisjoint(told) and images <= kept | told.keys()
-    check_sound(tmp_path / "d [2]")
-
-
-def test_another_class_takes_the_place_of_one_with_too_few_usable_images(folder, tmp_path):
-    source = shutil.copytree(folder, tmp_path / "in")
-    entries = [Entry(c.name, c.name, None, 1, None) for c in sorted(source.iterdir())]
-    small = min(splits.fewshot(entries, parse_class_counts(["3", "1", "1"]), 0)["train"])
-    for path in sorted((source / small).iterdir())[2:]:
-        path.write_bytes(b"no image")
-    flags = ("--num_classes=3,1,1", "--sets_per_class=1", "--max_bad_fraction=0.2")
-    output = succeed(source, tmp_path / "d", *flags, "--drop_small_classes")
-    assert "1 classes have too few usable images: others take their place" in output
-    info = read_dataset_info(tmp_path / "d")
-    assert [len(split.classes) for split in info.splits.values()] == [3, 1, 1]
-    assert small not in {label for split in info.splits.values() for label in split.classes}
-    told = [row["reason"] for row in rows(tmp_path / "d" / "skipped.csv") if row["class"] == small]
-    assert told == ["2 usable images, --shots=5 needs 6"]

@@ -94,7 +94,7 @@ def test_images_of_several_classes_stay_in_one_in_all_or_in_none(shared, tmp_pat
         assert same == [f"{first}/same.jpg"]
     left_out = {name for name, _ in rows(tmp_path / "d" / "skipped.csv")}
     assert left_out == {f"class{c:02d}/same.jpg" for c in range(4)} - set(same)
-    assert len(finished.duplicates) == 4  # what they were is told in any case
+    assert len(finished.duplicates) == 4  # what they were is reported in any case
 
 
 def test_dropping_them_can_make_a_class_too_small(tmp_path):

@@ -6,7 +6,7 @@ from fsdit.data.layout import SplitInfo
 
 
 @pytest.mark.parametrize(
-    ("sizes", "shots", "sets", "told"),
+    ("sizes", "shots", "sets", "reported"),
     [
         ((6, 8), 5, 1, []),
         ((6, 8), 5, 2, ["1 classes have fewer different sets of 6 images", "=2, down to 1:"]),
@@ -15,14 +15,14 @@ from fsdit.data.layout import SplitInfo
         ((600,), 5, 10**6, []),
     ],
 )
-def test_more_episodes_than_different_sets_are_told(sizes, shots, sets, told):
+def test_more_episodes_than_different_sets_are_reported(sizes, shots, sets, reported):
     split = SplitInfo(tuple(f"c{i}" for i in range(len(sizes))), sizes, 0, shots)
     found = list(notes.repeated_sets([split], shots, sets))
-    assert len(found) == bool(told)
-    assert all(part in found[0] for part in told)
+    assert len(found) == bool(reported)
+    assert all(part in found[0] for part in reported)
 
 
-def test_unused_classes_and_shared_ones_are_told(capsys):
+def test_unused_classes_and_shared_ones_are_reported(capsys):
     some = [Entry(f"{c}/{i}", f"c{c}", None, 1, None) for c in range(4) for i in range(5)]
     used = {"train": {"c0": some[:5], "c1": some[5:10]}, "test": {"c1": some[10:13]}}
     dealt = splits.assign(some, lambda e: used, shots=2, drop=False)

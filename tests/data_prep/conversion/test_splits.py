@@ -177,7 +177,7 @@ def test_what_is_no_count_of_images(text):
     assert parse_image_counts(["500", " 100"]) == [500, 100]
 
 
-def files_told(dealt: splits.Assignment) -> set[str]:
+def files_reported(dealt: splits.Assignment) -> set[str]:
     """Files of the splits, and those that rows name one by one."""
     used = {name for classes in dealt.splits.values() for name in names(classes)}
     return used | {row[2] for row in dealt.left_out if row[2]}
@@ -205,7 +205,7 @@ UNUSED = {
 
 
 @pytest.mark.parametrize(("some", "split", "unused"), UNUSED.values(), ids=UNUSED.keys())
-def test_what_is_in_no_split_is_counted_and_told(some, split, unused):
+def test_what_is_in_no_split_is_counted_and_reported(some, split, unused):
     dealt = splits.assign(some, split, shots=2, drop=False)
     assert (dealt.unused_classes, dealt.unused_images) == unused
     rows = [row for row in dealt.left_out if row[3].endswith("images that are in no split")]
@@ -217,7 +217,7 @@ def test_an_image_without_a_class_has_a_row():
     dealt = splits.assign(
         [*entries(3, 8), stray], lambda e: splits.fewshot(e, counts("2,1,0"), 0), 2, drop=False
     )
-    assert files_told(dealt) == {"cover.jpg", *(e.name for e in entries(3, 8))}
+    assert files_reported(dealt) == {"cover.jpg", *(e.name for e in entries(3, 8))}
 
 
 def test_the_next_class_takes_the_place_of_a_dropped_one():

@@ -88,7 +88,7 @@ def some_values(number: int) -> list[Any]:
 
 
 def attempt(load: Callable[[], Any], mutation: str) -> str | None:
-    """Loads what was tampered with. It ends in one line, or in something sound, and soon.
+    """Loads what was tampered with. It ends in one line, or in valid parameters, and soon.
 
     Returns the line, or None. Raises AssertionError where it is otherwise.
     """

@@ -18,22 +18,22 @@ FILES = ("config.json", "preprocessor_config.json", "*.safetensors")
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sound") / "weights"
+def valid(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("valid") / "weights"
     random_weights.write(folder)
     hostile.write_dinov2(folder / "dinov2")
     return folder
 
 
 @pytest.fixture(params=NETWORKS)
-def network(request, sound, tmp_path):
+def network(request, valid, tmp_path):
     """Makes a new copy of the checkpoint each time: (folder, what loads it)."""
     number = 0
 
     def copy():
         nonlocal number
         number += 1
-        folder = shutil.copytree(sound / request.param, tmp_path / str(number))
+        folder = shutil.copytree(valid / request.param, tmp_path / str(number))
         return folder, lambda: NETWORKS[request.param](folder)
 
     return copy
@@ -116,8 +116,8 @@ def test_no_flipped_bit_of_a_header_shows_a_traceback(network):
         ("dinov2", "patch_size", 0),
     ],
 )
-def test_a_value_that_is_absurd_is_refused_by_its_name(sound, tmp_path, name, field, value):
-    folder = shutil.copytree(sound / name, tmp_path / name)
+def test_a_value_that_is_absurd_is_refused_by_its_name(valid, tmp_path, name, field, value):
+    folder = shutil.copytree(valid / name, tmp_path / name)
     hostile.with_value(folder / "config.json", (field,), value)
     with pytest.raises(hostile.FsditError, match=rf"config\.json: .*({field}|layers)"):
         NETWORKS[name](folder)
@@ -134,8 +134,8 @@ def test_a_value_that_is_absurd_is_refused_by_its_name(sound, tmp_path, name, fi
         (("size",), {"height": 10**9, "width": 10**9}),
     ],
 )
-def test_preprocessing_that_is_absurd_is_refused_by_its_name(sound, tmp_path, place, value):
-    folder = shutil.copytree(sound / "siglip", tmp_path / "siglip")
+def test_preprocessing_that_is_absurd_is_refused_by_its_name(valid, tmp_path, place, value):
+    folder = shutil.copytree(valid / "siglip", tmp_path / "siglip")
     hostile.with_value(folder / "preprocessor_config.json", place, value)
     with pytest.raises(hostile.FsditError, match=rf"preprocessor_config\.json: {place[0]}"):
         NETWORKS["siglip"](folder)

@@ -106,7 +106,7 @@ def test_a_hard_link_keeps_what_a_later_member_of_the_name_replaces(tmp_path, mo
 
 @pytest.mark.parametrize("behind", ["a second tar", "nothing", "zeros"])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_behind_the_end_of_a_tar_is_told(tmp_path, mode, behind):
+def test_what_is_behind_the_end_of_a_tar_is_reported(tmp_path, mode, behind):
     path = make_tar(tmp_path / "in.tar", PLAIN, "w")
     second = make_tar(tmp_path / "second.tar", [member("in/cat/1.jpg", b"three")])
     more = {"a second tar": second.read_bytes(), "nothing": b"", "zeros": bytes(100_000)}[behind]
@@ -225,7 +225,7 @@ def test_names_that_windows_programs_write(tmp_path, names, classes):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("..\\evil.jpg", "outside"),
         ("a\\..\\..\\evil.jpg", "outside"),
@@ -236,9 +236,9 @@ def test_names_that_windows_programs_write(tmp_path, names, classes):
         ("ant/evil.jpg\0.png", "a zero byte"),
     ],
 )
-def test_tricks_with_the_names_of_windows_are_refused(tmp_path, name, told):
+def test_tricks_with_the_names_of_windows_are_refused(tmp_path, name, reported):
     path = make_zip(tmp_path / "in.zip", {"ant/1.jpg": b"x", name: b"x"})
-    with pytest.raises(DataError, match=rf"member .*evil.*{told}"):
+    with pytest.raises(DataError, match=rf"member .*evil.*{reported}"):
         opened(path)
 
 

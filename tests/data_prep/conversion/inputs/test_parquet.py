@@ -135,7 +135,7 @@ def test_classes_of_one_name_on_a_hub_stay_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "reported"),
     [
         ({"image": DATA, "label": [0.5] * 4}, "label holds double, and 0.5 is no number"),
         ({"image": DATA, "label": [float("inf")] * 4}, "holds double, and inf is no number"),
@@ -147,8 +147,8 @@ def test_classes_of_one_name_on_a_hub_stay_apart(tmp_path):
         ({"pic\x1b[31m": DATA, "label": [0] * 4}, r"no column .* has pic\\x1b\[31m, label"),
     ],
 )  # fmt: skip
-def test_columns_that_are_none_are_named(tmp_path, columns, told):
-    with pytest.raises(DataError, match=told):
+def test_columns_that_are_none_are_named(tmp_path, columns, reported):
+    with pytest.raises(DataError, match=reported):
         opened(write(tmp_path / "a.parquet", **columns))
 
 
@@ -188,7 +188,7 @@ def test_folders_may_tell_the_label(tmp_path):
     assert [row[3] for row in source.rows] == [NONE]
 
 
-def test_what_lies_beside_is_told(tmp_path):
+def test_what_lies_beside_is_reported(tmp_path):
     write(tmp_path / "in" / "train" / "0.parquet", image=DATA, label=[0, 1, 0, 1])
     for name in ("README.md", "thumbnail.png", ".gitattributes", ".cache/1.parquet"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)

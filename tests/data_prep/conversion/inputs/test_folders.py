@@ -50,11 +50,11 @@ SPECIAL = {
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_what_is_no_regular_file_is_in_a_row_and_not_opened(folder, kind):
-    make, told = SPECIAL[kind]
+    make, reported = SPECIAL[kind]
     make(folder / "class01" / "odd.jpg")
     found = opened(folder)
     assert {e.name for e in found.entries} == {n for n in files(folder) if "odd" not in n}
-    assert list(found.rows) == [("", "", "class01/odd.jpg", f"{told}, not a regular file")]
+    assert list(found.rows) == [("", "", "class01/odd.jpg", f"{reported}, not a regular file")]
     with pytest.raises(UnusableImageError, match="not a regular file"):
         folders.FolderReader(str(folder)).read("class01/odd.jpg")
 
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch, place):
         opened(folder)
 
 
-def test_a_folder_that_two_links_lead_to_is_read_once_and_told(folder, tmp_path):
+def test_a_folder_that_two_links_lead_to_is_read_once_and_reported(folder, tmp_path):
     other = class_folders(tmp_path / "other", classes=1, images=2) / "class00"
     (folder / "zebra").symlink_to(other)
     (folder / "zoo").symlink_to(other)
@@ -135,9 +135,9 @@ SAME_NAMES = {
 }
 
 
-@pytest.mark.parametrize(("names", "told"), SAME_NAMES.values(), ids=SAME_NAMES.keys())
-def test_folders_of_one_name_are_not_merged(names, told):
-    with pytest.raises(DataError, match=told):
+@pytest.mark.parametrize(("names", "reported"), SAME_NAMES.values(), ids=SAME_NAMES.keys())
+def test_folders_of_one_name_are_not_merged(names, reported):
+    with pytest.raises(DataError, match=reported):
         classes.check_same_names(entries_of(*names))
 
 
@@ -154,7 +154,7 @@ def test_other_folders_are(names):
     classes.check_same_names(entries_of(*names))
 
 
-def test_one_name_in_two_forms_of_unicode_is_one_class_and_told():
+def test_one_name_in_two_forms_of_unicode_is_one_class_and_reported():
     names = [f"{unicodedata.normalize(form, 'café')}/{form}.png" for form in ("NFC", "NFD")]
     found = entries_of(*names, "thé/1.png")
     assert {e.label for e in found} == {"café", "thé"}
@@ -213,7 +213,7 @@ def test_a_list_finds_its_files_however_it_is_written(tmp_path, name, header, li
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("filename,label\n2.jpg,ant\n", "1 of its files are not in --input, the first is '2.jpg'"),
         ("filename,label\nother/1.jpg,ant\n", "1 of its files are not in"),
@@ -223,9 +223,9 @@ def test_a_list_finds_its_files_however_it_is_written(tmp_path, name, header, li
         ("filename,label\n1.jpg\n", "line 2: no filename or no label"),
     ],
 )
-def test_a_list_that_is_wrong_says_where(tmp_path, text, told):
+def test_a_list_that_is_wrong_says_where(tmp_path, text, reported):
     (tmp_path / "val.csv").write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         lists.relabel(entries_of("images/1.jpg"), [tmp_path / "val.csv"], "/data/in")
 
 
