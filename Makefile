@@ -1,4 +1,4 @@
-# make demo      train on rendered characters and draw unseen ones
+# make demo      train on rendered characters and generate unseen ones
 # make check     before each commit: lint, and the unit tests that start no process
 # make test      what CI runs: the above, and programs as their users start them
 # make test-all  everything: also pods of four, true sizes, endurance
@@ -29,9 +29,9 @@ $(DATA)/dataset.json: | $(VENV)/installed
 	$(BIN)/python -m data_prep.glyphs --output_dir=$(DATA)
 
 demo: $(VENV)/installed $(DATA)/dataset.json
-	@echo "[2/3] Training (about 6 minutes on two CPU cores; start again to resume)"
+	@echo "[2/3] Training (about 5 minutes on two CPU cores; start again to resume)"
 	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(RUN)
-	@echo "[3/3] Drawing characters that it has never seen (about a minute)"
+	@echo "[3/3] Generating characters that it has never seen (about a minute)"
 	$(BIN)/python -m fsdit.evaluate --workdir=$(RUN) --split=test --output=$(RUN)/test
 	@echo "samples during training: $(RUN)/samples"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"

@@ -8,7 +8,7 @@
       --workdir=runs/miniimagenet_precomputed
 
 The frozen networks do not run in training. Features are 196 x 768 values an image, in 16
-bits, 11 GB for 36,000 images; --config.features.location=device loads them once,
+bits, 12 GB for 36,000 images; --config.features.location=device loads them once,
 sharded over all chips, up to --config.features.device_gb on each.
 
 Hardware: as miniimagenet_b2.py; not run on a TPU.

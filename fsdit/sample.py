@@ -1,7 +1,7 @@
 """Samples images from supports: a user's picture files, or episodes of the run's dataset.
 
     python -m fsdit.sample --workdir=runs/glyphs --supports=a.png,b.png --output=grid.png
-    python -m fsdit.sample --model=exported --supports=FOLDER --num_drawings=64 --output=grid.png
+    python -m fsdit.sample --model=exported --supports=FOLDER --num_samples=64 --output=grid.png
     python -m fsdit.sample --workdir=runs/glyphs --split=test --episode=3 --output=grid.png
 
 Writes the supports beside the samples to grid.png, with --singles each sample to a file in
@@ -30,9 +30,10 @@ _EPISODE = flags.DEFINE_multi_integer("episode", None, "Number of an episode; ma
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the run's dataset, for --episode.")
 _OUTPUT = program.define_path("output", None, "The PNG file to write.", required=True)
 _SINGLES = flags.DEFINE_bool("singles", False, "Write each sample to a file of its own too.")
-_NUM_DRAWINGS = flags.DEFINE_integer(
-    "num_drawings", 16, "Samples of each set of supports.", lower_bound=1
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 16, "Samples of each set of supports.", lower_bound=1
 )
+flags.DEFINE_alias("num_drawings", "num_samples")  # its name in older versions
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples made at once.", lower_bound=1)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Decides the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
 
     backend.open_devices()
     generator = load(model, _OVERRIDES())
-    count, settings = _NUM_DRAWINGS.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
+    count, settings = _NUM_SAMPLES.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
     with tqdm(total=len(sets) * count, desc="sampling", unit="sample") as bar:
         samples = [
             generator.generate(each.images, count, progress=bar.update, **settings) for each in sets
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> None:
         "step": generator.step,
         "overrides": _OVERRIDES(),
         "supports": [each.origin for each in sets],
-        "num_drawings": count,
+        "num_samples": count,
         **settings,
         "sampling": to_dict(generator.config.sampling),
     }

@@ -1,4 +1,5 @@
 import ast
+import collections
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ FOR_DATA_PREP = (
     "fsdit.text",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
+PROJECT = sorted([*SOURCES, *ROOT.glob("experiments/**/*.py")])
 
 
 def module_name(path: Path) -> str:
@@ -134,6 +136,19 @@ def test_nothing_imports_a_launcher():
     others = [path for path in SOURCES if not under(module_name(path), "fsdit.launch")]
     importing = {p for p in others if any(under(name, "fsdit.launch") for name in imports_of(p))}
     assert importing == set()
+
+
+def test_no_package_has_more_than_ten_modules_side_by_side():
+    modules = collections.Counter(
+        str(path.parent.relative_to(ROOT)) for path in PROJECT if path.name != "__init__.py"
+    )
+    assert {name: n for name, n in modules.items() if n > 10} == {}
+
+
+def test_no_file_is_longer_than_300_lines():
+    tests = (ROOT / "tests").rglob("*.py")
+    lines = {str(p.relative_to(ROOT)): p.read_text().count("\n") for p in (*PROJECT, *tests)}
+    assert {name: n for name, n in lines.items() if n > 300} == {}
 
 
 def test_every_folder_of_fsdit_is_a_known_room():

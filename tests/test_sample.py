@@ -58,7 +58,7 @@ def singles(facts, output):
 
 def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
     output = tmp_path / "grid.png"
-    settings = ("--num_drawings=10", "--seed=7", "--singles", "--config.sampling.solver=ab2")
+    settings = ("--num_samples=10", "--seed=7", "--singles", "--config.sampling.solver=ab2")
     done = sample(
         f"--workdir={folder}/run",
         f"--supports={folder}/pictures/a.png,{folder}/pictures/b.png",
@@ -79,7 +79,7 @@ def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
     (origin,) = facts["supports"]
     again = generator.generate(
         generator.read_supports(origin["files"]),
-        facts["num_drawings"],
+        facts["num_samples"],
         seed=facts["seed"],
         batch_size=facts["batch_size"],
         sampling=SamplingConfig(**facts["sampling"]),
@@ -128,8 +128,8 @@ BAD = {
     "no supports": (["--workdir={run}"], "name either --supports or an --episode"),
     "episode of an export": (["--model={run}", "--episode=1"], "--episode needs a --workdir"),
     "no drawings": (
-        ["--workdir={run}", "--supports={pictures}", "--num_drawings=0"],
-        "flag --num_drawings=0: .*",
+        ["--workdir={run}", "--supports={pictures}", "--num_samples=0"],
+        "flag --num_samples=0: .*",
     ),
     "no PNG": (
         ["--workdir={run}", "--supports={pictures}", "--output=grid.jpg"],
@@ -167,7 +167,7 @@ def test_more_drawings_than_the_disk_holds(folder, tmp_path):
     with small_disk_at(tmp_path / "disk", size="20k") as disk:
         done = sample(
             *(f"--workdir={folder}/run", f"--supports={folder}/pictures"),
-            *(f"--output={disk}/grid.png", "--num_drawings=64"),
+            *(f"--output={disk}/grid.png", "--num_samples=64"),
             devices=1,
         )
         assert done.returncode == 1

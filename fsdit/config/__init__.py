@@ -13,7 +13,6 @@ from fsdit.config.saved import changed_fields as changed_fields
 from fsdit.config.saved import flatten as flatten
 from fsdit.config.saved import from_dict as from_dict
 from fsdit.config.saved import to_dict as to_dict
-from fsdit.config.settings import DIT_SIZES as DIT_SIZES
 from fsdit.config.settings import CheckpointConfig as CheckpointConfig
 from fsdit.config.settings import CodecConfig as CodecConfig
 from fsdit.config.settings import Config as Config
@@ -29,5 +28,6 @@ from fsdit.config.settings import ProfileConfig as ProfileConfig
 from fsdit.config.settings import SamplingConfig as SamplingConfig
 from fsdit.config.settings import TrainConfig as TrainConfig
 from fsdit.config.settings import WatchdogConfig as WatchdogConfig
-from fsdit.config.settings import dit as dit
-from fsdit.config.settings import dit_size as dit_size
+from fsdit.config.sizes import DIT_SIZES as DIT_SIZES
+from fsdit.config.sizes import dit as dit
+from fsdit.config.sizes import dit_size as dit_size

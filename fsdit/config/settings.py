@@ -37,14 +37,6 @@ from fsdit.config.bounds import (
 from fsdit.config.problems import settings
 from fsdit.config.renamed import SUPPORT_TOKENS, is_true
 
-# (hidden size, depth, heads): Peebles and Xie, arXiv 2212.09748, table 1.
-DIT_SIZES = {
-    "S": (384, 12, 6),
-    "B": (768, 12, 12),
-    "L": (1024, 24, 16),
-    "XL": (1152, 28, 16),
-}
-
 
 @settings
 class DataConfig:
@@ -298,14 +290,3 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     profile: ProfileConfig = ProfileConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
-
-
-def dit_size(size: str) -> dict[str, int]:
-    """The settings of a ModelConfig that make a DiT of a published size, "S", "B", "L", "XL"."""
-    hidden_size, depth, num_heads = DIT_SIZES[size]
-    return {"hidden_size": hidden_size, "depth": depth, "num_heads": num_heads}
-
-
-def dit(size: str, **changes: Any) -> ModelConfig:
-    """The model of a published size with other settings: dit("B", patch_size=2)."""
-    return ModelConfig(**dit_size(size), **changes)

@@ -278,10 +278,10 @@ def summary(results: Results) -> str:
             continue
         names = [name for name in IMAGE_SETS if any(name in sets for sets in table.scores.values())]
         lines += ["", f"{table.name}: {table.samples} samples of {table.episodes} episodes"]
-        lines.append(" " * 36 + "".join(f"{name:>19}" for name in names))
+        lines.append(" " * 39 + "".join(f"{name:>19}" for name in names))
         for metric, sets in table.scores.items():
             cells = [
                 f"{sets[name].value:19.4g}" if name in sets else f"{'-':>19}" for name in names
             ]
-            lines.append(f"{METRICS[metric].label:36}" + "".join(cells))
+            lines.append(f"{METRICS[metric].label:39}" + "".join(cells))
     return "\n".join(lines)

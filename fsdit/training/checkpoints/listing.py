@@ -62,7 +62,8 @@ def saved_meta(workdir: str | Path, step: Choice = "newest") -> tuple[int, dict[
         best = score_in(_meta(workdir, found[0]), "best")
         if best is None:
             raise CheckpointError(
-                f"no step of {workdir} was judged: --step=best needs config.train.few_shot_interval"
+                f"no step of {workdir} has a score: --step=best needs "
+                "config.train.few_shot_interval"
             )
         step = best.step
     if step not in found:

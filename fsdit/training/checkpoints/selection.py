@@ -64,7 +64,7 @@ def resumed(workdir: str | Path, config: Config, step: int, best: Score | None) 
     other = best_of(meta for _, meta in listing.readable_metas(workdir, earlier))
     if processes.is_main_process():
         folder = listing.directory(workdir) / str(best.step)
-        rest = f"step {other.step} is the best of the others" if other else "no other was judged"
+        rest = f"step {other.step} is the best of the others" if other else "no other has a score"
         print(f"warning: {folder}, the best step, is damaged or gone; {rest}", flush=True)
     return Selection(config, other)
 

@@ -95,7 +95,7 @@ def test_a_run_that_lost_its_only_judged_step_takes_the_next(tmp_path, config, c
     saved_run(tmp_path, config, range(1, 6), {1: 0.1})
     shutil.rmtree(tmp_path / "checkpoints" / "1")
     writer, _ = resumed(tmp_path, config)
-    assert writer.selection.best is None and "no other was judged" in capsys.readouterr().out
+    assert writer.selection.best is None and "no other has a score" in capsys.readouterr().out
     assert writer.selection.consider(6, 7.0)
     writer.finish()
 
@@ -194,7 +194,7 @@ def test_programs_use_the_step_that_is_asked_for(judged_run, tmp_path):
     assert done.returncode == 0 and "EMA weights of step 10" in done.stdout, done.stderr
     done = run_module(
         "fsdit.sample",
-        *(workdir, "--split=val", "--episode=0", "--num_drawings=1"),
+        *(workdir, "--split=val", "--episode=0", "--num_samples=1"),
         *(f"--output={tmp_path}/grid.png", "--step=5"),
     )
     assert done.returncode == 0, done.stderr
@@ -219,7 +219,7 @@ BAD = {
     ),
     "not judged": (
         (*EXPORT, "--workdir={plain}", "--step=best"),
-        "no step of {plain} was judged: --step=best needs config.train.few_shot_interval",
+        "no step of {plain} has a score: --step=best needs config.train.few_shot_interval",
     ),
     "no workdir": ((*EXPORT, "--workdir={out}", "--step=best"), "{out} holds no checkpoint"),
     "no step": (
