@@ -80,7 +80,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def times_the_step(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each form, best over best and median over median."""
+    """Returns, for each form, the ratio of the best and of the median rates."""
     step = found["train step"]
     return {
         form: {kind: values[kind] / step[kind] for kind in ("best", "median")}
