@@ -138,7 +138,7 @@ class Disturber:
         that is due. processes: number in the next pod."""
         step = max((row["step"] for row in rows(self._workdir)), default=0)
         undamaged = self._undamaged()
-        if self._current and self._current.kind in _DAMAGES and undamaged:
+        if self._current and self._current.kind in _DAMAGES and len(undamaged) > 1:
             victim, *undamaged = undamaged
             damage(self._workdir, victim, self._current.kind, self._rng)
             self._damaged.add(self._inode(victim))
@@ -193,8 +193,8 @@ class Disturber:
         if not first:
             late = time.monotonic() > self._started + disturbance.seconds
             return (phase == "start" and late) or (phase == "compile" and self._restored)
-        if disturbance.kind in _DAMAGES and not self._undamaged():
-            return False  # nothing to damage yet
+        if disturbance.kind in _DAMAGES and len(self._undamaged()) < 2:
+            return False  # a run does not begin again unasked where no checkpoint is valid
         if phase == "save":  # the log line of a step comes just before its save
             return newest > first and newest % self._saved_every == 0
         if phase == "evaluation":  # ... and just after its evaluation

@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fsdit.parallel import preemption
+
+if __name__ == "__main__":  # as fsdit.main does when it is the program
+    preemption.listen()
+
 from fsdit import main, program
 from fsdit.training import loop
 from fsdit.training.checkpoints.selection import SELECTED_BY
