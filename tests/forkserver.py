@@ -12,6 +12,7 @@ and ends.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -51,6 +52,8 @@ def preload() -> None:
 
     if threading.active_count() > 1 or xla_bridge.backends_are_initialized():
         raise RuntimeError(f"importing started {threading.enumerate()} or a JAX backend")
+    gc.collect()
+    gc.freeze()  # a collection in a fork would look at, and so copy, all that was imported
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

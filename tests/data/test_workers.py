@@ -62,7 +62,9 @@ def test_workers_leave_signals_to_the_program_and_end_with_it(glyphs):
 
 # Of what workers need in /dev/shm, and of the batches that they write there, one is refused
 # and the other kills the worker.
-@pytest.mark.parametrize(("room", "batch_size"), [("16k", 64), ("1m", 512)])
+@pytest.mark.parametrize(
+    ("room", "batch_size"), [("16k", 64), pytest.param("1m", 512, marks=pytest.mark.large)]
+)
 def test_a_small_dev_shm_is_one_line_that_names_it(glyphs, room, batch_size):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")

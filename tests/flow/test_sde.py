@@ -19,7 +19,13 @@ LARGE = pytest.mark.large
 
 
 @pytest.mark.parametrize(
-    "level", [0.0, pytest.param(0.5, marks=LARGE), 1.0, pytest.param(2.0, marks=LARGE)]
+    "level",
+    [
+        pytest.param(0.0, marks=LARGE),
+        pytest.param(0.5, marks=LARGE),
+        1.0,
+        pytest.param(2.0, marks=LARGE),
+    ],
 )
 def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
     noise = normal(100_000, 1)

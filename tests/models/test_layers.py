@@ -159,8 +159,11 @@ def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
     np.testing.assert_allclose(attention.entropy(x, context), entropy, atol=1e-5)
 
 
-@pytest.mark.parametrize("queries", [1, 2, 4, 5])
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    "queries",
+    [1, pytest.param(2, marks=pytest.mark.large), 4, pytest.param(5, marks=pytest.mark.large)],
+)
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.large), 2])
 def test_cross_attention_by_few_queries_is_the_same_function(queries, rows):
     """Up to four queries of three heads and width 12 need no keys of the whole context."""
     attention = layers.Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)

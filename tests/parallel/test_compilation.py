@@ -87,6 +87,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.large
 def test_a_damaged_entry_is_reported_and_made_again(tmp_path):
     compile_once("", tmp_path)
     ((path, whole),) = entries(tmp_path).items()

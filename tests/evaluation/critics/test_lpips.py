@@ -166,7 +166,8 @@ def test_the_documented_lines_convert_the_published_files(weights, tmp_path, mon
     # The weights of LPIPS are of 2018, in the format of that time.
     torch.save(channels, tmp_path / "vgg.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "lpips").mkdir()
-    lines = [line[4:] for line in port.__doc__.splitlines() if line.startswith("    ")]
+    text = port.__doc__[port.__doc__.index("import torch") - 4 :]
+    lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
     monkeypatch.chdir(tmp_path)
     exec("\n".join(lines), {})
     images = random_images(1, 2, 16, 16, 3)

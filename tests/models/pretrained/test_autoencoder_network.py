@@ -45,7 +45,9 @@ VARIANTS = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(v, marks=pytest.mark.large) if v == "deep" else v for v in VARIANTS],
+    params=[
+        pytest.param(v, marks=pytest.mark.large) if v in ("deep", "flux") else v for v in VARIANTS
+    ],
 )
 def saved(request, tmp_path_factory):
     """(the original, the directory that it was saved to)."""

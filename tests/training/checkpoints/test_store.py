@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -62,9 +63,20 @@ def _same_sharding(leaf, template):
     assert leaf.sharding == template.sharding
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder for the run that the tests of damages copy, and its states once it is made."""
+    return tmp_path_factory.mktemp("kept") / "run", {}
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(tmp_path, config, capsys, damage):
-    states = saved_run(tmp_path, config)
+def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(
+    tmp_path, config, kept, capsys, damage
+):
+    folder, states = kept
+    if not states:
+        states.update(saved_run(folder, config))
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoints" / "10")
     _, _, template = template_of(config)
     restored = store.restore(tmp_path, template, set_aside=True)
