@@ -34,6 +34,7 @@ def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
     assert drawn.std() == pytest.approx(STD, rel=0.02)
 
 
+@pytest.mark.large
 def test_the_sde_is_of_weak_order_one():
     noise = normal(400_000, 1)
     errors = [run(gaussian_field, noise, "sde", n).var() - STD**2 for n in (20, 40)]

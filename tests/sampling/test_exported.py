@@ -19,7 +19,7 @@ from tests.sampling.generators import supports_for
 pytestmark = pytest.mark.medium
 
 
-@pytest.mark.parametrize("name", [pytest.param("small", marks=pytest.mark.large), "frozen"])
+@pytest.mark.parametrize("name", ["small", pytest.param("frozen", marks=pytest.mark.large)])
 def test_an_exported_model_draws_the_same_to_the_bit(request, name):
     folder, _, generator = request.getfixturevalue(name)
     loaded = fsdit.load(folder / "exported")

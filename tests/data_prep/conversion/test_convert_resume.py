@@ -149,6 +149,7 @@ def test_a_killed_worker_changes_nothing(folder, undisturbed, tmp_path):
     assert files(tmp_path / "d") == files(undisturbed)
 
 
+@pytest.mark.large
 def test_a_compressed_tar_goes_on_too(folder, tmp_path):
     with tarfile.open(tmp_path / "in.tgz", "w:gz") as archive:
         archive.add(folder, "photos")

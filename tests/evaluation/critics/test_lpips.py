@@ -45,7 +45,7 @@ def random_images(*shape, seed=0):
         (2, 3, 16, 16, 3),
         (1, 3, 24, 24, 1),
         pytest.param((1, 3, 33, 50, 3), marks=pytest.mark.large),
-        (1, 2, 84, 84, 3),
+        pytest.param((1, 2, 84, 84, 3), marks=pytest.mark.large),
     ],
 )
 def test_distances_equal_torch_fidelity(lpips, original, shape):

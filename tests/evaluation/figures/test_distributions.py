@@ -120,7 +120,9 @@ def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_say
     assert gaussian_distance(real, samples).value == pytest.approx(biased - added, rel=1e-6)
 
 
-@pytest.mark.parametrize("distance", [kernel_distance, gaussian_distance])
+@pytest.mark.parametrize(
+    "distance", [kernel_distance, pytest.param(gaussian_distance, marks=pytest.mark.large)]
+)
 def test_kernel_distances_are_unbiased_and_their_standard_errors_right(distance):
     """Over many samples of the same distribution: mean zero, and nine in ten within 2 errors."""
     alone = local_mesh_of_one()

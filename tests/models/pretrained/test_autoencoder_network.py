@@ -46,7 +46,8 @@ VARIANTS = {
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(v, marks=pytest.mark.large) if v in ("deep", "flux") else v for v in VARIANTS
+        pytest.param(v, marks=pytest.mark.large) if v in ("deep", "flux", "quant conv only") else v
+        for v in VARIANTS
     ],
 )
 def saved(request, tmp_path_factory):

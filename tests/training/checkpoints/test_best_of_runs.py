@@ -64,6 +64,7 @@ def best_line(output):
     return int(line)
 
 
+@pytest.mark.large
 def test_a_run_keeps_its_best_step_and_says_which(experiment, reference):
     workdir, output = reference(experiment)
     found = values(workdir)
