@@ -15,14 +15,12 @@ from jaxtyping import Array, UInt8
 
 from fsdit.config import Config
 from fsdit.data import pipeline
-from fsdit.data.pipeline import ReadExample
+from fsdit.data.pipeline import Batch, ReadExample
 from fsdit.features.frozen import Frozen
 from fsdit.features.online import OnlineFeatures
 from fsdit.features.resident import ResidentFeatures
 from fsdit.models.codec import LatentCodec
 from fsdit.parallel import sharding
-
-Batch = dict[str, Any]
 
 
 def compile_moments(mesh: Mesh) -> Callable[[LatentCodec, UInt8[Array, "B H W C"]], Any]:

@@ -10,12 +10,10 @@ from jaxtyping import PyTree
 from fsdit.config import Config
 from fsdit.data import run_dataset
 from fsdit.data.layout import read_dataset_info
-from fsdit.data.pipeline import ReadExample
+from fsdit.data.pipeline import Batch, ReadExample
 from fsdit.data.readers import FeatureReader, LatentReader
 from fsdit.errors import ConfigError
 from fsdit.parallel import sharding
-
-Batch = dict[str, Any]
 
 
 class _FeatureRows:

@@ -24,7 +24,7 @@ from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
 from fsdit.sampling.images import compile_sampling
-from fsdit.training.step import Batch, example_losses, noised, time_bins
+from fsdit.training.step import StepBatch, example_losses, noised, time_bins
 from fsdit.training.telemetry.running import bin_means
 from fsdit.training.telemetry.telemetry import Telemetry
 
@@ -118,7 +118,7 @@ class Diagnostics:
         self._grids(ema, step, telemetry)
         return row
 
-    def _batches(self, split: str, count: int) -> Iterator[Batch]:
+    def _batches(self, split: str, count: int) -> Iterator[StepBatch]:
         return self._feed.batches(self._examples[split][0], self._config.data.batch_size, count)
 
     def _evaluate(self, ema: dict) -> dict[str, float]:
@@ -168,7 +168,7 @@ class Diagnostics:
 
 
 def _make_losses(spec: ModelSpec, config: Config) -> Callable:
-    def losses(ema: dict, batch: Batch, episodes: Array) -> tuple[Array, Array]:
+    def losses(ema: dict, batch: StepBatch, episodes: Array) -> tuple[Array, Array]:
         values, t = example_losses(spec, config, ema, batch, "evaluation")
         return time_bins(values, t, (batch["index"] < episodes).astype(jnp.float32))
 
@@ -176,7 +176,7 @@ def _make_losses(spec: ModelSpec, config: Config) -> Callable:
 
 
 def _make_statistics(spec: ModelSpec, config: Config) -> Callable:
-    def statistics(ema: dict, batch: Batch) -> tuple[dict[str, Array], Array]:
+    def statistics(ema: dict, batch: StepBatch) -> tuple[dict[str, Array], Array]:
         model = spec.model(ema)
         x_t, _, t = noised(spec, config, batch, "evaluation", 0)
         pooled, tokens = model.encode_supports(batch["supports"])

@@ -31,7 +31,7 @@ from fsdit.training.checkpoints.selection import SELECTED_BY
 from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
-from fsdit.training.step import Batch, compile_train_step
+from fsdit.training.step import StepBatch, compile_train_step
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.telemetry import Telemetry
 
@@ -163,7 +163,7 @@ def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> i
 def _run(
     config: Config,
     restored: Restored,
-    batches: Iterator[Batch],
+    batches: Iterator[StepBatch],
     step_fn,
     telemetry: Telemetry,
     diagnostics: Diagnostics,

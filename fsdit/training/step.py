@@ -33,11 +33,11 @@ from fsdit.training.state import TrainState
 from fsdit.training.telemetry.running import TIME_BINS
 
 # index (B,), class_id (B,), target: moments of the latents, supports: as the model takes them.
-Batch = dict[str, PyTree[Array]]
+StepBatch = dict[str, PyTree[Array]]
 
 
 def noised(
-    spec: ModelSpec, config: Config, batch: Batch, stream: str, step: int | Array
+    spec: ModelSpec, config: Config, batch: StepBatch, stream: str, step: int | Array
 ) -> tuple[Array, Array, Array]:
     """(x_t (B, h, w, c), velocity u (B, h, w, c), t (B,)) of a batch.
 
@@ -57,7 +57,7 @@ def example_losses(
     spec: ModelSpec,
     config: Config,
     params: dict,
-    batch: Batch,
+    batch: StepBatch,
     stream: str,
     step: int | Array = 0,
     dropout: float = 0.0,
@@ -91,23 +91,23 @@ def time_bins(
 
 def make_train_step(
     spec: ModelSpec, config: Config, tx: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, StepBatch], tuple[TrainState, dict[str, Array]]]:
     """The train step of a configuration, not compiled yet; see `compile_train_step`."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
 
-    def loss_fn(params: dict, batch: Batch, step: Array) -> tuple[Array, tuple[Array, Array]]:
+    def loss_fn(params: dict, batch: StepBatch, step: Array) -> tuple[Array, tuple[Array, Array]]:
         losses, t = example_losses(
             spec, config, params, batch, "train", step, config.train.condition_dropout
         )
         return losses.mean(), time_bins(losses, t)
 
-    def gradients(params: dict, batch: Batch, step: Array) -> PyTree:
+    def gradients(params: dict, batch: StepBatch, step: Array) -> PyTree:
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         return _accumulated(differentiate, config.train.accumulate_steps, params, batch, step)
 
     gradients = sharding.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def train_step(state: TrainState, batch: StepBatch) -> tuple[TrainState, dict[str, Array]]:
         (loss, bins), grads = gradients(state.params, batch, state.step)
         grad_norm = optax.tree.norm(grads)
 
@@ -164,7 +164,7 @@ def compile_train_step(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     template: TrainState,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, StepBatch], tuple[TrainState, dict[str, Array]]]:
     """The compiled train step; the state has the shardings of `template`, and is donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     return jax.jit(
@@ -181,7 +181,7 @@ def ema_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def _accumulated(
-    gradients: Callable, count: int, params: dict, batch: Batch, step: Array
+    gradients: Callable, count: int, params: dict, batch: StepBatch, step: Array
 ) -> PyTree:
     """Mean of `gradients` over `count` micro-batches, which run one after another.
 
@@ -193,7 +193,7 @@ def _accumulated(
         lambda a: a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1), batch
     )
 
-    def add(total: PyTree, part: Batch) -> tuple[PyTree, None]:
+    def add(total: PyTree, part: StepBatch) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, gradients(params, part, step)), None
 
     first = jax.tree.map(lambda a: a[0], parts)

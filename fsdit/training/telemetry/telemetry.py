@@ -17,7 +17,7 @@ import numpy as np
 from fsdit.config import Config
 from fsdit.events import writing
 from fsdit.parallel import processes
-from fsdit.training.step import Batch
+from fsdit.training.step import StepBatch
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.goodput import Goodput, summary
 from fsdit.training.telemetry.profile import ProfileWindow
@@ -41,7 +41,7 @@ class Telemetry:
         start: int,
         running: dict[str, Any],
         clock: Clock,
-        flops: Callable[[Batch], int],
+        flops: Callable[[StepBatch], int],
         counters: Callable[[], Mapping[str, int | float]] = dict,
     ):
         """start: completed steps. running: `self.running` as they were saved with it, or {}.
@@ -102,7 +102,7 @@ class Telemetry:
         with self.timed("evaluation"):
             yield
 
-    def step(self, step: int, batch: Batch, metrics: dict[str, jax.Array]) -> None:
+    def step(self, step: int, batch: StepBatch, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a dispatched step, and reads those of the step before."""
         if self._speed.flops is None:
             with self.timed("compile"):  # the devices compute the first step meanwhile
