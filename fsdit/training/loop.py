@@ -41,7 +41,7 @@ class Inputs:
     """The networks and data of a run, opened and checked; no device is used yet.
 
     training: reads training episode i. evaluation: fixed validation episodes of each split.
-    judged: what the few-shot metrics in training need, or None where they are off.
+    few_shot: what the few-shot metrics in training need, or None where they are off.
     identity: digests of the dataset and of the frozen weights, by name. changes: a line for
     each changed setting by which a resumed run computes its steps differently.
     """
@@ -50,7 +50,7 @@ class Inputs:
     frozen: Frozen
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
-    judged: FewShotInputs | None
+    few_shot: FewShotInputs | None
     identity: dict[str, str]
     changes: list[str]
 
@@ -66,13 +66,13 @@ def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> I
     training = pipeline.training_examples(config)
     training(0)  # raises DataError where the first example cannot be read
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
-    judged = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
+    few_shot = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
     spec, frozen = open_networks(config, info)
     dataset = dataset_fingerprint(config.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
-    return Inputs(spec, frozen, training, evaluation, judged, identity, changes)
+    return Inputs(spec, frozen, training, evaluation, few_shot, identity, changes)
 
 
 def train(
@@ -129,7 +129,9 @@ def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> i
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     selected = selection.resumed(workdir, config, restored.step, restored.best)
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, selected)
-    judge = FewShotEvaluator(config, spec, feed, mesh, inputs.judged) if inputs.judged else None
+    few_shot = None
+    if inputs.few_shot:
+        few_shot = FewShotEvaluator(config, spec, feed, mesh, inputs.few_shot)
     diagnostics = Diagnostics(spec, config, mesh, feed, workdir, inputs.evaluation)
     batches = feed.batches(
         inputs.training,
@@ -143,7 +145,7 @@ def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> i
     try:
         with jax.transfer_guard("disallow"), clock.part("step"):
             finished = _run(
-                config, restored, batches, step_fn, telemetry, diagnostics, judge, checkpoints
+                config, restored, batches, step_fn, telemetry, diagnostics, few_shot, checkpoints
             )
     except NonFiniteError:
         checkpoints.finish()  # the last checkpoint may still be on its way to disk
@@ -167,7 +169,7 @@ def _run(
     step_fn,
     telemetry: Telemetry,
     diagnostics: Diagnostics,
-    judge: FewShotEvaluator | None,
+    few_shot: FewShotEvaluator | None,
     checkpoints: Checkpoints,
 ) -> bool:
     """Runs steps until the last one or a preemption; returns whether the last one was reached."""
@@ -188,10 +190,10 @@ def _run(
         if step % config.train.eval_interval == 0 or step == last:
             with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
-        if judge and (step % config.train.few_shot_interval == 0 or step == last):
+        if few_shot and (step % config.train.few_shot_interval == 0 or step == last):
             # The metrics are computed on the host, so the loop's transfer guard is lifted.
             with telemetry.evaluating(), jax.transfer_guard("allow"):
-                found |= judge.run(state.ema)
+                found |= few_shot.run(state.ema)
         if found:
             telemetry.read(found)
         is_best = False

@@ -60,8 +60,8 @@ def test_workers_leave_signals_to_the_program_and_end_with_it(glyphs):
     assert held and not any(path.exists() for path in held)
 
 
-# Of what workers need in /dev/shm, and of the batches that they write there, one is refused
-# and the other kills the worker.
+# Too little room for what workers need at their start is refused by the system; too little
+# for a batch kills the worker.
 @pytest.mark.parametrize(
     ("room", "batch_size"), [("16k", 64), pytest.param("1m", 512, marks=pytest.mark.large)]
 )

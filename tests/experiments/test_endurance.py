@@ -80,7 +80,7 @@ def test_a_schedule_has_every_kind_and_notices_in_every_phase_of_a_start():
     assert set(counts) == set(KINDS) and set(counts.values()) == {5}
     for kind in ("kill", "preempt", "interrupt", "hangup", "stop"):
         assert {d.phase for d in planned if d.kind == kind} == set(PHASES)
-    # Of a start with nothing saved, and of a resumed one.
+    # For a start with nothing saved, and for a resumed one.
     assert {d.phase for d in planned[:2]} == {"start", "compile"}
 
 

@@ -46,7 +46,7 @@ def test_a_scan_costs_what_its_unrolled_form_does(rows, width, depth):
     assert loop.flops == pytest.approx(plain.flops, rel=0.02)
     assert loop.flops >= depth * 2 * rows * width * width
     once = compiled(scanned, *shapes).cost_analysis()["flops"]
-    assert once < 1.5 * loop.flops / depth  # what is to be mended
+    assert once < 1.5 * loop.flops / depth  # the fault that the count corrects
 
 
 def gradient(function):

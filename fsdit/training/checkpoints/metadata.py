@@ -141,7 +141,7 @@ def _contradiction(step: int, meta: _Meta, next_index: int) -> str:
     if meta.fingerprint.get("step") != step:
         return f"it holds the state of step {meta.fingerprint.get('step')}"
     if meta.judged and meta.judged.step != step:
-        return f"it holds what was judged of step {meta.judged.step}"
+        return f"it holds the score of step {meta.judged.step}"
     if meta.best and meta.best.step > step:
         return f"it names the later step {meta.best.step} as the best"
     return ""

@@ -9,7 +9,7 @@ import transformers
 
 from fsdit.models.pretrained.encoder import load_encoder
 
-# Of no default value where another is possible, so that none can be taken for granted.
+# No value is the default where another is possible, so that a port cannot take it for granted.
 SIGLIP = {
     "hidden_size": 48,
     "intermediate_size": 80,

@@ -235,7 +235,7 @@ def test_another_configuration_is_refused_with_the_field(tmp_path, config):
             listing.check_resumable(tmp_path, config, {**IDENTITY, name: "other"})
     moved = dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8))
     assert listing.check_resumable(tmp_path, moved, IDENTITY) == []
-    # What is advised where a run diverged.
+    # A lower learning rate is the advice after a run has diverged.
     lower = dataclasses.replace(config.optimizer, peak_learning_rate=1e-4)
     assert listing.check_resumable(
         tmp_path, dataclasses.replace(config, optimizer=lower), IDENTITY
