@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -40,17 +39,6 @@ from tests.data_prep.damaging import (
 )
 from tests.data_prep.datasets import flip, rewrite, shard
 from tests.programs import run_module
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return datasets.write(tmp_path_factory.mktemp("valid") / "d")
-
-
-@pytest.fixture
-def dataset(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "d"))
-
 
 # Records 0 to 5 of the second image file of train are images 6 to 11.
 DAMAGES = {

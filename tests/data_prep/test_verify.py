@@ -1,8 +1,6 @@
 """The verification and its program: tables, statuses, leakage, samples of records."""
 
 import os
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +20,6 @@ from tests.data_prep.damaging import (
 )
 from tests.data_prep.datasets import flip, rewrite, shard
 from tests.programs import run_module
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return datasets.write(tmp_path_factory.mktemp("valid") / "d")
-
-
-@pytest.fixture
-def dataset(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "d"))
 
 
 @pytest.mark.medium

@@ -18,7 +18,6 @@ from fsdit.data.readers import EpisodeReader
 from fsdit.data.records import decode_pixels
 from tests.data_prep.conversion.conversions import SMALL, check_valid, rows, succeed, write_lists
 from tests.data_prep.conversion.photos import (
-    class_folders,
     files,
     keys_by_class,
     stored,
@@ -26,18 +25,6 @@ from tests.data_prep.conversion.photos import (
 from tests.programs import ROOT, environment
 
 pytestmark = pytest.mark.medium
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return class_folders(tmp_path_factory.mktemp("photos") / "in")
-
-
-@pytest.fixture(scope="module")
-def converted(folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "d"
-    succeed(folder, output, *SMALL)
-    return output
 
 
 def test_a_folder_of_class_folders_becomes_a_few_shot_dataset(folder, converted):

@@ -21,18 +21,6 @@ from tests.programs import ROOT, environment, run_module
 pytestmark = pytest.mark.medium
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return class_folders(tmp_path_factory.mktemp("photos") / "in")
-
-
-@pytest.fixture(scope="module")
-def converted(folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "d"
-    succeed(folder, output, *SMALL)
-    return output
-
-
 def empty(path):
     path.mkdir()
 
