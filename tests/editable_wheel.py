@@ -1,4 +1,4 @@
-"""Builds the wheel of an editable install of the folder it stands in: python FILE OUTPUT_DIR."""
+"""Builds the wheel of an editable install of the current folder: python FILE OUTPUT_DIR."""
 
 import sys
 

@@ -2,12 +2,12 @@
 
     python -m tests.forkserver FD
 
-A Python that imports JAX, Orbax, Grain and TensorFlow starts in several seconds; a fork
-of one that has, in milliseconds. FD is a connected socket. A request is the length and
-the JSON of {"module", "flags", "environment", "folder"}, with three descriptors: for
-the program's output, for its errors, and for its exit status. The answer is the number
-of the process. When the other end of FD is closed, the server kills what still runs
-and ends.
+A Python that imports JAX, Orbax, Grain and TensorFlow takes seconds to start; a fork of a
+process that has imported them takes milliseconds. FD is a connected socket. A request is
+the length and the JSON of {"module", "flags", "environment", "folder"}, with three
+descriptors: for the program's output, for its errors, and for its exit status. The answer
+is the process id. When the other end of FD is closed, the server kills the programs that
+still run, and ends.
 """
 
 import atexit
@@ -27,8 +27,8 @@ import traceback
 import warnings
 from typing import Any, NoReturn
 
-# Libraries and rooms that programs import. No program is among them: each defines its
-# flags when it starts.
+# Libraries and packages that programs import. No program is among them, since each
+# defines its flags when it starts.
 PRELOADED = (
     "clu.metric_writers",
     "clu.parameter_overview",
@@ -45,7 +45,7 @@ PRELOADED = (
 
 
 def preload() -> None:
-    """Imports the libraries. Raises where a fork of this process would not be sound."""
+    """Imports the libraries. Raises RuntimeError if this process then cannot fork safely."""
     for module in PRELOADED:
         importlib.import_module(module)
     from jax._src import xla_bridge
@@ -53,11 +53,11 @@ def preload() -> None:
     if threading.active_count() > 1 or xla_bridge.backends_are_initialized():
         raise RuntimeError(f"importing started {threading.enumerate()} or a JAX backend")
     gc.collect()
-    gc.freeze()  # a collection in a fork would look at, and so copy, all that was imported
+    gc.freeze()  # a collection in a fork would touch, and so copy, every imported object
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """A request and its descriptors, or None where the other end is closed."""
+    """Receives a request and its descriptors; None if the other end is closed."""
     head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
     if len(head) < 4:
         return None
@@ -68,7 +68,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
 def become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     """Turns a fork into the program, and ends as its interpreter would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setsid()  # a group of its own, so that a test can tell whether all of it has ended
+    os.setsid()  # a process group of its own, so that a test can see when the whole group ends
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.chdir(request["folder"])
@@ -92,7 +92,10 @@ def become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
 
 
 class Server:
-    """The children that run. A pidfd becomes readable when its process has ended."""
+    """Starts programs on request, and reports the exit status of each.
+
+    A pidfd becomes readable when its process has ended.
+    """
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
@@ -111,12 +114,12 @@ class Server:
                     return
 
     def start(self) -> bool:
-        """Starts the next program; False where no more will come."""
+        """Starts the next program. Returns False if the other end is closed."""
         received = receive(self.connection)
         if received is None:
             return False
         request, (output, errors, status) = received
-        with warnings.catch_warnings(action="ignore"):  # JAX warns of threads that it may have
+        with warnings.catch_warnings(action="ignore"):  # JAX warns of forks beside threads
             process = os.fork()
         if process == 0:
             self.close_inherited(status)
@@ -133,7 +136,7 @@ class Server:
         self.selector.unregister(pidfd)
         process, status = self.running.pop(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for the program any more
             os.write(status, struct.pack("!i", code))
         os.close(status)
         os.close(pidfd)

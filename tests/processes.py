@@ -14,14 +14,14 @@ from fsdit.config import Config
 from tests.conftest import experiment_file
 from tests.programs import start_program
 
-# A save at each step: a run too slow to end before it hears of its preemption, which
-# JAX looks for once a second.
+# A run that saves at each step is too slow to end before it notices a preemption: JAX looks
+# for one once a second.
 UNHURRIED = "--config.checkpoint.interval=1"
 STEPS = 60
 
 
 def long_run(folder: Path, config: Config) -> Path:
-    """An experiment file of STEPS steps, logged at each, saved every 7th, evaluated at the end."""
+    """Writes an experiment of STEPS steps: it logs each, saves every 7th, evaluates at the end."""
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, batch_size=8),
@@ -63,7 +63,7 @@ def finish(process, timeout=600):
 
 
 def pod_losses(count, experiment, workdir, step, *flags):
-    """Losses of a pod up to `step`. It is killed then: what it does at its end takes minutes."""
+    """Losses of a pod up to `step`. The pod is then killed, since its normal end takes minutes."""
     pod = start_pod(count, experiment, workdir, *flags)
     try:
         wait_for_step(pod[0], workdir, step)
@@ -94,7 +94,7 @@ def wait_for_step(process, workdir, step, timeout=600):
 
 
 def wait_for_start(process, workdir, count, timeout=600):
-    """Returns once the run was started so often: it has restored, and its first step compiles."""
+    """Returns once the run has started `count` times, and so compiles its first step."""
     path, deadline = workdir / "goodput.jsonl", time.monotonic() + timeout
     while not path.exists() or path.read_text().count('"event": "start"') < count:
         assert process.poll() is None, process.communicate()[0]

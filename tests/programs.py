@@ -26,9 +26,9 @@ QUICK_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false"
 )
-# Libraries read variables of these names while they are imported: a fork comes too late.
+# Libraries read variables with these prefixes while they are imported: a fork comes too late.
 READ_AT_IMPORT = ("JAX_", "TF_", "OPENBLAS_", "OMP_", "PYTHON", "EPATH_")
-_OWN = {  # which the server has, and which change nothing of a program
+_OWN = {  # variables of the server alone, which do not change what a program computes
     "OPENBLAS_NUM_THREADS": "1",  # OpenBLAS's threads would not survive a fork
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -38,7 +38,7 @@ _OWN = {  # which the server has, and which change nothing of a program
 def environment(devices: int = 1, *, quick: bool = True) -> dict[str, str]:
     """Environment of a child process that sees `devices` host devices.
 
-    quick: whether it compiles quickly, or what it compiles is quick.
+    quick: True compiles fast; False compiles to fast code.
     """
     flags = f"--xla_force_host_platform_device_count={devices}"
     return {
@@ -143,19 +143,22 @@ def _forkable(env: dict[str, str]) -> bool:
 
 @functools.cache
 def preloading_environment() -> dict[str, str]:
-    """The environment that libraries are imported in. conftest.py asks first, before any test."""
+    """The environment in which the server imports the libraries.
+
+    conftest.py calls this first, before a test can change the environment.
+    """
     return environment()
 
 
 FORKED = "fsdit.tests.fork"  # event for audit hooks
-_servers: dict[str, socket.socket] = {}  # by mount namespace, of which there is one at a time
+_servers: dict[str, socket.socket] = {}  # mount namespace -> server; one entry at most
 
 
 def _connection() -> socket.socket:
-    """The server of this test process, started by the first test that needs it.
+    """The connection to this test process's server, which the first test to need it starts.
 
-    A process that got a mount namespace of its own, as small_disk makes one, needs another
-    server: the forks of the old one do not see what is mounted.
+    small_disk moves the test process to a new mount namespace, which needs a new server:
+    forks of the old one do not see what is mounted.
     """
     namespace = str(Path("/proc/self/ns/mnt").readlink())
     if namespace not in _servers:
@@ -180,7 +183,7 @@ def _start_server() -> socket.socket:
 
 def _fork(arguments: list[str], env: dict[str, str], joined: bool, cwd: Path) -> Fork:
     connection, (status, theirs) = _connection(), os.pipe()
-    # Open as long as the program's `Fork` is there.
+    # These files stay open as long as the program's `Fork` exists.
     stdout = tempfile.TemporaryFile()  # noqa: SIM115
     stderr = None if joined else tempfile.TemporaryFile()  # noqa: SIM115
     request = json.dumps(

@@ -1,4 +1,4 @@
-"""The documents lead where they say: links, files, commands and flags that are there."""
+"""The links, files, commands, flags and settings that the documents name exist."""
 
 import ast
 import functools
@@ -20,7 +20,7 @@ PAGES = sorted(
 )
 # A page that names files of other projects.
 OTHERS = ROOT / "docs/decisions/style.md"
-# Modules of commands that are not ours: their flags are not checked.
+# Programs of other projects, whose flags are not checked.
 FOREIGN = {"pytest"}
 # Programs that hand what follows "--" on to another one.
 PASSING_ON = {"fsdit.launch.local": "fsdit.main"}
@@ -48,7 +48,7 @@ def code(page: Path) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """(module, its arguments) of each `python -m MODULE ...` in a line; not of MODULE itself."""
+    """(module, arguments) of each `python -m module ...` in a line; skips modules in capitals."""
     words = shlex.split(text, comments=True) if "python -m " in text else []
     for start, word in enumerate(words[:-2]):
         module = words[start + 2]
@@ -106,7 +106,7 @@ def shared_definers() -> dict[str, set[str]]:
 
 
 def problems(module: str, arguments: list[str]) -> list[str]:
-    """What is wrong with a command."""
+    """Programs, flags, settings and experiments of a command that do not exist."""
     if module in FOREIGN:
         return []
     path = source(module)

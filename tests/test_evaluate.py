@@ -88,14 +88,14 @@ def test_report_results_and_tensorboard_agree(evaluated):
         pytest.param(signal.SIGTERM, EXIT_PREEMPTED, marks=pytest.mark.large),
     ],
 )
-def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, sent, status):
+def test_a_stopped_evaluation_resumes_to_the_same_results(evaluated, tmp_path, sent, status):
     workdir, undisturbed = evaluated
     output = tmp_path / "result"
     names = (f"--workdir={workdir}", f"--output={output}")
     flags = (*PROTOCOL, "--config.evaluation.shots=1,5")
     process = start_program("fsdit.evaluate", *names, *flags)
     while len(sample_files(output)) < 8:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the evaluation ended before the signal"
         time.sleep(0.01)
     process.send_signal(sent)
     assert process.wait() == status
@@ -112,7 +112,7 @@ def test_a_stopped_evaluation_goes_on_and_finds_the_same(evaluated, tmp_path, se
     )
 
 
-def test_what_is_damaged_or_in_the_way_is_named(evaluated, tmp_path):
+def test_a_file_as_output_and_a_damaged_sample_are_named(evaluated, tmp_path):
     workdir, undisturbed = evaluated
     (tmp_path / "file").touch()
     result = evaluate(workdir, tmp_path / "file")
@@ -152,7 +152,7 @@ def test_samples_of_another_protocol_are_not_mixed(evaluated):
         ("--config.model.hidden_size=64", "config.model.hidden_size"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_one_line_and_leaves_nothing(
+def test_an_impossible_protocol_is_reported_in_one_line_and_leaves_nothing(
     evaluated, tmp_path, flag, message
 ):
     result = evaluate(evaluated[0], tmp_path / "result", flag)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run that was started again, and what is said of a failed write."""
+"""Event files of a restarted run as TensorBoard reads them, and errors of failed writes."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def test_steps_that_are_done_again_are_shown_once(tmp_path):
 
 
 @pytest.mark.medium
-def test_a_file_of_events_that_a_kill_cut_off_keeps_what_is_whole(tmp_path):
+def test_a_truncated_event_file_keeps_its_complete_events(tmp_path):
     write(tmp_path, 0, (5, 10, 15, 20))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-3])
@@ -68,7 +68,7 @@ REMEDIES = [
 
 @pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind another"])
 @pytest.mark.parametrize(("raised", "remedy"), REMEDIES, ids=repr)
-def test_the_remedy_is_that_of_the_cause(tmp_path, raised, remedy, behind):
+def test_the_error_gives_the_remedy_for_its_cause(tmp_path, raised, remedy, behind):
     def fail():
         try:
             raise raised

@@ -1,4 +1,4 @@
-"""The training program as its users meet it: what it leaves, and what it refuses."""
+"""The training program as its users start it: the files it writes, the input it refuses."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def experiment(tmp_path, small_config):
     return long_run(tmp_path, small_config)
 
 
-def test_a_finished_run_leaves_what_the_contract_promises(experiment, undisturbed):
+def test_a_finished_run_leaves_its_files_and_is_not_trained_again(experiment, undisturbed):
     workdir = undisturbed(experiment)
     config = from_dict(json.loads((workdir / "config.json").read_text()))
     assert config.train.num_steps == STEPS
@@ -92,19 +92,19 @@ WRONG = {
     "heads": (["--config.model.num_heads=5"], ["config.model.num_heads=5"]),
     "batch": (["--config.data.batch_size=6"], ["config.data.batch_size=6", "4 devices"]),
     "mesh": (["--config.mesh.data=3"], ["config.mesh.data=3", "4 devices"]),
-    "no drawings": (
+    "no samples": (
         ["--config.train.few_shot_samples=0"],
         ["config.train.few_shot_samples", "least 1"],
     ),
-    "judged before": (
+    "negative interval": (
         ["--config.train.few_shot_interval=-1"],
         ["config.train.few_shot_interval", "negat"],
     ),
-    "few drawings": (
+    "few samples": (
         ["--config.train.few_shot_interval=5", "--config.train.few_shot_samples=1"],
         ["config.train.few_shot_samples makes 1", "raise config.train.few_shot_samples"],
     ),
-    "no judge": (
+    "no critic": (
         ["--config.train.few_shot_interval=5", "--config.evaluation.critic=/nowhere"],
         ["/nowhere"],
     ),
@@ -115,7 +115,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, experiment, flags, words):
+def test_wrong_input_is_reported_in_one_line_and_leaves_nothing(tmp_path, experiment, flags, words):
     workdir = tmp_path / "run"
     result = run_module(
         "fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags, devices=4
@@ -153,8 +153,8 @@ def test_a_dataset_without_validation_classes_trains_and_says_so(
     flags = [f"--config.data.dataset_dir={dataset}", "--config.train.num_steps=2"]
     flags += ["--config.seed=7", "--config.mesh.data=1", "--config.mesh.fsdp=-1"]
     flags += ["--config.train.overfit_batches=1"]
-    judging = [f"--config={experiment}", f"--workdir={tmp_path}/none", *flags]
-    result = run_module("fsdit.main", *judging, "--config.train.few_shot_interval=1")
+    few_shot = [f"--config={experiment}", f"--workdir={tmp_path}/none", *flags]
+    result = run_module("fsdit.main", *few_shot, "--config.train.few_shot_interval=1")
     one_line_error(result, "config.train.few_shot_interval=1", f"{dataset} has no val split")
     assert not (tmp_path / "none").exists()
 

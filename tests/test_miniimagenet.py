@@ -1,4 +1,4 @@
-"""The miniImageNet path whole, at its smallest: frozen networks, latents, every source of them."""
+"""Runs of the tiny miniImageNet recipe: frozen networks, latents, and every source of features."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
 
-STEPS = 150  # of milliseconds: JAX looks for a preemption once a second
+STEPS = 150  # each takes milliseconds, and JAX looks for a preemption once a second
 ONLINE = ("--config.features.cache_mb=16",)
 UNCACHED = ("--config.features.cache_mb=0",)
 PRECOMPUTED = ("--config.features.supports=precomputed", "--config.features.targets=precomputed")
@@ -51,10 +51,10 @@ def experiment(tmp_path, frozen_config, encoded):
     ],
     ids=["online", "precomputed", "device"],
 )
-def test_trains_is_preempted_resumes_bitwise_and_draws(
+def test_a_preempted_run_resumes_bitwise_and_is_evaluated(
     tmp_path, experiment, undisturbed, weights, flags, reference
 ):
-    """Online against a run without a cache, on devices against one that reads on the host."""
+    """The reference run is not stopped, has no cache, and keeps its features on the host."""
     workdir = tmp_path / "run"
     process = start(experiment, workdir, *flags, UNHURRIED)
     wait_for_step(process, workdir, 3)
@@ -84,7 +84,7 @@ def test_trains_is_preempted_resumes_bitwise_and_draws(
 
 
 @pytest.mark.large
-def test_losses_from_stored_features_are_those_online_to_their_precision(experiment, undisturbed):
+def test_stored_and_online_features_give_the_same_losses_up_to_precision(experiment, undisturbed):
     stored, online = (losses(undisturbed(experiment, *f)) for f in (PRECOMPUTED, UNCACHED))
     np.testing.assert_allclose(stored[1], online[1], rtol=1e-3)
     first = range(1, 25)
@@ -105,7 +105,7 @@ def test_the_cache_changes_no_bit_on_two_processes(tmp_path, experiment, undistu
 
 
 def refused(experiment, workdir, *flags):
-    """The one line that a run ends with which left nothing behind."""
+    """The error line of a run, which must be refused and leave nothing behind."""
     result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
     assert result.returncode == 1, result.stderr
     (line,) = result.stderr.splitlines()
@@ -130,14 +130,14 @@ def test_features_that_are_not_there_are_named(tmp_path, experiment):
     assert "'dinov2'" in line and "it has siglip" in line and "data_prep.encode --encoder" in line
 
 
-def test_what_does_not_fit_the_devices_is_refused_with_the_figure(tmp_path, experiment):
+def test_features_that_do_not_fit_the_devices_are_refused_with_their_size(tmp_path, experiment):
     flags = (*DEVICE, "--config.features.device_gb=0.0001")
     line = refused(experiment, tmp_path / "run", *flags)
     assert "GB on each of 1 devices" in line and "config.features.device_gb=0.0001" in line
 
 
 @pytest.mark.large
-def test_another_encoder_of_the_same_place_does_not_continue_a_run(
+def test_a_run_is_not_continued_with_other_weights_of_the_same_name(
     tmp_path, experiment, undisturbed, weights
 ):
     moved = tmp_path / "weights"
@@ -149,12 +149,12 @@ def test_another_encoder_of_the_same_place_does_not_continue_a_run(
     flags = (*UNCACHED, f"--config.model.encoder.location={moved / 'siglip'}")
     result = run_module("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *flags)
     assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr
-    judged = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path}/result", flags[-1])
-    result = run_module(*judged)
+    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={tmp_path}/result", flags[-1])
+    result = run_module(*evaluate)
     assert result.returncode == 1 and "another encoder than config.model.encoder" in result.stderr
-    result = run_module(*judged, "--config.data.shots=3")
+    result = run_module(*evaluate, "--config.data.shots=3")
     assert result.returncode == 1 and "config.data.shots is 3" in result.stderr
-    flags = (*UNCACHED, f"--config.model.codec.location={moved / 'vae'}")  # the same, elsewhere
+    flags = (*UNCACHED, f"--config.model.codec.location={moved / 'vae'}")  # a copy
     status, output = finish(start(experiment, workdir, *flags))
     assert status == 0 and "is finished" in output, output
     assert json.loads((workdir / "config.json").read_text())["name"] == "miniimagenet_tiny"

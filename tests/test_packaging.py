@@ -1,4 +1,4 @@
-"""What an installation makes of the repository."""
+"""Imports of the package from an editable install."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.programs import ROOT
 
 
 @pytest.mark.medium
-def test_a_script_beside_a_clone_of_the_package_s_name_imports_the_package(tmp_path):
+def test_a_script_beside_a_clone_called_fsdit_imports_the_package(tmp_path):
     clone, site = tmp_path / "fsdit", tmp_path / "site"
     for name in ("fsdit", "data_prep"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -31,7 +31,7 @@ def test_a_script_beside_a_clone_of_the_package_s_name_imports_the_package(tmp_p
         archive.extractall(site)
 
     (tmp_path / "script.py").write_text("import fsdit\n\nprint(fsdit.load.__module__)\n")
-    # As site does: the paths of .pth files come after the script's folder.
+    # Python's site module, too, puts the paths of .pth files after the script's folder.
     paths = [line for file in site.glob("*.pth") for line in file.read_text().splitlines()]
     assert paths == [str(clone)]
     code = "import sys, runpy; sys.path += sys.argv[1:]; runpy.run_path('script.py')"

@@ -1,4 +1,4 @@
-"""Each program as its user starts it: an interpreter, not a fork."""
+"""Each program as its user starts it: in a new interpreter, not in a fork."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.programs import ROOT, run_module
 
 pytestmark = pytest.mark.medium
 
-# module -> flags of a start that cannot work, and what its one line names
+# module -> (flags that cannot work, a word of the error line)
 WRONG = {
     "fsdit.main": (["--config=none.py", "--workdir={new}"], "none.py"),
     "fsdit.sample": (["--workdir={empty}", "--supports={empty}", "--output=a.jpg"], "a.jpg"),
@@ -26,7 +26,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("module", WRONG)
-def test_a_users_error_is_one_line_and_a_status(module, tmp_path):
+def test_a_users_error_gives_one_line_and_status_1(module, tmp_path):
     flags, word = WRONG[module]
     (tmp_path / "empty").mkdir()
     places = {"empty": tmp_path / "empty", "new": tmp_path / "new"}

@@ -1,4 +1,4 @@
-"""Runs that are killed, preempted and moved: what the next start goes on from."""
+"""Runs that are killed, preempted or moved to other processes resume from their checkpoint."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     )
 
 
-def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp_path, experiment):
+def test_ctrl_c_saves_and_a_resumed_run_heeds_a_signal_before_its_first_step(tmp_path, experiment):
     workdir, endless = tmp_path / "run", "--config.train.num_steps=100000"
     process = start(experiment, workdir, endless)
     wait_for_step(process, workdir, 9)
@@ -80,7 +80,7 @@ def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp
     stopped = int(re.search(r"preempted at step (\d+)", output)[1])
     assert max(losses(workdir)) == stopped == max(listing.steps(workdir))
 
-    # Alone: at once. A hangup is that of a terminal that is closed.
+    # A single process leaves at once. A terminal that is closed sends SIGHUP.
     process = start(experiment, workdir, endless)
     wait_for_start(process, workdir, 2)
     process.send_signal(signal.SIGHUP)
@@ -91,8 +91,8 @@ def test_ctrl_c_saves_and_a_resumed_run_hears_a_notice_before_its_first_step(tmp
 
 
 @pytest.mark.large
-def test_a_pod_hears_a_notice_before_its_first_step(tmp_path, experiment):
-    """All of its processes leave at the same step, though one of them hears of it."""
+def test_a_pod_heeds_a_signal_before_its_first_step(tmp_path, experiment):
+    """All processes leave at the same step, though only one of them gets the signal."""
     workdir, endless = tmp_path / "run", "--config.train.num_steps=100000"
     status, output = finish(start(experiment, workdir, "--config.train.num_steps=9"))
     assert status == 0, output
@@ -123,7 +123,7 @@ def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, und
     workdir = tmp_path / "run"
     pod = start_pod(2, experiment, workdir, UNHURRIED)
     wait_for_step(pod[0], workdir, 4)
-    pod[1].send_signal(signal.SIGTERM)  # one of them hears of it, both leave
+    pod[1].send_signal(signal.SIGTERM)  # one process gets the signal, both leave
     results = [finish(p) for p in pod]
     assert [status for status, _ in results] == [75, 75], results
     stopped = {re.search(r"preempted at step (\d+)", output)[1] for _, output in results}
@@ -152,7 +152,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     tmp_path, experiment, small_disk, undisturbed
 ):
     workdir = small_disk / "run"
-    # A real start: only what this process starts sees the disk that it has mounted.
+    # A real start: only children of this test process see the disk that it has mounted.
     flags = ("--config.checkpoint.keep_last=100", "--config.checkpoint.interval=2")
     paths = (f"--config={experiment}", f"--workdir={workdir}")
     status, output = finish(start_program("fsdit.main", *paths, *flags, real=True))
@@ -171,9 +171,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     assert losses(roomy) == losses(undisturbed(experiment))
 
 
-def test_a_run_goes_on_from_another_folder_with_the_settings_that_it_holds(
-    tmp_path, glyphs, small_config
-):
+def test_a_run_resumes_from_another_folder_with_its_saved_settings(tmp_path, glyphs, small_config):
     data = dataclasses.replace(small_config.data, dataset_dir=glyphs.name)  # relative
     train = dataclasses.replace(small_config.train, num_steps=2, eval_interval=1000)
     config = dataclasses.replace(small_config, name="", data=data, train=train)
@@ -196,7 +194,7 @@ def test_a_run_goes_on_from_another_folder_with_the_settings_that_it_holds(
     assert again.returncode == 0 and "is finished" in again.stdout, again.stderr
     assert [row["step"] for row in rows(workdir)] == [1, 2, 3, 4]
 
-    # As it was recorded before paths were absolute.
+    # Older versions saved relative paths.
     moved = ("--config.data.dataset_dir=glyphs", f"--output={tmp_path}/grid.png", "--episode=0")
     lost = run_module("fsdit.sample", f"--workdir={workdir}", *moved, cwd=tmp_path)
     one_line_error(lost, f"looked for from {tmp_path}", "--config.data.dataset_dir=DIR")

@@ -1,4 +1,4 @@
-"""fsdit.sample and fsdit.export as they are started."""
+"""fsdit.sample and fsdit.export as their users start them."""
 
 import json
 import re
@@ -22,7 +22,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder of pictures and room for a run, made by the first test that needs it."""
+    """A folder of pictures, to which the fixtures `folder` and `exported` add a run."""
     folder = tmp_path_factory.mktemp("sample")
     (folder / "pictures").mkdir()
     random = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def singles(facts, output):
     return np.stack([np.asarray(Image.open(output.parent / name)) for name in facts["singles"]])
 
 
-def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
+def test_samples_of_pictures_are_repeated_from_their_json_by_an_export(folder, exported, tmp_path):
     output = tmp_path / "grid.png"
     settings = ("--num_samples=10", "--seed=7", "--singles", "--config.sampling.solver=ab2")
     done = sample(
@@ -68,9 +68,9 @@ def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "10/10" in done.stderr, "no progress bar"
     facts = json.loads(output.with_suffix(".json").read_text())
-    drawn = singles(facts, output)
-    assert drawn.shape == (10, SIZE, SIZE) and len(np.unique(drawn, axis=0)) == 10
-    # Ten drawings wrap into two rows of five; beside them the two supports in one column.
+    samples = singles(facts, output)
+    assert samples.shape == (10, SIZE, SIZE) and len(np.unique(samples, axis=0)) == 10
+    # The ten samples wrap into two rows of five, beside the two supports in one column.
     with Image.open(output) as picture:
         cell = SIZE + 2
         assert picture.size == (4 * (6 * cell + 3), 4 * 2 * cell)
@@ -84,7 +84,7 @@ def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
         batch_size=facts["batch_size"],
         sampling=SamplingConfig(**facts["sampling"]),
     )
-    np.testing.assert_array_equal(again[..., 0], drawn)
+    np.testing.assert_array_equal(again[..., 0], samples)
     assert facts["step"] == 5 and facts["model"] == str(folder / "run")
 
     other = tmp_path / "exported.png"
@@ -95,24 +95,24 @@ def test_pictures_of_a_user_and_what_repeats_them(folder, exported, tmp_path):
     assert other.read_bytes() == output.read_bytes()
 
 
-def test_episodes_of_a_split(folder, tmp_path):
+def test_samples_for_episodes_of_a_split_stand_beside_their_supports(folder, tmp_path):
     output = tmp_path / "grid.png"
     done = sample(
         *(f"--workdir={folder}/run", "--split=val", "--episode=3", "--episode=0"),
-        *(f"--output={output}", "--num_drawings=2", "--singles"),
+        *(f"--output={output}", "--num_drawings=2", "--singles"),  # old name of --num_samples
         devices=1,
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(output.with_suffix(".json").read_text())
     assert facts["supports"] == [{"split": "val", "episode": n} for n in (3, 0)]
-    drawn = singles(facts, output)
-    assert len(np.unique(drawn, axis=0)) == 4
+    samples = singles(facts, output)
+    assert len(np.unique(samples, axis=0)) == 4
     with Image.open(output) as picture:
         pixels = np.asarray(picture)[::4, ::4]
     assert (pixels[SIZE + 2 : SIZE + 5] == 90).all()
     cells = np.stack([pixels[: SIZE + 2], pixels[SIZE + 5 :]])
     sets = from_episodes(saved_config(folder / "run", {}), "val", [3, 0])
-    for row, each, pair in zip(cells, sets, drawn.reshape(2, 2, SIZE, SIZE), strict=True):
+    for row, each, pair in zip(cells, sets, samples.reshape(2, 2, SIZE, SIZE), strict=True):
         inner = row[1:-1, : 5 * (SIZE + 2)].reshape(SIZE, 5, SIZE + 2)[:, :, 1:-1]
         np.testing.assert_array_equal(inner.swapaxes(0, 1), each.images[..., 0])
         right = row[1:-1, -2 * (SIZE + 2) :].reshape(SIZE, 2, SIZE + 2)[:, :, 1:-1]
@@ -127,7 +127,7 @@ BAD = {
     ),
     "no supports": (["--workdir={run}"], "name either --supports or an --episode"),
     "episode of an export": (["--model={run}", "--episode=1"], "--episode needs a --workdir"),
-    "no drawings": (
+    "no samples": (
         ["--workdir={run}", "--supports={pictures}", "--num_samples=0"],
         "flag --num_samples=0: .*",
     ),
@@ -151,7 +151,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_writes_nothing(folder, tmp_path, case):
+def test_bad_input_is_reported_in_one_line_and_writes_nothing(folder, tmp_path, case):
     flags, message = BAD[case]
     flags = [f.format(run=folder / "run", pictures=folder / "pictures") for f in flags]
     if not any(f.startswith("--output") for f in flags):
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, tmp_path, case):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_drawings_than_the_disk_holds(folder, tmp_path):
+def test_more_samples_than_the_disk_holds_leave_no_file(folder, tmp_path):
     with small_disk_at(tmp_path / "disk", size="20k") as disk:
         done = sample(
             *(f"--workdir={folder}/run", f"--supports={folder}/pictures"),
@@ -176,7 +176,7 @@ def test_more_drawings_than_the_disk_holds(folder, tmp_path):
         assert list(disk.iterdir()) == []
 
 
-def test_an_export_of_nothing_or_onto_something_is_one_line(folder, tmp_path):
+def test_an_export_without_a_checkpoint_or_onto_a_full_folder_is_refused(folder, tmp_path):
     for workdir, output, message in (
         (folder / "pictures", tmp_path / "new", "holds no checkpoint; train one"),
         (folder / "run", folder / "pictures", "exists and is not empty: name a new folder"),

@@ -12,13 +12,13 @@ from tests.programs import ROOT, run_module
 
 @pytest.fixture
 def folder(tmp_path):
-    """Its files take gigabytes: they go at once."""
+    """A temporary folder whose files, which take gigabytes, are deleted after the test."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
 @pytest.mark.large
-def test_one_step_of_b2_saves_judges_and_draws(folder):
+def test_one_step_of_b2_saves_validates_and_samples(folder):
     """188 M parameters, latents of 28 x 28 x 4, SigLIP 2 B/16-224 and the SD VAE."""
     random_weights.write(folder / "weights", size="base")
     dataset, workdir = folder / "dataset", folder / "run"
@@ -36,7 +36,7 @@ def test_one_step_of_b2_saves_judges_and_draws(folder):
         f"--config.data.dataset_dir={dataset}",
         f"--config.model.encoder.location={folder / 'weights' / 'siglip'}",
         f"--config.model.codec.location={folder / 'weights' / 'vae'}",
-        # What repeats the same work, and the rows that a CPU has to do one after another.
+        # Less work for a CPU: one repetition of each part, and small batches.
         *("--config.train.num_steps=1", "--config.data.batch_size=2"),
         *("--config.features.encode_batch=8", "--config.train.eval_batches=1"),
         *("--config.train.grid_episodes=1", "--config.sampling.num_steps=1"),

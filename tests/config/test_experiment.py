@@ -101,7 +101,7 @@ def test_an_experiment_file_gives_its_configuration(tmp_path):
     assert configs.load_experiment(str(file)) == Config(seed=5)
 
 
-def test_a_derived_configuration_differs_in_what_is_named_alone(tmp_path):
+def test_a_derived_configuration_differs_only_in_the_named_settings(tmp_path):
     (tmp_path / "base.py").write_text(
         IMPORTS + "    return Config(seed=5, data=DataConfig(shots=3, flip=False))\n"
     )

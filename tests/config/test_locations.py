@@ -24,7 +24,7 @@ PATH_SETTINGS = (
 
 
 @pytest.mark.parametrize("path", PATH_SETTINGS)
-def test_a_path_among_the_settings_is_found_from_every_folder(path, tmp_path, monkeypatch):
+def test_a_path_setting_is_made_absolute(path, tmp_path, monkeypatch):
     (tmp_path / "here" / "x").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
@@ -45,7 +45,7 @@ def test_a_path_among_the_settings_is_found_from_every_folder(path, tmp_path, mo
         ("train.compilation_cache", "gs://bucket/cache"),
     ],
 )
-def test_what_is_no_path_of_this_machine_stays_as_it_is(path, text):
+def test_a_value_that_is_no_local_path_stays_as_it_is(path, text):
     config = configs.with_absolute_paths(configs.apply_overrides(VALID, {path: text}))
     assert configs.flatten(configs.to_dict(config))[path] == text
 

@@ -52,7 +52,7 @@ def test_changed_fields_names_a_changed_width_and_both_values():
         ("sampling.guidance_scale", "1"),
     ],
 )
-def test_what_does_not_change_the_steps_may_differ_on_resume(path, text):
+def test_settings_that_do_not_change_the_steps_may_differ_on_resume(path, text):
     changed = configs.apply_overrides(VALID, {path: text})
     assert changed != VALID
     assert configs.changed_fields(configs.to_dict(VALID), changed) == []
@@ -61,7 +61,7 @@ def test_what_does_not_change_the_steps_may_differ_on_resume(path, text):
 @pytest.mark.parametrize(
     "path", ["flow.logit_std", "model.num_latents", "data.stratified", "evaluation.ways"]
 )
-def test_a_setting_that_is_younger_than_the_saved_run_has_had_its_default(path):
+def test_a_setting_newer_than_the_saved_run_had_its_default(path):
     saved = configs.to_dict(VALID)
     group, leaf = path.split(".")
     default = saved[group].pop(leaf)
@@ -73,7 +73,7 @@ def test_a_setting_that_is_younger_than_the_saved_run_has_had_its_default(path):
     assert found == [] if group == "evaluation" else f"the checkpoint has {default}" in found[0]
 
 
-def test_a_whole_group_that_is_younger_than_the_saved_run_has_had_its_defaults():
+def test_a_group_newer_than_the_saved_run_had_its_defaults():
     saved = configs.to_dict(VALID)
     del saved["flow"], saved["watchdog"], saved["model"]["codec"]
     assert configs.changed_fields(saved, VALID) == []
@@ -110,7 +110,7 @@ def test_a_renamed_field_is_read_from_its_old_name(saved, expected):
     assert json.dumps(saved) == before
 
 
-def test_the_names_in_the_table_of_renamed_fields_are_those_of_fields():
+def test_the_table_of_renamed_fields_leads_to_fields_that_exist():
     fields = configs.flatten(configs.to_dict(VALID))
     assert set(configs.RENAMED.values()) <= fields.keys()
     assert not configs.RENAMED.keys() & fields.keys()

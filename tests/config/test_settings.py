@@ -54,14 +54,14 @@ def bounded(hint, bounds=()) -> list[tuple[type, list]]:
 @pytest.mark.parametrize(
     "hint", [int, float, int | None, tuple[int, ...], dict[str, float], list[tuple[int, str]]]
 )
-def test_the_walk_finds_a_number_without_bounds(hint):
+def test_bounded_finds_a_number_without_bounds(hint):
     assert [bounds for _, bounds in bounded(hint)] == [[]]
 
 
 NUMBERS = numbers(Config)
 
 
-def test_the_walk_over_the_settings_finds_numbers_of_every_form():
+def test_numbers_finds_settings_of_every_form():
     wanted = ("seed[0]", "model.encoder.depth[0]", "sampling.guidance_interval[1]")
     assert {*wanted, "evaluation.guidance_scales[0]"} <= NUMBERS.keys()
     assert len(NUMBERS) > 60
@@ -156,7 +156,7 @@ def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, mes
         ({"mesh.fsdp": "0"}, "config.mesh: an axis is a positive size"),
     ],
 )  # fmt: skip
-def test_validate_names_the_field_and_what_would_do(overrides, message):
+def test_validate_names_the_field_and_a_remedy(overrides, message):
     with pytest.raises(ConfigError, match=message):
         validate(configs.apply_overrides(VALID, overrides))
 
@@ -165,7 +165,7 @@ def test_validate_names_the_field_and_what_would_do(overrides, message):
     ("value", "divisor", "answer"),
     [(30, 8, "24 or 32 would"), (6, 4, "4 or 8 would"), (3, 8, "8 would")],
 )  # fmt: skip
-def test_the_nearest_sizes_that_divide(value, divisor, answer):
+def test_the_nearest_multiples_are_named(value, divisor, answer):
     assert multiples_near(value, divisor) == answer
 
 

@@ -31,7 +31,7 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(params=["sampled", "file"])
 def make(request, reader):
-    """(seed, stratified) -> stream, for both sources."""
+    """A function of (seed, stratified) that makes a stream, for each source."""
 
     def sampled(seed, stratified):
         return SampledEpisodes(SPLIT, SHOTS, seed, stratified)
@@ -75,12 +75,12 @@ def test_a_plain_stream_repeats_classes_within_a_window(make):
     assert any(len(set(classes[i : i + 4])) < 4 for i in range(36))
 
 
-def test_every_image_of_every_class_is_drawn_as_target_in_time():
+def test_every_image_of_every_class_becomes_a_target():
     stream = SampledEpisodes(SPLIT, SHOTS, seed=0)
     assert {e.target for e in take(stream, 0, 400)} == set(range(SPLIT.num_images))
 
 
-def test_the_smallest_class_that_suffices_is_used_whole():
+def test_a_class_of_just_enough_images_is_used_in_full():
     stream = SampledEpisodes(SPLIT, SHOTS, seed=0)
     smallest = [e for e in take(stream, 0, 60) if e.class_id == 0]
     assert smallest
@@ -126,7 +126,7 @@ def test_a_stratified_file_source_needs_episodes_of_every_class(tmp_path):
         FileEpisodes(EpisodeReader(tmp_path, SPLIT, SHOTS), 0, 4, stratified=True)
 
 
-def test_drawn_episodes_hold_each_class_as_often():
+def test_drawn_episodes_hold_each_class_equally_often():
     drawn = draw_episodes(SPLIT, SHOTS, per_class=5, seed=2)
     assert sorted(e.class_id for e in drawn) == [c for c in range(4) for _ in range(5)]
     assert len(set(drawn)) > 4 * 3

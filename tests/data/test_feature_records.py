@@ -43,14 +43,14 @@ def test_latents_survive_their_codec(dtype, shape):
     assert_same(decoded.log_variance, record.log_variance)
 
 
-def test_a_transposed_array_is_stored_as_it_reads():
+def test_a_transposed_array_survives_its_codec():
     tokens = array(0, "float16", 3, 4).T
     record = FeatureRecord(array(1, "float16", 3), tokens)
     assert_same(records.decode_features(records.encode_features(record)).tokens, tokens)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_only_halves_are_stored(dtype):
+def test_only_half_precision_is_stored(dtype):
     with pytest.raises(ValueError, match="stored as float16 or bfloat16"):
         records.encode_features(FeatureRecord(np.zeros(3, dtype), None))
 

@@ -22,7 +22,7 @@ from tests.data_prep import datasets
 
 @pytest.fixture
 def split(tmp_path):
-    """Two sets of features, one's name the beginning of the other's, and latents."""
+    """Latents, and two sets of features, where one set's name begins the other's."""
     write(tmp_path, "features-a", [records.encode_features(features(i)) for i in range(7)])
     other = [records.encode_features(features(i, POOLED)) for i in range(7)]
     write(tmp_path, "features-a-b", other, counts=(7,))
@@ -40,7 +40,7 @@ def test_features_are_read_across_files_in_order(split):
         assert_same(found["tokens"], expected.tokens)
 
 
-def test_a_name_that_another_begins_with_is_another_set(split):
+def test_a_set_whose_name_begins_another_name_is_kept_apart(split):
     assert len(RecordReader(split, "features-a")) == 7
     found = FeatureReader(split, "a-b", POOLED, 7)[4]
     assert found.keys() == {"pooled"}

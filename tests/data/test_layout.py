@@ -17,7 +17,7 @@ from tests.data.feature_sets import (
 )
 
 
-def test_the_fingerprint_is_of_images_and_episodes_and_of_what_is_named(tmp_path):
+def test_the_fingerprint_covers_images_episodes_and_the_named_features(tmp_path):
     described(tmp_path)
     before = layout.dataset_fingerprint(tmp_path)
     with pytest.raises(DataError, match="train: the manifest lists no features-a files"):
@@ -37,7 +37,7 @@ def test_the_fingerprint_is_of_images_and_episodes_and_of_what_is_named(tmp_path
 
 
 def test_the_fingerprint_of_a_dataset_without_features_is_that_of_all_its_files(tmp_path):
-    """As it was when datasets had no other files, so that older runs go on."""
+    """Older versions computed it so; it must not change, or their runs could not resume."""
     described(tmp_path)
     digest = hashlib.sha256()
     for name, entry in sorted(layout.read_manifest(tmp_path / "train").items()):
@@ -52,7 +52,7 @@ def test_descriptions_survive_dataset_json(tmp_path):
     assert info.latents == {"a": LATENTS}
 
 
-def test_a_description_of_before_is_read_and_its_sum_checked(tmp_path):
+def test_a_description_of_an_older_version_is_read_and_its_checksum_checked(tmp_path):
     described(tmp_path)
     path = tmp_path / "dataset.json"
     values = json.loads(path.read_text())

@@ -33,7 +33,7 @@ def batches(config, rows=range(BATCH), start=0, count=STEPS, **options):
 
 
 def assembled(config, hosts, start=0):
-    """Global batches put together from what each host reads."""
+    """Global batches, assembled from the rows that each host reads."""
     share = BATCH // hosts
     parts = [batches(config, range(h * share, (h + 1) * share), start) for h in range(hosts)]
     return [
@@ -80,7 +80,7 @@ def test_worker_processes_change_nothing(config):
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_resuming_goes_on_with_the_next_batch_on_any_number_of_hosts(config, hosts):
+def test_resuming_continues_with_the_next_batch_on_any_number_of_hosts(config, hosts):
     straight = batches(config, count=2 + STEPS)
     assert_same(assembled(config, hosts, start=2 * BATCH), straight[2:])
 

@@ -212,13 +212,13 @@ def described(tmp_path):
     return tmp_path / "dataset.json"
 
 
-def test_a_changed_description_is_noticed_by_its_sum(described):
+def test_a_changed_description_is_noticed_by_its_checksum(described):
     change_json(described, command="another")
     with pytest.raises(DataError, match=r"dataset.json: damaged or edited"):
         layout.read_dataset_info(described.parent)
 
 
-def test_a_description_older_than_its_sum_and_newer_fields_is_read(described):
+def test_an_old_description_without_checksum_and_newer_fields_is_read(described):
     values = json.loads(described.read_text())
     for name in ("sha256", "shared_classes", "features", "latents", "preparation"):
         del values[name]
@@ -281,7 +281,7 @@ def test_a_manifest_that_would_shift_the_images_of_later_files_is_refused(split)
 
 def test_a_shard_whose_index_is_damaged_is_named(split):
     shard = split / "images-00000-of-00002.array_record"
-    shard.write_bytes(shard.read_bytes()[: -(2**16)] + bytes(2**16))  # its last block
+    shard.write_bytes(shard.read_bytes()[: -(2**16)] + bytes(2**16))  # the index is at the end
     with pytest.raises(DataError, match=rf"{shard.name}: cannot be opened, no record can be read"):
         RecordReader(split, "images")[0]
 

@@ -64,14 +64,14 @@ def folder_beside(picture, *names):
     ],
     ids=str,
 )
-def test_what_is_beside_the_pictures_of_a_folder_is_said_once(picture, capsys, names, left_out):
+def test_other_files_beside_pictures_are_reported_in_one_line(picture, capsys, names, left_out):
     made = supports.from_files([folder_beside(picture, *names)], 16, 1)
     assert made.origin == {"files": [str(picture)]}
     said = f"{picture.parent}: left out, no image files: {left_out}\n"
     assert capsys.readouterr().out == (said if left_out else "")
 
 
-def test_what_is_no_regular_file_is_left_out_of_a_folder(picture, capsys):
+def test_files_that_are_not_regular_are_left_out_of_a_folder(picture, capsys):
     os.mkfifo(picture.with_name("pipe.png"))
     picture.with_name("zero.png").symlink_to("/dev/zero")
     picture.with_name("more").mkdir()
@@ -92,7 +92,7 @@ def test_a_folder_that_may_not_be_read_is_named(picture, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["damaged.png", "picture.heic", "picture"])
-def test_what_may_be_an_image_by_its_name_and_is_none_is_named(picture, name):
+def test_a_file_named_like_an_image_that_is_none_is_reported(picture, name):
     with pytest.raises(DataError, match=f"{name}: not an image"):
         supports.from_files([folder_beside(picture, name)], 16, 1)
 
@@ -115,14 +115,14 @@ def test_supports_are_prepared_as_a_conversion_prepares_images(
         np.testing.assert_array_equal(support, decode_pixels(stored, channels))
 
 
-def test_nothing_to_draw_from(tmp_path):
+def test_no_files_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="no support pictures are named"):
         supports.from_files([], 16, 1)
     with pytest.raises(DataError, match=f"{tmp_path}: this folder has no image files"):
         supports.from_files([tmp_path], 16, 1)
 
 
-def test_episodes_are_those_of_evaluation(small_config):
+def test_supports_of_an_episode_are_those_of_evaluation(small_config):
     read, size = evaluation_examples(small_config, "val")
     made = supports.from_episodes(small_config, "val", [size - 1, 0])
     assert [each.origin for each in made] == [
@@ -136,7 +136,7 @@ def test_episodes_are_those_of_evaluation(small_config):
     assert len(supports.from_episodes(config, "val", [3])[0].images) == 1
 
 
-def test_an_episode_or_split_that_is_not_there(small_config):
+def test_a_missing_episode_or_split_is_named(small_config):
     for number in (-1, 10**6):
         with pytest.raises(ConfigError, match=f"episode {number} of the split 'val': it has 0 to"):
             supports.from_episodes(small_config, "val", [number])

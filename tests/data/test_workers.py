@@ -1,4 +1,4 @@
-"""Input workers as processes: their ends, and the memory through which they hand batches over."""
+"""Input workers: how their processes end, and the shared memory that carries their batches."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.medium
 
 
 def program(glyphs, batch_size, *around):
-    """Starts tests.data.working; around: a shell's words before it."""
+    """Starts tests.data.working. around: words of the command line before it."""
     command = [sys.executable, "-m", "tests.data.working", glyphs, batch_size]
     return subprocess.Popen(
         [*around, *map(str, command)],
@@ -29,7 +29,7 @@ def program(glyphs, batch_size, *around):
 
 @contextlib.contextmanager
 def killed_at_last(process):
-    """Also where the test fails: it would wait for the process for ever."""
+    """Kills the process at the end: a test that failed would wait for it for ever."""
     with process:
         try:
             yield process
@@ -60,12 +60,12 @@ def test_workers_leave_signals_to_the_program_and_end_with_it(glyphs):
     assert held and not any(path.exists() for path in held)
 
 
-# Too little room for what workers need at their start is refused by the system; too little
-# for a batch kills the worker.
+# 16k is too little for what workers need at their start, which the system refuses; 1m is too
+# little for a batch, which kills the worker.
 @pytest.mark.parametrize(
     ("room", "batch_size"), [("16k", 64), pytest.param("1m", 512, marks=pytest.mark.large)]
 )
-def test_a_small_dev_shm_is_one_line_that_names_it(glyphs, room, batch_size):
+def test_a_small_dev_shm_is_reported_in_one_line_that_names_it(glyphs, room, batch_size):
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     mounted = f'mount -t tmpfs -o size={room} tmpfs /dev/shm && exec "$@"'

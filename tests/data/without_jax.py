@@ -1,6 +1,6 @@
-"""Imports the input pipeline where JAX cannot be imported; prints the modules that it loaded.
+"""Imports the input pipeline where JAX cannot be imported, and prints the loaded modules.
 
-Grain itself imports JAX where it is installed, so JAX is hidden here.
+Grain imports JAX if it is installed, so this program hides JAX.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A program with input workers: takes some batches, says so, and stays.
+"""A program with input workers: reads some batches, prints "ready", and waits.
 
 python -m tests.data.working DATASET BATCH_SIZE
 """
@@ -17,7 +17,7 @@ def main(argv):
     batches = host_batches(
         training_examples(Config(data=data)), range(size), size, 0, 100, data, lambda batch: batch
     )
-    for _ in range(4):  # of both workers
+    for _ in range(4):  # from both workers
         next(batches)
     print("ready", flush=True)
     while True:

@@ -59,7 +59,7 @@ def truncate(directory: Path) -> None:
 
 
 def swap_splits_completely(directory: Path) -> None:
-    """Each is valid, and what dataset.json says of the one holds of the other."""
+    """Swaps val and test: each is valid, and each fits the description of the other."""
     (directory / "val").rename(directory / "other")
     (directory / "test").rename(directory / "val")
     (directory / "other").rename(directory / "test")
@@ -108,7 +108,7 @@ def latents_of(index: int, **changes) -> LatentRecord:
 
 
 def precompute(directory: Path, features: bool = True, latents: bool = True) -> None:
-    """Adds features and latents beside each image file; dataset.json names them if asked."""
+    """Adds features and latents for each image file; the flags say which dataset.json names."""
     for split in layout.read_dataset_info(directory).splits:
         manifest = layout.read_manifest(directory / split)
         for i, file in enumerate(layout.files_of(manifest, "images")):

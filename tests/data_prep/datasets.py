@@ -36,7 +36,7 @@ def images(split: str, info: layout.SplitInfo, seed: int = 0) -> list[ImageRecor
 
 
 def write(directory: Path, seed: int = 0, **changes) -> Path:
-    """Two image files a split; `changes` go to the description."""
+    """Writes a dataset with two image files in each split; `changes` go to its description."""
     infos = {name: split_info(name) for name in CLASSES}
     for name, info in infos.items():
         drawn = draw_episodes(info, SHOTS, 3, seed)

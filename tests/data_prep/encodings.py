@@ -1,4 +1,4 @@
-"""Encodings as their user starts them, of small photos by tiny networks."""
+"""Encodings of small photos by tiny networks, started as by a user."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ PRECISION = {"float16": 1e-3, "bfloat16": 8e-3}
 
 
 def write_weights(folder: Path) -> Path:
-    """Tiny networks with random weights: `siglip` and `vae`."""
+    """Writes tiny networks with random weights: `siglip` and `vae`."""
     originals.save(originals.siglip_vision(), originals.siglip_processor(), folder / "siglip")
     original(**SD).save_pretrained(folder / "vae")
     return folder
 
 
 def write_photos(directory: Path, size: int = SIZE) -> Path:
-    """Photos in several files a split, of which no batch size here fills all."""
+    """Writes photos in files of several sizes, which no batch size of the tests all divides."""
     infos, seed = {}, 0
     for name, sizes in SPLITS.items():
         classes = tuple(f"{name}{c}" for c in range(len(sizes)))
@@ -63,7 +63,7 @@ def succeed(dataset, *flags, devices=1):
 
 
 def refused(dataset, *flags) -> str:
-    """The one line of an encoding that fails, and leaves the dataset as it is."""
+    """The error line of an encoding, which must fail and leave the dataset as it is."""
     before = files(dataset)
     done = encode(dataset, *flags)
     assert done.returncode == 1, done.stderr
@@ -84,7 +84,7 @@ def all_images(directory: Path, split: str) -> np.ndarray:
 
 
 def assert_near(stored: list[np.ndarray], expected, dtype: str) -> None:
-    """Equal up to rounding to `dtype`, and float32's own reordering of sums."""
+    """Checks equality up to rounding to `dtype` and to the order of float32 sums."""
     found = np.stack(stored)
     assert found.dtype == records.HALF_TYPES[dtype]
     np.testing.assert_allclose(

@@ -1,10 +1,10 @@
-"""Changes random bytes of a dataset, one at a time, and looks who notices.
+"""Changes random bytes of a dataset, one at a time, and checks that each change is reported.
 
     python -m tests.data_prep.flip_bytes DATASET COUNT SEED
 
-Fails when neither verify nor a reader reports a change of content, or when a reader gives
-other content than the original's. Prints each change before it is tried, and at last how
-many were reported.
+Fails when verify does not report a change of content, or when a reader returns other
+content than the original's. Prints each change before it is made, and at the end the number
+of reported changes.
 """
 
 import json
@@ -19,7 +19,7 @@ from fsdit.errors import DataError
 
 
 def read_everything(directory: Path) -> dict:
-    """All that a program can get out of a dataset, without what gives an error."""
+    """All that the readers return for a dataset, without what raises an error."""
     try:
         info = layout.read_dataset_info(directory)
     except DataError:
@@ -49,7 +49,7 @@ def read_all(split: str, kind: type, *arguments) -> dict:
 
 
 def content_of(path: Path) -> object:
-    """What a file says: JSON may change in its white space."""
+    """The values of a JSON file, whose white space may change; the bytes of any other file."""
     data = path.read_bytes()
     if path.suffix != ".json":
         return data
@@ -60,7 +60,7 @@ def content_of(path: Path) -> object:
 
 
 def changed(data: bytes, rng: np.random.Generator) -> tuple[int, bytes]:
-    """One bit flipped or one byte replaced, mostly where there is something."""
+    """Flips a bit or replaces a byte, mostly of nonzero bytes; returns (position, content)."""
     content = np.frombuffer(data, np.uint8).copy()
     used = np.flatnonzero(content)
     position = int(rng.choice(used) if rng.random() < 0.8 else rng.integers(len(content)))
@@ -85,7 +85,7 @@ def main(directory: Path, count: int, seed: int) -> None:
         except DataError:
             reported = True
         noticed += reported
-        assert reported or content_of(path) == before, "verify saw nothing"
+        assert reported or content_of(path) == before, "verify did not report the change"
         for key, value in read_everything(directory).items():
             assert value == original.get(key), f"a reader gave another {key}"
         path.write_bytes(data)

@@ -87,7 +87,7 @@ DAMAGES = {
         lambda d: change_episode(d, 1, Episode(0, 1, (2,))),
         f"{EPISODES}, record 1: 1 supports, not 2",
     ),
-    "splits exchanged whole": (
+    "splits exchanged": (
         swap_splits_completely,
         "val/manifest.json: lists other images than .* of another split or dataset",
         "test/manifest.json: lists other images than",

@@ -1,4 +1,4 @@
-"""Damaged and doctored JSON files of a dataset: one line, and nothing is written outside."""
+"""Damaged and forged JSON files end in one line, and nothing outside the dataset is written."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ VALUES = [None, -1, 10**30, 1.5, float("nan"), "../victim", "\ud800", "\x1b[31m"
 
 
 def places(value: Any, here: tuple = ()) -> Iterator[tuple]:
-    """Where in nested JSON a value is, of every value; of long lists the first."""
+    """Paths of keys to every value in nested JSON; of a list, only to its first item."""
     yield here
     keys = value if isinstance(value, dict) else range(1) if isinstance(value, list) else ()
     for key in keys:
-        if key not in ("val", "test"):  # they are as train is
+        if key not in ("val", "test"):  # these are like train
             yield from places(value[key], (*here, key))
 
 
@@ -51,7 +51,7 @@ def renamed(base: Any, place: tuple) -> Any:
 
 
 def signed(values: Any) -> bytes:
-    """With the right sum, as whoever doctors a file would give it."""
+    """JSON with the right checksum, as someone who forges a file would write it."""
     if isinstance(values, dict) and "sha256" in values:
         del values["sha256"]
         with contextlib.suppress(ValueError):
@@ -59,8 +59,8 @@ def signed(values: Any) -> bytes:
     return json.dumps(values).encode()
 
 
-def used(directory: Path) -> None:
-    """What every program does with a dataset. Raises FsditError."""
+def encode_nothing(directory: Path) -> None:
+    """Runs an encoding without networks on a dataset. Raises FsditError."""
     info = layout.read_dataset_info(directory)
     tasks.EncodingFolder(directory).begin(info, [], "float32")
     tasks.finish(tasks.EncodingFolder(directory), [], tasks.tasks(directory, info))
@@ -75,7 +75,7 @@ def checked(directory: Path) -> None:
 PROGRAMS = {
     "episodes": lambda d: rebuild.rebuild(d, 1, 2, 0),
     "verify": checked,
-    "encode": used,
+    "encode": encode_nothing,
 }
 
 
@@ -85,7 +85,7 @@ def original(tmp_path_factory) -> Path:
 
 
 def one_line(original: Path, folder: Path, program: str, file: str, content: bytes) -> None:
-    """The program ends well or in an error for people, and leaves what is outside alone."""
+    """Checks that the program succeeds or raises FsditError, and writes nothing outside."""
     directory = folder / "d"
     if not directory.exists():
         shutil.copytree(original, directory)
@@ -104,7 +104,7 @@ def one_line(original: Path, folder: Path, program: str, file: str, content: byt
 @pytest.mark.medium
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("file", FILES)
-def test_no_value_of_a_json_file_is_a_traceback(original, tmp_path, program, file):
+def test_no_value_in_a_json_file_ends_in_a_traceback(original, tmp_path, program, file):
     base = json.loads((original / file).read_text())
     for place in places(base):
         for value in VALUES:
@@ -128,7 +128,7 @@ BYTES = {
 @pytest.mark.parametrize("content", BYTES.values(), ids=BYTES.keys())
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_what_is_no_json_of_a_dataset_is_one_line(original, tmp_path, program, file, content):
+def test_bytes_that_are_no_json_end_in_one_line(original, tmp_path, program, file, content):
     one_line(original, tmp_path, program, file, content)
 
 
@@ -213,7 +213,7 @@ def test_a_dataset_older_than_the_digests_is_read_and_checked_as_before(original
     assert verify(directory, False, 0).damages == []
 
 
-def test_images_that_are_not_there_get_no_episodes(original, tmp_path):
+def test_missing_images_get_no_episodes(original, tmp_path):
     directory = Path(shutil.copytree(original, tmp_path / "d"))
     values = json.loads((directory / "dataset.json").read_text())
     values["splits"]["val"]["images_per_class"] = [4, 4]

@@ -1,4 +1,4 @@
-"""`python -m data_prep.encode` as a process, against the networks called directly."""
+"""`python -m data_prep.encode` as a process, compared with direct calls of the networks."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def undisturbed(photos, weights, tmp_path_factory) -> Path:
     return Path(directory)
 
 
-def test_what_is_stored_is_what_the_networks_give(undisturbed, weights):
+def test_stored_features_and_latents_are_those_of_the_networks(undisturbed, weights):
     assert_features(undisturbed, weights / "siglip", "siglip")
     assert_latents(undisturbed, weights / "vae", "vae")
     assert verify(undisturbed, fast=False, workers=0).damages == []
@@ -70,8 +70,8 @@ def test_files_are_those_of_the_images_with_other_records(undisturbed):
                 assert manifest[name]["records"] == manifest[image]["records"]
 
 
-def test_eight_devices_and_other_flags(dataset, weights):
-    """A batch of 3 becomes one of 8; half of it is computed in another type."""
+def test_encoding_with_other_flags_on_eight_devices(dataset, weights):
+    """Eight devices turn a batch of 3 into one of 8."""
     succeed(
         dataset,
         f"--encoder={weights / 'siglip'}",
@@ -91,7 +91,7 @@ def test_eight_devices_and_other_flags(dataset, weights):
     assert verify(dataset, fast=False, workers=0).damages == []
 
 
-def test_grey_images_and_pooled_features_alone(weights, tmp_path):
+def test_grey_images_are_encoded_to_pooled_features_alone(weights, tmp_path):
     dataset = datasets.write(tmp_path / "d")
     succeed(dataset, f"--encoder={weights / 'siglip'}", "--notokens", "--batch_size=64")
     assert not layout.read_dataset_info(dataset).features["siglip"].tokens
@@ -103,7 +103,7 @@ def start(dataset, *flags):
     return start_program("data_prep.encode", f"--dataset_dir={dataset}", *flags)
 
 
-def test_two_processes_write_the_files_of_one(dataset, undisturbed, weights):
+def test_two_processes_write_the_same_files_as_one(dataset, undisturbed, weights):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -125,9 +125,7 @@ def test_two_processes_write_the_files_of_one(dataset, undisturbed, weights):
 
 
 @pytest.mark.parametrize(("how", "after"), [(signal.SIGKILL, 2), (signal.SIGTERM, 9)])
-def test_stopped_and_started_again_it_ends_as_if_never_stopped(
-    dataset, undisturbed, weights, how, after
-):
+def test_a_stopped_encoding_ends_as_if_never_stopped(dataset, undisturbed, weights, how, after):
     folder = dataset / layout.ENCODING
     process = start(dataset, *both(weights))
     deadline = time.monotonic() + 120
@@ -154,10 +152,10 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_while_the_dataset_is_described_it_ends_as_if_never_stopped(
+def test_an_encoding_killed_in_its_last_part_ends_as_if_never_stopped(
     undisturbed, photos, weights, tmp_path, monkeypatch
 ):
-    """Before each rename and each removal of the last part in turn."""
+    """The last part is killed before each of its renames and removals in turn."""
     output = outputs.features(str(weights / "siglip"), "siglip", True, "float16", "float32")
     vae = outputs.latents(
         str(weights / "vae"), "", "vae", layout.read_dataset_info(photos), "float16", "float32"
@@ -175,7 +173,7 @@ def test_killed_while_the_dataset_is_described_it_ends_as_if_never_stopped(
             layout.write_json(folder.result(task, made.kind), manifest[Path(file).name])
 
     def end(directory: Path, at: float) -> bool:
-        """Whether it came to its end, and was not killed at the at-th change."""
+        """Runs the last part; returns False if it was killed before change number `at`."""
         left = at
 
         def counted(function):
@@ -215,7 +213,7 @@ def test_killed_while_the_dataset_is_described_it_ends_as_if_never_stopped(
     assert at > 2 * len(all_tasks)
 
 
-def test_a_name_that_is_there_is_refused(undisturbed, weights):
+def test_a_name_that_the_dataset_has_already_is_refused(undisturbed, weights):
     line = refused(undisturbed, *both(weights))
     assert "features-siglip is already there; give another name with --name" in line
     line = refused(undisturbed, f"--vae={weights / 'vae'}")
@@ -224,7 +222,7 @@ def test_a_name_that_is_there_is_refused(undisturbed, weights):
     assert "features-siglip is there, but otherwise made" in line
 
 
-def test_what_is_there_already_takes_nothing_from_what_was_begun(undisturbed, weights, tmp_path):
+def test_a_refused_name_leaves_another_begun_encoding_alone(undisturbed, weights, tmp_path):
     dataset = Path(shutil.copytree(undisturbed, tmp_path / "d"))
     info = layout.read_dataset_info(dataset)
     other = outputs.features(str(weights / "siglip"), "other", True, "float16", "float32")
@@ -234,7 +232,7 @@ def test_what_is_there_already_takes_nothing_from_what_was_begun(undisturbed, we
     assert files(dataset) == before
 
 
-def test_more_can_be_added_and_episodes_rebuilt(undisturbed, weights, tmp_path):
+def test_features_can_be_added_and_episodes_rebuilt(undisturbed, weights, tmp_path):
     dataset = Path(shutil.copytree(undisturbed, tmp_path / "d"))
     fingerprint = layout.dataset_fingerprint(dataset)
     succeed(dataset, f"--encoder={weights / 'siglip'}", "--name=siglip-2", "--notokens")

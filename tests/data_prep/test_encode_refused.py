@@ -36,7 +36,7 @@ def dataset(photos, tmp_path) -> Path:
     return Path(shutil.copytree(photos, tmp_path / "d"))
 
 
-def test_what_was_begun_is_not_gone_on_with_otherwise(dataset, weights, tmp_path):
+def test_a_begun_encoding_is_not_continued_with_other_flags(dataset, weights, tmp_path):
     file = datasets.shard(dataset, "test", index=1)
     whole = file.read_bytes()
     datasets.flip(file, whole.index(b"PNG") + 40)
@@ -58,7 +58,7 @@ def test_what_was_begun_is_not_gone_on_with_otherwise(dataset, weights, tmp_path
     assert_features(dataset, weights / "siglip", "siglip")
 
 
-def test_other_weights_at_the_same_place_are_not_gone_on_with(dataset, weights, tmp_path):
+def test_a_begun_encoding_is_not_continued_with_changed_weights(dataset, weights, tmp_path):
     location = Path(shutil.copytree(weights / "siglip", tmp_path / "siglip"))
     info = layout.read_dataset_info(dataset)
     begun = outputs.features(str(location), "siglip", True, "float16", "float32")
@@ -96,13 +96,13 @@ def test_values_that_the_type_cannot_hold_are_refused_with_the_image(dataset, we
         (["--vae={weights}/vae", "--num_processes=2"], "--coordinator_address, --num_processes"),
     ],
 )
-def test_a_wrong_flag_is_one_line(photos, weights, flags, named):
+def test_a_wrong_flag_is_reported_in_one_line(photos, weights, flags, named):
     line = refused(photos, *[flag.format(weights=weights) for flag in flags])
     assert any(part in line for part in named.split("|")), line
     assert not (photos / layout.ENCODING).exists()
 
 
-def test_an_image_size_that_the_vae_cannot_take(weights, tmp_path):
+def test_an_image_size_that_the_vae_cannot_take_is_refused(weights, tmp_path):
     line = refused(write_photos(tmp_path / "d", size=36), f"--vae={weights / 'vae'}")
     assert (
         "multiples of 8, these are 36 x 36; convert the dataset with another --image_size" in line

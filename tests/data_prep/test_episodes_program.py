@@ -55,7 +55,7 @@ def test_the_episodes_are_new_and_the_images_are_not_touched(dataset, shots, set
             assert all(e.supports == (e.target,) for e in stored)
 
 
-def test_the_same_flags_give_the_same_bytes_whatever_was_there(dataset, tmp_path):
+def test_the_same_flags_give_the_same_bytes_whatever_episodes_were_there(dataset, tmp_path):
     other = shutil.copytree(dataset, tmp_path / "other")
     rebuild(other, "--shots=2", "--sets_per_class=1").check_returncode()
     for directory in (dataset, other):
@@ -82,7 +82,7 @@ def test_several_files_of_episodes_become_one(dataset):
     assert verify(dataset, fast=False, workers=0).damages == []
 
 
-def test_what_a_killed_start_left_is_removed(dataset):
+def test_leftovers_of_a_killed_start_are_removed(dataset):
     names = files(dataset).keys()
     for leftover in (
         "dataset.json.partial",
@@ -111,14 +111,14 @@ def test_wrong_flags_change_nothing(dataset, flags, named):
     assert files(dataset) == before
 
 
-def test_a_folder_without_a_dataset_is_one_line(tmp_path):
+def test_a_folder_without_a_dataset_is_reported_in_one_line(tmp_path):
     done = rebuild(tmp_path, *FLAGS)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/dataset.json: no such file")
 
 
-def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, tmp_path):
+def test_a_kill_leaves_the_old_or_new_episodes_or_an_error_with_the_remedy(dataset, tmp_path):
     (tmp_path / "killed").mkdir()
     module = "tests.data_prep.conversion.kill_at_each_write"
     run_module(module, dataset, tmp_path / "killed", *FLAGS, timeout=120).check_returncode()
@@ -133,7 +133,7 @@ def test_a_kill_at_any_moment_leaves_the_old_the_new_or_a_named_state(dataset, t
 
 
 def _state(directory: Path, old: dict[str, str], new: dict[str, str]) -> str:
-    """Which dataset a program finds there, every record of which is valid."""
+    """Whether a program finds the old dataset, the new one, or an error that names the remedy."""
     try:
         damages = verify(directory, fast=False, workers=0).damages
     except DataError as error:

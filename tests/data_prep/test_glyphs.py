@@ -68,7 +68,7 @@ def test_the_image_files_hold_the_images_of_each_character_in_turn(glyphs, split
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_episode_files_hold_each_character_as_often(glyphs, split):
+def test_the_episode_files_hold_each_character_equally_often(glyphs, split):
     info = read_dataset_info(glyphs).splits[split]
     reader = EpisodeReader(glyphs / split, info, shots=5)
     drawn = [reader[i] for i in range(len(reader))]
@@ -97,7 +97,7 @@ def test_a_picture_is_black_ink_inside_a_white_margin(glyphs):
     assert (picture[[0, -1]] == 255).all() and (picture[:, [0, -1]] == 255).all()
 
 
-def test_the_manifest_tells_the_truth(glyphs):
+def test_the_manifest_has_the_size_and_checksum_of_each_file(glyphs):
     for split in SPLITS:
         for name, entry in read_manifest(glyphs / split).items():
             content = (glyphs / split / name).read_bytes()
@@ -115,7 +115,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path):
     assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
 
 
-def test_a_shot_count_that_no_class_can_serve_is_one_line_and_leaves_no_dataset(tmp_path):
+def test_a_shot_count_that_no_class_can_serve_ends_in_one_line_and_leaves_no_dataset(tmp_path):
     done = run_module("data_prep.glyphs", f"--output_dir={tmp_path / 'd'}", "--shots=12")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

@@ -53,7 +53,7 @@ def test_the_picture_shows_supports_and_target_of_the_first_episodes(dataset, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "grid.png"]
 
 
-def test_the_table_has_sizes_and_what_was_precomputed(dataset, tmp_path):
+def test_the_table_has_sizes_and_precomputed_features(dataset, tmp_path):
     manifest = layout.read_manifest(dataset / "val")
     file = shard_name("features-siglip2-base", 0, 1)
     manifest[file] = write_shard(dataset / "val" / file, [b"x"] * 7)
@@ -66,7 +66,7 @@ def test_the_table_has_sizes_and_what_was_precomputed(dataset, tmp_path):
     assert reported["train"][-1] == "none"
 
 
-def test_more_rows_than_episodes_are_all_of_them(dataset, tmp_path):
+def test_more_rows_than_episodes_show_all_episodes(dataset, tmp_path):
     assert inspect(dataset, tmp_path / "grid.png", "--episodes=99").returncode == 0
     assert Image.open(tmp_path / "grid.png").height == 9 * CELL
 
@@ -79,7 +79,7 @@ def test_more_rows_than_episodes_are_all_of_them(dataset, tmp_path):
         (".", [], "--output="),
     ],
 )
-def test_a_wrong_flag_is_one_line_and_writes_nothing(dataset, tmp_path, output, flags, named):
+def test_a_wrong_flag_ends_in_one_line_and_writes_nothing(dataset, tmp_path, output, flags, named):
     done = inspect(dataset, tmp_path / output, *flags)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

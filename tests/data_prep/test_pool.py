@@ -31,6 +31,6 @@ def refuse(number: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_a_task_raises_is_raised(workers):
+def test_an_error_of_a_task_is_raised(workers):
     with pytest.raises(DataError, match="number 7"):
         list(pool.results(refuse, [7], workers))

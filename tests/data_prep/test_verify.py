@@ -47,7 +47,7 @@ def test_leakage_is_no_damage_and_has_a_status_and_remedies_of_its_own(dataset, 
     make, remedies = LEAKS[leak]
     make(dataset)
     report = verify(dataset, False, 0)
-    capsys.readouterr()  # what shows the progress
+    capsys.readouterr()  # drops the lines of progress
     assert conclude(dataset, report) == EXIT_LEAKAGE == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {dataset}: leakage, 1 found") and "copy" not in line
@@ -63,7 +63,7 @@ def test_a_valid_dataset_has_status_0(dataset):
 
 
 @pytest.mark.medium
-def test_a_dataset_that_is_not_there_is_one_line(tmp_path):
+def test_a_dataset_that_is_not_there_is_reported_in_one_line(tmp_path):
     done = run_module("data_prep.verify", f"--dataset_dir={tmp_path}")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -87,7 +87,7 @@ def test_processes_find_what_one_process_finds(dataset):
     assert lines(dataset, workers=2) == alone
 
 
-def test_a_file_whose_sum_is_wrong_is_read_in_full_though_others_are_sampled(tmp_path):
+def test_a_file_with_a_wrong_checksum_is_read_in_full_though_others_are_sampled(tmp_path):
     info = layout.SplitInfo(("one",), (400,), episodes=0, shots=0)
     images = [
         ImageRecord(str(i), 0, records.encode_pixels(datasets.pixels("s", i)), 6, 6)
@@ -121,7 +121,7 @@ def test_identical_images_inside_a_split_are_allowed(dataset):
     assert lines(dataset) == []
 
 
-def test_of_a_file_with_many_damages_the_first_are_shown_and_the_rest_counted(dataset):
+def test_the_first_damages_of_a_file_are_shown_and_the_rest_counted(dataset):
     rewrite(shard(dataset), lambda payloads: [b"\xc1"] * len(payloads))
     (dataset / "val" / "notes.txt").write_text("x")
     reported = list(damage_lines(verify(dataset, False, 0).damages, most=2))
@@ -139,7 +139,7 @@ def test_an_interrupted_rebuild_names_the_command_that_fixes_it(dataset):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.medium
 def test_no_flipped_byte_goes_unnoticed_and_none_crashes(dataset, seed):
-    """In a process of its own, where a crash is seen; it prints each flip before it is tried."""
+    """A process of its own makes a crash visible, and prints each change before it makes it."""
     done = run_module("tests.data_prep.flip_bytes", dataset, 300, seed, timeout=120)
     tried = done.stdout.splitlines()
     assert done.returncode == 0, (tried[-1:], done.stderr[-2000:])

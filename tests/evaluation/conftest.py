@@ -8,7 +8,7 @@ from tests.evaluation.originals import fidelity
 
 @pytest.fixture(scope="session")
 def inception_network():
-    """torch-fidelity's extractor with random weights that let signals through."""
+    """torch-fidelity's Inception with random weights, scaled so that activations do not vanish."""
     fidelity("fid")
     from torch_fidelity import feature_extractor_inceptionv3 as module
 

@@ -12,11 +12,11 @@ _IMAGES = ("", ".datasets", ".models", ".transforms", ".transforms.functional")
 
 
 def fidelity(metric: str) -> ModuleType:
-    """The module `metric_{metric}` of torch-fidelity; without it, the test is skipped.
+    """Import torch-fidelity's module `metric_{metric}`, or skip the test where it is missing.
 
-    torch-fidelity imports torchvision, for images, which no function on features looks
-    at. The package index has it for CUDA builds of PyTorch only; beside a CPU build it
-    cannot be imported, and breaks transformers, so something empty stands in for it.
+    torch-fidelity imports torchvision, which its functions on features do not use. The package
+    index has torchvision only for CUDA builds of PyTorch. Beside a CPU build its import fails and
+    breaks transformers, so empty modules stand in for it.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed: pip install --no-deps torch-fidelity")

@@ -7,7 +7,7 @@ from fsdit.evaluation.report.class_pictures import ClassPictures
 from fsdit.evaluation.results import IMAGE_SETS, METRICS, Results, Score, Table
 
 BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")
-# Some scores that are left out, as those that have no meaning are.
+# Scores that are left out, as an evaluation leaves out scores without a meaning.
 MISSING = {("frechet_distance", "real"), ("pairwise_distance", "copied_support")}
 UNIT = ("top1", "top1_exact", "top5", "precision", "recall", "coverage", "near_copies")
 
@@ -42,7 +42,7 @@ def table(
 def results(
     rng: np.random.Generator, names: list[str], shots=(1, 5), guidance=(1.0, 3.0, 5.0)
 ) -> Results:
-    """Unseen and seen classes at the run's guidance scale, 3, and unseen ones at the others."""
+    """Results of unseen and seen classes at guidance scale 3, and of unseen ones at the others."""
     first = [table(rng, names, "test", False, k, 3.0) for k in shots]
     seen = [table(rng, names, "train", True, k, 3.0) for k in shots]
     other = [table(rng, names, "test", False, k, g) for k in shots for g in guidance if g != 3.0]

@@ -25,7 +25,7 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """(..., 64) float32: random filters of 3 x 3 pixels, rectified, means of quarters."""
+    """(..., 64) float32: rectified responses of random 3 x 3 filters, averaged over quarters."""
     filters = np.random.default_rng(7).normal(size=(9, 16)) / 3
     pixels = images[..., 0].astype(np.float32) / 127 - 1
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), axis=(-2, -1))

@@ -18,7 +18,7 @@ def cells_of(glyphs, split="test", **settings):
     return make_cells(config_of(glyphs, **settings), read_dataset_info(glyphs), split)
 
 
-def test_each_table_has_a_cell_the_unseen_split_first(glyphs):
+def test_each_table_has_a_cell_and_the_unseen_split_comes_first(glyphs):
     cells = cells_of(glyphs, **{"shots": 5, "guidance_scales": (1.0, 3.0)})
     assert [p.name for p in cells] == [
         "test-5shot-guidance3",

@@ -1,4 +1,4 @@
-"""results.json, also as older versions wrote it."""
+"""results.json, including files that older versions wrote."""
 
 import json
 
@@ -9,12 +9,12 @@ from fsdit.errors import DataError
 from fsdit.evaluation.results import read_results, summary, write_results
 from tests.evaluation import results_example as example
 
-# A class may be called as a field was.
+# Class names that equal old names of fields; reading old results must not rename them.
 NAMES = ["drawings", "judge", "samples"]
 
 
 def with_old_names(values):
-    """The content of results.json under the names that older versions gave."""
+    """Return the content of results.json under the names that older versions used."""
     values = json.loads(json.dumps(values))
     values["judge"] = values.pop("critic")
     protocol = values["protocol"]
@@ -40,7 +40,7 @@ def test_results_of_an_older_version_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tables": 3}', '{"tables": [{}]}', "null"])
-def test_a_file_of_anything_else_is_one_line(tmp_path, text):
+def test_any_other_file_gives_a_one_line_error(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(
         DataError, match=r"results\.json: not the results of an evaluation"

@@ -1,4 +1,4 @@
-"""Stored samples go on only with the weights and the protocol that they were made from."""
+"""Stored samples are continued only with the weights and the protocol that made them."""
 
 import json
 
@@ -21,9 +21,9 @@ def written(folder, change):
 @pytest.mark.parametrize(
     "change",
     [lambda source: None, lambda source: source["cells"][0]["sampling"].pop("noise_level")],
-    ids=["the same", "made before a setting was there"],
+    ids=["the same", "made before a setting existed"],
 )
-def test_samples_of_the_same_source_go_on(tmp_path, change):
+def test_samples_of_the_same_source_are_continued(tmp_path, change):
     written(tmp_path, change)
     SampleFiles(tmp_path, SOURCE, (8, 8, 1))
 
@@ -56,7 +56,7 @@ NEW = {
 
 
 @pytest.mark.parametrize("step", [5, 6])
-def test_samples_of_an_older_version_go_on_in_their_folder(tmp_path, step):
+def test_samples_of_an_older_version_are_continued_in_their_folder(tmp_path, step):
     folder = tmp_path / "drawings"
     folder.mkdir()
     (folder / "of.json").write_text(json.dumps(OLD))

@@ -1,4 +1,4 @@
-"""Scores move the right way when the samples are known: real images, made worse on purpose."""
+"""Scores change in the right direction for samples that are real images with a known defect."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ PROTOCOL = EvaluationConfig(classes=20, samples_per_episode=4, episodes_per_clas
 
 @pytest.fixture(scope="module")
 def scored(glyphs):
-    """(table of good samples, function from an edit of real images to the table of the result)."""
+    """(table of good samples, function that scores the real images after an edit of them)."""
     data = DataConfig(dataset_dir=str(glyphs), shots=5)
     config = Config(data=data, evaluation=PROTOCOL, sampling=SamplingConfig())
     info, critic = read_dataset_info(glyphs), open_critic(config)
@@ -47,7 +47,7 @@ def scored(glyphs):
     def table(edit):
         return score_cell(comparison(edit), cell, training, PROTOCOL, perceptual=None)[0]
 
-    # With noise, because a sample never equals a real image.
+    # Noise is added because a generated sample never equals a real image.
     rng = np.random.default_rng(0)
     noise = rng.integers(-12, 13, images.shape)
     good = table(lambda x, s: np.clip(x + noise, 0, 255))
@@ -71,7 +71,7 @@ def test_good_samples_score_about_as_real_images_do(scored):
     assert value(good, "near_copies") < 0.2
 
 
-def test_baselines_lie_where_they_must(scored):
+def test_baselines_have_the_expected_scores(scored):
     good, _ = scored
     assert value(good, "near_copies", "copied_support") == 1
     assert value(good, "support_distance", "copied_support") == 0
@@ -87,7 +87,7 @@ def test_baselines_lie_where_they_must(scored):
                 assert score.low - 1e-9 <= score.value <= score.high + 1e-9, (metric, name)
 
 
-def test_blur_is_seen_by_the_fidelity_to_the_set(scored):
+def test_blur_worsens_the_fidelity_to_the_set(scored):
     good, table = scored
     mild, strong = (table(lambda x, s, sigma=sigma: blurred(x, sigma)) for sigma in (1.5, 4))
     for metric in ("frechet_distance", "kernel_distance", "gaussian_distance"):
@@ -97,7 +97,7 @@ def test_blur_is_seen_by_the_fidelity_to_the_set(scored):
     assert value(good, "top1") > value(strong, "top1")
 
 
-def test_swapped_classes_are_seen_by_the_fidelity_to_the_class_alone(scored):
+def test_swapped_classes_worsen_the_fidelity_to_the_class_alone(scored):
     good, table = scored
     swapped = table(lambda x, s: np.roll(x, 7, axis=0))
     assert value(swapped, "top1") < 0.1 < value(good, "top1")
@@ -108,7 +108,7 @@ def test_swapped_classes_are_seen_by_the_fidelity_to_the_class_alone(scored):
     assert abs(value(swapped, "frechet_distance") / value(good, "frechet_distance") - 1) < 0.3
 
 
-def test_dropped_modes_are_seen_by_recall_and_variety(scored):
+def test_dropped_modes_lower_recall_and_variety(scored):
     good, table = scored
 
     def one_each(images, supports):
@@ -122,7 +122,7 @@ def test_dropped_modes_are_seen_by_recall_and_variety(scored):
     assert value(dropped, "top1") > 0.8
 
 
-def test_copies_are_seen_though_every_other_metric_likes_them(scored):
+def test_copies_raise_near_copies_though_other_metrics_improve(scored):
     good, table = scored
     copied = table(lambda x, s: s[:, :4])
     assert value(copied, "near_copies") == 1 and value(copied, "support_distance") == 0
@@ -138,7 +138,7 @@ def test_scores_by_class_average_to_those_of_the_table(scored):
 
 
 def test_no_support_is_in_the_reference(scored):
-    """Or copies of supports would come nearer to it than real images do."""
+    """Otherwise copies of supports would be nearer to the reference than real images are."""
     _, table = scored
     comparison = table.comparison(lambda x, s: x)
     reference, baseline = halves(comparison)
@@ -168,7 +168,7 @@ def test_one_class_has_scores_without_intervals(scored):
     assert classifier_scores(one, ways=5) == {}
 
 
-def test_lpips_sees_dropped_modes_too(scored, tmp_path):
+def test_dropped_modes_lower_lpips_too(scored, tmp_path):
     _, table = scored
     lpips = load_lpips(str(lpips_original.write(tmp_path)))
 
@@ -182,8 +182,8 @@ def test_lpips_sees_dropped_modes_too(scored, tmp_path):
     assert good["real"] == dropped["real"]
 
 
-@pytest.mark.large  # roots of 2048 x 2048 matrices, by eigenvalues
-def test_inception_fid_sees_blur(scored, inception_weights):
+@pytest.mark.large  # slow: roots of 2048 x 2048 matrices by eigenvalues
+def test_blur_worsens_the_inception_fid(scored, inception_weights):
     _, table = scored
     scores = inception_scores(table.comparison(lambda x, s: blurred(x, 3)), inception_weights)
     assert (

@@ -1,4 +1,4 @@
-"""Checks Inception weights where one module cannot be imported, and prints the error.
+"""Check Inception weights where one module cannot be imported, and print the error.
 
 python -m tests.evaluation.without_module MODULE WEIGHTS
 """

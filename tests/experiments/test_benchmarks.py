@@ -1,4 +1,4 @@
-"""What the benchmarks compare is comparable, and their arithmetic."""
+"""The benchmarks compare equal models, and their arithmetic is right."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def test_rates_and_the_ratio_to_pytorch():
     assert train_step.ratios(found) == pytest.approx({"best": 1.0, "median": 1.0})
 
 
-def test_the_input_is_as_many_times_the_step():
+def test_input_speeds_are_multiples_of_the_train_steps_speed():
     def side(*seconds):
         return turns.rates(list(seconds), 12)
 

@@ -24,7 +24,7 @@ from tests.programs import run_module
 def test_one_disturbance_of_each_kind_loses_nothing(tmp_path, glyphs):
     output = tmp_path / "endurance"
     with small_disk_at(tmp_path / "disk", "1m"):
-        pass  # a full disk is among them: skipped where none can be mounted
+        pass  # one disturbance is a full disk: the test is skipped where none can be mounted
     result = run_module(
         "experiments.benchmarks.lifecycle.endurance",
         *(f"--dataset_dir={glyphs}", f"--output_dir={output}"),
@@ -74,13 +74,13 @@ def test_the_failures_name_what_was_lost(records, steps, finished, word):
         assert any(word in failure for failure in found), found
 
 
-def test_a_schedule_has_every_kind_and_notices_in_every_phase_of_a_start():
+def test_a_schedule_has_every_kind_and_signals_in_every_phase():
     planned = schedule(list(KINDS), 50, 10, random.Random(0))
     counts = collections.Counter(d.kind for d in planned)
     assert set(counts) == set(KINDS) and set(counts.values()) == {5}
     for kind in ("kill", "preempt", "interrupt", "hangup", "stop"):
         assert {d.phase for d in planned if d.kind == kind} == set(PHASES)
-    # For a start with nothing saved, and for a resumed one.
+    # The first two come before anything is saved, so that the next start is a first one too.
     assert {d.phase for d in planned[:2]} == {"start", "compile"}
 
 
@@ -92,7 +92,7 @@ class Process:
         self.sent.append(number)
 
 
-# Lines of a pod, of which the last one is the moment of a disturbance in that phase.
+# Phase -> output of a pod; a disturbance in that phase comes right after the last line.
 RESUMING = ["resuming W after step 20", "TensorBoard: W"]
 LINES = {
     "start": [],
@@ -104,7 +104,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_notice_comes_in_its_phase(tmp_path, phase):
+def test_a_signal_comes_in_its_phase(tmp_path, phase):
     wanted = Disturbance("hangup", victim=0.6, seconds=0.0, phase=phase, steps=3)
     disturber = Disturber(tmp_path, [wanted], random.Random(0), tmp_path / "filler", 10, 15)
     pod = types.SimpleNamespace(processes=[Process(), Process()])

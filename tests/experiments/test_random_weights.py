@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, read by us and by the libraries whose layout they have."""
+"""Checkpoints with random weights give equal outputs in fsdit, transformers and diffusers."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def photos(count: int, size: int) -> np.ndarray:
 
 
 def loaded(model_class, directory: Path) -> torch.nn.Module:
-    """By from_pretrained, which has to find every tensor, and to use every one."""
+    """Loads a model with from_pretrained, which must find every tensor and use every one."""
     model, info = model_class.from_pretrained(directory, output_loading_info=True)
     assert {kind: found for kind, found in info.items() if found} == {}
     assert info.keys() >= {"missing_keys", "unexpected_keys", "mismatched_keys"}
@@ -62,11 +62,11 @@ def check_autoencoder(directory: Path, images: np.ndarray) -> None:
         assert originals.relative_error(value, expected.permute(0, 2, 3, 1).numpy()) < 1e-4
 
 
-def test_the_encoder_is_transformers_too(checkpoints):
+def test_transformers_and_fsdit_read_the_same_encoder(checkpoints):
     check_encoder(checkpoints / "siglip", photos(3, 40))
 
 
-def test_the_autoencoder_is_diffusers_too(checkpoints):
+def test_diffusers_and_fsdit_read_the_same_autoencoder(checkpoints):
     check_autoencoder(checkpoints / "vae", photos(2, 32))
 
 
@@ -83,7 +83,7 @@ def test_base_is_of_the_published_sizes(tmp_path):
 
 
 def test_features_and_latents_tell_images_apart(checkpoints):
-    """Each image's own part of the outputs is no rounding error."""
+    """The outputs of different images differ by far more than rounding errors."""
     images = photos(8, 32)
     encoder, params = load_encoder(str(checkpoints / "siglip"))
     outputs = [value[0] for value in jax.jit(encoder)(params, images[None])]

@@ -34,12 +34,12 @@ def load(name: str) -> configs.Config:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_loads_from_anywhere_and_is_valid(path, monkeypatch, tmp_path):
-    """Also where nothing called `experiments` can be imported: it is no installed package."""
+    """`experiments` is no installed package, so a recipe must load where it cannot be imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "experiments", None)
     config = configs.load_experiment(str(path))
     validate(config)
-    assert config.name == path.stem  # and so no two share a name
+    assert config.name == path.stem  # so no two recipes share a name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -59,7 +59,7 @@ def test_b2_is_the_published_setting():
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_recipe_changes_of_b2_what_it_is_about(name):
+def test_a_recipe_changes_only_its_own_settings_of_b2(name):
     base, own = (configs.flatten(configs.to_dict(load(n))) for n in ("miniimagenet_b2", name))
     changed = {field for field in own if own[field] != base[field]}
     assert changed == CHANGED[name] | {"name"}

@@ -81,7 +81,7 @@ def test_the_cache_changes_no_bit(frozen_config, dtype):
 
 
 def test_where_a_batch_begins_changes_no_bit(frozen_config):
-    """After a restart other images are missing from the cache, so rows have other neighbours."""
+    """After a restart the cache lacks other images, so a row is encoded beside other rows."""
     whole, _ = batches(frozen_config, count=4)
     resumed, _ = batches(frozen_config, count=2, start=2)
     assert_same(resumed, whole[2:])
@@ -103,7 +103,7 @@ def test_each_distinct_image_is_encoded_once_a_batch_and_found_again(frozen_conf
     assert not np.array_equal(first["tokens"][0, 0], first["tokens"][0, 1])
 
 
-def test_the_same_number_of_another_split_is_another_image(frozen_config):
+def test_the_same_index_of_another_split_is_another_image(frozen_config):
     features = online(frozen_config)
     numbers = np.array([[0]], np.int32)
     train = pipeline.training_examples(frozen_config).images
@@ -158,7 +158,7 @@ def test_weights_that_are_missing_or_of_another_network_are_named(
         open_networks(config, read_dataset_info(config.data.dataset_dir))
 
 
-def test_what_tells_an_encoder_is_weights_and_preprocessing(frozen_config, stored, tmp_path):
+def test_weights_and_preprocessing_identify_an_encoder(frozen_config, stored, tmp_path):
     info = read_dataset_info(stored.data.dataset_dir)
     _, online = open_networks(frozen_config, info)
     _, read = open_networks(stored, info)
@@ -182,7 +182,7 @@ def test_a_size_of_images_that_the_codec_cannot_take_is_refused(frozen_config):
 
 @pytest.fixture
 def stored(frozen_config, encoded):
-    """Reads features and latents that were made by the networks of `frozen_config`."""
+    """A config that reads features and latents made by the networks of `frozen_config`."""
     return changed(
         frozen_config,
         data__dataset_dir=encoded,
@@ -191,7 +191,7 @@ def stored(frozen_config, encoded):
     )
 
 
-def test_stored_features_and_moments_are_those_online_to_their_precision(frozen_config, stored):
+def test_stored_features_and_moments_equal_online_ones_to_their_precision(frozen_config, stored):
     online, _ = batches(frozen_config)
     read, _ = batches(stored)
     for ours, expected in zip(read, online, strict=True):
@@ -205,7 +205,7 @@ def test_stored_features_and_moments_are_those_online_to_their_precision(frozen_
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
-def test_what_is_resident_is_what_the_host_reads_to_the_bit(stored, shape, workers):
+def test_resident_features_equal_what_the_host_reads_bit_for_bit(stored, shape, workers):
     config = dataclasses.replace(stored, mesh=MeshConfig(*shape))
     expected, _ = batches(changed(config, data__workers=workers))
     actual, _ = batches(changed(config, features__location="device"))

@@ -1,13 +1,13 @@
 """Data whose flow is known: N(MEAN, STD^2), and a mixture of Gaussians in the plane.
 
-With component k of the data N(m_k, s_k^2 I), x_t of that component is N(t m_k, V_k I),
-V_k = (1 - t)^2 + t^2 s_k^2, and there
+A component k of the data is N(m_k, s_k^2 I). Its x_t is N(t m_k, V_k I) with
+V_k = (1 - t)^2 + t^2 s_k^2, and
 
     E[x | x_t, k] = m_k + t s_k^2 / V_k (x_t - t m_k)
     E[e | x_t, k] = (1 - t) / V_k (x_t - t m_k)
 
-The flow's velocity E[x - e | x_t] is their difference, averaged over k with the
-probabilities of k given x_t.
+The flow's velocity E[x - e | x_t] is the difference of the two, averaged over k with the
+probability of k given x_t.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Shared by the tests of the solvers: noise, keys, and a compiled run of a solver."""
+"""Noise, keys and a compiled run of a solver, which the tests of the solvers share."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def keys(count, seed=0, first=0):
 
 
 def run(field, noise, solver, num_steps, seed=0, **settings):
-    """Compiled; in the sde, row i has key i."""
+    """Run the compiled solver; row i of the SDE has key i."""
     config = SamplingConfig(solver=solver, num_steps=num_steps, **settings)
     compiled = jax.jit(lambda noise, keys: solve(field, noise, config, keys))
     return np.asarray(compiled(noise, keys(len(noise), seed)))

@@ -28,12 +28,12 @@ def draw_mixture(solver, steps, **settings):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_drawings_are_distributed_as_the_data(solver, schedule):
+def test_samples_are_distributed_as_the_data(solver, schedule):
     drawn = draw_mixture(solver, 100, schedule=schedule)
     assert energy_p_value(drawn, mixture_samples(2000, seed=3)) > 0.01
 
 
-def test_the_two_sample_test_tells_wrong_drawings():
+def test_the_two_sample_test_detects_wrong_samples():
     data = mixture_samples(2000, seed=3)
     weights = np.array([0.4, 0.4, 0.2])
     for wrong in (

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.medium
 
 
 class Recorder:
-    """A velocity that keeps the batches it was called with."""
+    """A velocity that records the sizes of the batches it is called with."""
 
     def __init__(self):
         self.batches = []
@@ -61,7 +61,7 @@ def test_outside_the_guidance_interval_the_velocity_is_conditional(t, acts):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_guidance_interval_is_in_times_on_any_schedule(schedule):
-    """Velocity 1 with the condition, 0 without: each step adds its size, guided ones thrice."""
+    """With velocity 1 for the condition and 0 for the null, a guided step counts three times."""
     low, high = 0.31, 0.72
     settings = {"guidance_scale": 3.0, "guidance_interval": (low, high)}
     one, zero = {"c": jnp.ones((3, 3))}, {"c": jnp.zeros((3, 3))}

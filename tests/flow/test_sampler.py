@@ -18,7 +18,7 @@ from tests.flow.solving import DETERMINISTIC, NOISE, SCHEDULES, SOLVERS, normal,
 pytestmark = pytest.mark.medium
 
 
-def test_the_mixture_field_is_the_mean_velocity_at_a_place():
+def test_the_mixture_field_is_the_mean_velocity_at_a_point():
     """The residual (data - noise) - field is uncorrelated with any function of (x_t, t)."""
     data, noise = mixture_samples(200_000, 0), normal(200_000, 2, seed=1)
     for t in (0.0, 0.3, 0.8, 1.0):
@@ -31,7 +31,7 @@ def test_the_mixture_field_is_the_mean_velocity_at_a_place():
 
 
 def exact_flow(noise):
-    """Where the mixture's flow carries the noise, integrated by SciPy in float64."""
+    """Return where the mixture's flow carries the noise, integrated by SciPy in float64."""
     done = solve_ivp(
         lambda t, x: mixture_field(x.reshape(-1, 2), t, np).ravel(),
         (0, 1),
@@ -82,14 +82,14 @@ def test_ab2_integrates_a_velocity_linear_in_time_exactly_after_its_euler_step(s
 
 def test_the_shifted_schedule_is_that_of_stable_diffusion_3():
     config = SamplingConfig(num_steps=10, schedule="shifted", shift=3.0)
-    sigma = np.linspace(1, 0, 11)  # theirs: 1 is noise
+    sigma = np.linspace(1, 0, 11)  # noise levels of Stable Diffusion 3: 1 is noise
     shifted = 3 * sigma / (1 + 2 * sigma)
     np.testing.assert_allclose(schedule_times(config), 1 - shifted, atol=1e-12)
 
 
 @pytest.mark.parametrize("shift", [0.3, 1.0, 2.0, 12.0])
 @pytest.mark.parametrize("num_steps", [1, 7, 50])
-def test_times_go_from_0_to_1_exactly_and_always_on(shift, num_steps):
+def test_times_increase_from_exactly_0_to_exactly_1(shift, num_steps):
     times = schedule_times(SamplingConfig(num_steps=num_steps, schedule="shifted", shift=shift))
     assert times.shape == (num_steps + 1,)
     assert (times[0], times[-1]) == (0, 1)
@@ -115,7 +115,7 @@ def times_asked(solver, **settings):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_the_solver_asks_at_these_times(solver, schedule):
+def test_a_solver_evaluates_the_velocity_at_the_times_of_its_schedule(solver, schedule):
     times = schedule_times(SamplingConfig(num_steps=4, schedule=schedule))
     expected = np.repeat(times, 2)[1:-1] if solver == "heun" else times[:-1]
     np.testing.assert_allclose(times_asked(solver, schedule=schedule), expected, atol=1e-7)

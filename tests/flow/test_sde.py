@@ -42,9 +42,9 @@ def test_the_sde_is_of_weak_order_one():
 
 
 def spread_from(start, level):
-    """Mean and deviation at t = 1 of the SDE from one start, by the equations of its moments.
+    """Return mean and deviation of the SDE at t = 1 from one start, by the moments' equations.
 
-    The drift is linear here: its mean and variance obey m' = drift(m), v' = 2 slope v + g^2.
+    The drift is linear here, so mean and variance obey m' = drift(m), v' = 2 slope v + g^2.
     """
 
     def drift(x, t):
@@ -62,7 +62,7 @@ def spread_from(start, level):
 
 @pytest.mark.parametrize("level", [0.3, 1.0])
 @pytest.mark.parametrize("start", [-2.0, 1.0])
-def test_from_one_start_the_sde_spreads_as_its_equation_says(start, level):
+def test_from_one_start_the_sde_has_the_moments_of_its_equation(start, level):
     mean, std = spread_from(start, level)
     drawn = run(gaussian_field, jnp.full((50_000, 1), start), "sde", 400, noise_level=level)
     assert std > 0.1
@@ -76,7 +76,7 @@ def test_an_sde_without_noise_is_euler():
 
 
 def test_the_last_step_of_the_sde_adds_no_noise():
-    """A velocity that points at one place brings all of them there."""
+    """A velocity that points at one place brings every row there."""
     drawn = run(lambda x, t: (0.5 - x) / (1 - t), normal(1000, 1), "sde", 10)
     np.testing.assert_allclose(drawn, 0.5, atol=1e-6)
 
@@ -99,11 +99,11 @@ def test_the_noise_of_the_sde_follows_key_and_step():
 
 
 def test_the_noise_of_one_step_is_independent_of_that_of_the_next():
-    """v = t e, so nothing but the noise moves x: the variances of the steps add up."""
+    """With noise e, the velocity t e cancels the drift of the score: variances of steps add up."""
     drawn = run(lambda x, t: t * x / (1 + t**2), jnp.zeros((50_000, 1)), "sde", 4)
     t = np.array([0.25, 0.5])
     variance = np.sum(2 * t * (1 - t) / 4)
-    last = 1 + 0.75 / (1 + 0.75**2) / 4  # Euler
+    last = 1 + 0.75 / (1 + 0.75**2) / 4  # factor of the last step, which is an Euler step
     assert drawn.std() == pytest.approx(last * np.sqrt(variance), rel=0.02)
 
 
@@ -113,7 +113,7 @@ def test_the_sde_without_keys_is_refused():
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)
-def test_a_deterministic_solver_does_not_look_at_keys(solver):
+def test_a_deterministic_solver_ignores_keys(solver):
     config = SamplingConfig(solver=solver, num_steps=3)
     with_keys = solve(gaussian_field, NOISE, config, keys(3))
     np.testing.assert_array_equal(with_keys, solve(gaussian_field, NOISE, config))

@@ -1,4 +1,4 @@
-"""A launcher of two processes that stay. Prints their numbers and listens to them."""
+"""Launch two processes that stay, print their process ids, and listen to them."""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""A process of a pod that does what a test wants of it.
+"""A process of a pod that behaves as a test wants.
 
     python tests/launch/member.py FOLDER BEHAVIOUR [JAX's flags of a process]
 
-It leaves in FOLDER what the test looks at: started-N, a line in `starts`, and more by
-behaviour. No import is large, because launchers start many of these.
+It leaves files in FOLDER for the test: started-N, a line in `starts`, and more by behaviour. It
+imports nothing large, because launchers start many of these processes.
 """
 
 import os
@@ -78,7 +78,7 @@ def be_deaf() -> None:
 
 
 def save_slowly(seconds: float) -> None:
-    """Takes `seconds` after the test has said that it sent its second signal."""
+    """Ignore SIGTERM, and exit `seconds` after the test has sent its second signal."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (FOLDER / "deaf").touch()
     while not (FOLDER / "signalled").exists():

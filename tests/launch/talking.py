@@ -1,4 +1,4 @@
-"""A launcher of a pod that says much. Writes how it ended to the file that it is given."""
+"""Launch a pod that prints much, and write the exit status to the file that is given."""
 
 import sys
 from pathlib import Path

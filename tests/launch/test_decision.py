@@ -8,7 +8,7 @@ DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong
 KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)
 FOLLOWING = Exit(1, "error: cannot write a checkpoint: its peer is gone")
 
-# Exits, how many still run -> the decision, and that of a launcher that was asked to leave.
+# (exits, number of running processes, decision, decision of a launcher asked to leave).
 CASES = {
     "nothing": ([], 2, Decision.WAIT, Decision.WAIT),
     "one is done": ([DONE], 1, Decision.WAIT, Decision.WAIT),
@@ -46,7 +46,7 @@ def test_pauses_double_up_to_a_bound_and_begin_anew_after_progress():
     assert Patience(restarts=0).exhausted(1)
 
 
-def test_an_end_is_put_in_words():
+def test_an_exit_is_described_in_words():
     assert str(KILLED) == "killed by SIGKILL"
     assert str(PREEMPTED) == "exit status 75"
     assert str(Exit(-200)) == "killed by signal 200"

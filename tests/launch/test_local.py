@@ -1,4 +1,4 @@
-"""The local launcher with the training program itself."""
+"""The local launcher running the training program itself."""
 
 import dataclasses
 import re
@@ -67,7 +67,7 @@ def test_a_pod_goes_on_after_a_kill_and_after_a_preemption(tmp_path, experiment,
     np.testing.assert_allclose(list(actual.values()), list(expected.values()), rtol=1e-4)
 
 
-def test_a_users_error_is_one_line_and_no_restart(tmp_path):
+def test_a_users_error_gives_one_line_and_no_restart(tmp_path):
     flags = ("--num_processes=2", "--", "--config=none.py", f"--workdir={tmp_path}/run")
     result = run_module("fsdit.launch.local", *flags)
     assert result.returncode == 1
@@ -85,7 +85,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("flags", "word"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_flags_of_the_launcher_are_one_line(flags, word):
+def test_wrong_flags_of_the_launcher_give_one_line(flags, word):
     result = run_module("fsdit.launch.local", *flags)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Restarts of small real processes: their signals, output and ends."""
+"""The supervisor of small real processes: restarts, signals, output and exits."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def member(folder, behaviour):
 
 @pytest.fixture
 def pods(tmp_path):
-    """Runs pods of members; returns the launcher's status and the starts that there were."""
+    """A function that supervises pods of members, and returns the exit status and all starts."""
 
     def run(behaviour, *counts, progress=lambda: 0, tick=None, patience=PATIENCE, grace=60.0):
         command = member(tmp_path, behaviour)
@@ -113,7 +113,7 @@ def test_a_signal_is_passed_on_and_the_launcher_leaves(pods, number, capfd):
     assert "leaving as asked: process 0, 1: exit status 75" in output
 
 
-def test_who_does_not_leave_in_time_is_ended(pods):
+def test_a_process_that_does_not_leave_in_time_is_ended(pods):
     pids = []
 
     def tell(pod, folder):
@@ -125,11 +125,11 @@ def test_who_does_not_leave_in_time_is_ended(pods):
     assert not psutil.pid_exists(pids[0])
 
 
-# Signals after a first one -> whether the pod, which is slow to leave, is ended at once.
+# (signal that follows a SIGTERM, whether the launcher then ends its slow pod at once).
 @pytest.mark.parametrize(
     ("second", "at_once"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
 )
-def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
+def test_only_ctrl_c_after_another_signal_ends_the_pod_at_once(pods, second, at_once):
     behaviour = "save_in_ten_minutes" if at_once else "save_in_a_second"
     sent = []
 
@@ -148,8 +148,8 @@ def test_only_ctrl_c_after_another_signal_does_not_wait(pods, second, at_once):
     assert time.monotonic() - began < 60
 
 
-def test_a_launcher_whose_reader_has_left_goes_on(tmp_path):
-    """A closed terminal, `| head`, or no standard output at all."""
+def test_a_launcher_continues_when_nobody_reads_its_output(tmp_path):
+    """The terminal was closed, `| head` has read enough, or there is no standard output at all."""
     for number, redirection in enumerate(("| true", ">&-", ">&- 2>&-", "2>&1 | true")):
         done = tmp_path / f"done-{number}"
         command = f"{sys.executable} -m tests.launch.talking {done} {redirection}"

@@ -138,7 +138,7 @@ def test_without_support_tokens_there_is_no_context(settings):
     assert (dropped.vector != condition.vector).any(1).tolist() == MASK.tolist()
 
 
-def test_drawing_guides_with_the_null_of_training(monkeypatch):
+def test_sampling_guides_with_the_null_of_training(monkeypatch):
     nets = spec()
     params = nets.init(0)
     seen = {}

@@ -85,7 +85,7 @@ def test_the_context_reaches_every_patch(cross_attention):
     assert patches.min() > 1e-4
 
 
-def test_patches_know_where_they_are():
+def test_the_velocity_depends_on_the_position_of_a_patch():
     nets = spec()
     x, t, supports = inputs()
     u, _ = velocity(nets, perturbed(init(nets)), jnp.zeros_like(x), t, supports)
@@ -164,7 +164,7 @@ def test_a_patch_size_that_does_not_divide_the_image_is_named():
     [("S", 384, 12, 33), ("B", 768, 12, 130), ("L", 1024, 24, 458), ("XL", 1152, 28, 675)],
 )
 def test_the_presets_have_the_published_number_of_parameters(size, width, depth, millions):
-    # Peebles and Xie, arXiv 2212.09748, table 4: without cross-attention, as theirs are.
+    # Peebles and Xie (arXiv 2212.09748), table 4; their models have no cross-attention.
     config = dit(size, cross_attention="none")
     params = ModelSpec(config, image_size=32, channels=4).abstract_params()
     assert params["blocks"]["mlp"]["up"]["kernel"].shape == (depth, width, 4 * width)

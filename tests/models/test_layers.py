@@ -49,7 +49,7 @@ def test_position_table_is_sine_and_cosine_of_row_then_column(height, width, dim
                     expected[y * width + x, place + i] = np.sin(angle)
                     expected[y * width + x, place + quarter + i] = np.cos(angle)
     table = layers.position_table(height, width, dim)
-    assert type(table) is np.ndarray  # a constant: nothing here can be trained
+    assert type(table) is np.ndarray  # a constant, so that it is not trained
     np.testing.assert_allclose(table, expected, atol=1e-6)
 
 
@@ -164,8 +164,8 @@ def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
     [1, pytest.param(2, marks=pytest.mark.large), 4, pytest.param(5, marks=pytest.mark.large)],
 )
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.large), 2])
-def test_cross_attention_by_few_queries_is_the_same_function(queries, rows):
-    """Up to four queries of three heads and width 12 need no keys of the whole context."""
+def test_cross_attention_by_few_queries_equals_the_plain_form(queries, rows):
+    """With three heads and width 12, up to four queries need no keys of the whole context."""
     attention = layers.Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)
     for i, linear in enumerate((attention.query, attention.key, attention.value)):
         linear.bias[...] = normal(12, seed=10 + i)
@@ -242,8 +242,8 @@ def test_scan_and_remat_change_neither_values_nor_gradients(scan, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
 
 
-def test_cross_attention_starts_at_the_same_place():
-    """Positions as queries and as keys: each finds itself, before any training."""
+def test_untrained_cross_attention_prefers_the_same_position():
+    """With positions as queries and keys, most queries attend most to their own position."""
     dim, heads, n = 64, 2, 36
     attention = layers.Attention(dim, heads, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=True)
     x = layers.layer_norm(jnp.asarray(layers.position_table(6, 6, dim)))[None]

@@ -1,8 +1,9 @@
-"""Compiles one program, over all devices of its pod, that takes long enough for the cache.
+"""Compile one program over all devices of the pod, slow enough for JAX to cache it.
 
     python -m tests.parallel.compiles_once SETTING WORKDIR ADDRESS PROCESSES PROCESS
 
-Prints as JSON what JAX did with its cache. Nothing is run: no process waits for another.
+Prints as JSON what JAX did with its cache. The program is not run, so that no process waits for
+another.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A pod whose first process has a defect, while the others stay."""
+"""A process of a pod in which the first process has a defect, while the others stay."""
 
 import signal
 

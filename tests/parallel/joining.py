@@ -1,4 +1,4 @@
-"""A program that joins the processes of its job and says what it found."""
+"""Join the processes of the job, and print how many there are and which devices they see."""
 
 from absl import flags
 

@@ -1,4 +1,4 @@
-"""A program that hears signals: busy in C code, where no Python handler runs, or asking."""
+"""A program that listens for signals, either busy in C code or polling in Python."""
 
 import hashlib
 import sys
@@ -7,7 +7,7 @@ import time
 from fsdit.parallel import preemption
 
 preemption.listen(at_once="at_once" in sys.argv)
-if "early" in sys.argv:  # a notice, then the runtime finds that there is nothing to save
+if "early" in sys.argv:  # the notice comes before the program knows that it has nothing to save
     print("ready", flush=True)
     while not preemption.received():
         time.sleep(0.01)

@@ -44,7 +44,7 @@ def test_a_setting_that_changes_numbers_is_pinned_with_a_warning(name, value, ca
     assert not capsys.readouterr().err
 
 
-# Error of jax.devices() -> whether the wanted backend is missing.
+# (error of jax.devices(), word of our error, or None where JAX's error is passed on).
 FAILURES = {
     "no plugin": (AssertionError(), "plugin"),
     "no device": (RuntimeError("Unable to initialize backend 'tpu': NOT_FOUND"), "NOT_FOUND"),

@@ -42,7 +42,7 @@ def test_runs_of_one_slurm_job_have_ports_of_their_own(jobs):
 @pytest.mark.parametrize(
     "environment", [{}, {"SLURM_JOB_ID": "9"}, {"SLURM_JOB_ID": "x", "SLURM_STEP_ID": "0"}]
 )
-def test_a_port_that_is_given_or_cannot_be_made_out_is_left(environment):
+def test_no_port_is_set_where_one_is_given_or_none_can_be_derived(environment):
     before = dict(environment)
     clusters.set_port(environment)
     assert environment == before
@@ -58,14 +58,14 @@ DEVICES = {
     "eight a node": ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_NODEID": "1"}, JAX_CHOOSES),
     "uneven, here two": ({"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_NODEID": "0"}, JAX_CHOOSES),
     "uneven, here one": ({"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_NODEID": "1"}, ALL),
-    "of an older Slurm": ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, ALL),
+    "older Slurm": ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, ALL),
     "one task in all": ({"SLURM_NTASKS": "1"}, ALL),
     "unreadable": ({"SLURM_STEP_TASKS_PER_NODE": "two"}, JAX_CHOOSES),
-    "one of its own each": (
+    "a device for each task": (
         {"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": "2"},
         ALL,
     ),
-    "the node's for all": (
+    "all devices for each task": (
         {"SLURM_STEP_TASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"},
         JAX_CHOOSES,
     ),
@@ -83,7 +83,7 @@ NAMES = ["grpc_proxy", "https_proxy", "http_proxy", "all_proxy"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(name.upper() for name in NAMES)])
-def test_a_proxy_is_out_of_the_way_for_a_moment(name):
+def test_proxies_are_removed_within_the_context_only(name):
     environment = {name: "http://proxy:3128", "no_proxy": "a.b", "HOME": "/"}
     before = dict(environment)
     with pytest.raises(KeyError), clusters.without_proxies(environment) as names:
@@ -92,7 +92,7 @@ def test_a_proxy_is_out_of_the_way_for_a_moment(name):
     assert environment == before
 
 
-def test_an_empty_proxy_is_none():
+def test_an_empty_proxy_does_not_count():
     with clusters.without_proxies({"https_proxy": ""}) as names:
         assert names == []
 
@@ -104,7 +104,7 @@ def test_an_empty_proxy_is_none():
         *((host, False) for host in ("node1", "10.0.0.1", "")),
     ],
 )
-def test_loopback_is_known(host, loopback):
+def test_loopback_addresses_are_recognised(host, loopback):
     assert clusters.is_loopback(host) == loopback
 
 
@@ -112,7 +112,7 @@ def test_loopback_is_known(host, loopback):
     ("files", "found"),
     [([], False), (["vfio/vfio"], False), (["accel0"], True), (["vfio/3"], True)],
 )
-def test_a_tpu_machine_is_known_by_its_devices(tmp_path, files, found):
+def test_a_tpu_machine_is_recognised_by_its_devices(tmp_path, files, found):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()

@@ -1,4 +1,4 @@
-"""The compilation cache, by processes that start one after another."""
+"""The compilation cache of processes that start one after another."""
 
 import json
 import re
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.medium
 
 
 @pytest.fixture(autouse=True)
-def of_its_own(monkeypatch):
-    """Not the cache that the tests share."""
+def without_shared_cache(monkeypatch):
+    """Unset the cache that all tests share, so that each run uses its own."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
 
@@ -31,7 +31,7 @@ def compile_in_pod(count: int, setting: str, workdir: Path) -> list[tuple[dict[s
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     module = "tests.parallel.compiles_once"
     arguments = (setting, workdir, address, count)
-    # Optimised: what compiles too fast is not cached.
+    # quick=False optimises the program, because JAX does not cache what compiles too fast.
     pod = [
         start_program(module, *arguments, index, env=environment(quick=False))
         for index in range(count)
@@ -49,8 +49,8 @@ def compile_once(setting: str, workdir: Path) -> tuple[dict[str, int], str]:
     return found
 
 
-def test_a_pod_of_cpu_processes_has_none(tmp_path):
-    # Only process 0 would find what it wrote: the others' keys are their own.
+def test_a_pod_of_cpu_processes_has_no_cache(tmp_path):
+    # Process 0 alone would write to it, under keys that the other processes do not have.
     for found, _ in compile_in_pod(2, "", tmp_path):
         assert found["hits"] == found["written"] == 0
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +70,7 @@ def test_the_second_start_loads_what_the_first_compiled(tmp_path):
     assert entries(tmp_path) == written
     assert "machine" not in output.lower()  # XLA warns of code for another machine
 
-    # A moved workdir finds what it has.
+    # The cache is found after it was moved.
     tmp_path.joinpath("compilation_cache").rename(tmp_path / "moved")
     found, _ = compile_once(str(tmp_path / "moved"), tmp_path / "elsewhere")
     assert found["hits"] >= 1 and not (tmp_path / "elsewhere").exists()
@@ -83,7 +83,7 @@ def flipped(entry: bytes, place: int) -> bytes:
 DAMAGES = {
     "cut off": lambda entry: entry[: len(entry) // 2],
     "flipped bit": lambda entry: flipped(entry, len(entry) // 2),
-    "no digest": lambda entry: entry[:-40],  # as a JAX without digests writes it
+    "no digest": lambda entry: entry[:-40],  # as JAX alone writes it
 }
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_entry_is_reported_and_made_again(tmp_path):
         assert found["hits"] == 0 and found["written"] >= 1
     found, output = compile_once("", tmp_path)
     assert found["hits"] >= 1 and "warning" not in output
-    # A JAX without digests takes it as its own.
+    # JAX alone reads an entry that has our digest.
     entry = next(iter(entries(tmp_path).values()))
     plain = jax_cache.decompress_executable(entry)
     assert plain == jax_cache.decompress_executable(entry[:-40])
@@ -123,7 +123,7 @@ def test_no_flipped_bit_or_lost_byte_gets_through(tmp_path, capsys):
     assert cache.get("other") is None
 
 
-def test_what_another_program_left_there_stays(tmp_path):
+def test_entries_of_other_programs_are_kept(tmp_path):
     compile_once("", tmp_path)
     ((path, _),) = entries(tmp_path).items()
     other = path.with_name("other-cache")

@@ -9,7 +9,7 @@ from tests.programs import ROOT, environment
 
 TERM, INT, HUP, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL
 
-# (behaviour of the program, signals to it, exit status). It would run for ever; -9 ends it.
+# (behaviour of the program, signals sent, exit status); SIGKILL ends a program that stays.
 ENDS = {
     "SIGTERM while it asks": ("asking", [TERM], 3),
     "Ctrl-C while it asks": ("asking", [INT], 3),
@@ -17,7 +17,7 @@ ENDS = {
     "SIGTERM, with nothing to save": ("at_once", [TERM], 75),
     "Ctrl-C, with nothing to save": ("at_once", [INT], 75),
     "a hangup, with nothing to save": ("at_once", [HUP], 75),
-    "a notice before that is known": ("early", [TERM], 75),
+    "SIGTERM before nothing to save is known": ("early", [TERM], 75),
     "Ctrl-C twice": ("busy", [INT, INT], 75),
     "Ctrl-C after SIGTERM": ("busy", [TERM, INT], 75),
     "Ctrl-C once": ("busy", [INT, KILL], -KILL),
@@ -27,7 +27,7 @@ ENDS = {
 
 
 def send(process: subprocess.Popen, numbers) -> None:
-    """One by one: signals of the same number that wait together are one."""
+    """Send the signals one by one, because equal signals that wait together count as one."""
     for number in numbers:
         process.send_signal(number)
         if number != KILL:
@@ -55,7 +55,7 @@ def test_signals_are_heard_whatever_the_main_thread_does(doing, sent, status):
 
 
 @pytest.mark.medium
-def test_under_nohup_a_closed_terminal_is_no_notice():
+def test_under_nohup_a_hangup_is_no_notice_of_preemption():
     with subprocess.Popen(
         ["nohup", sys.executable, "-m", "tests.parallel.listening", "asking"],
         env=environment(),

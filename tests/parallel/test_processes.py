@@ -15,7 +15,7 @@ ALONE = "1 processes, agreed True, distributed False, devices all\n"
 
 @pytest.mark.medium
 def test_a_process_with_a_defect_does_not_wait_for_the_others_to_leave(capfd):
-    """JAX would, for five minutes, at a barrier where those who train on never come."""
+    """JAX alone waits five minutes at a barrier that the other processes never reach."""
     start = time.monotonic()
     with Pod([sys.executable, "-m", "tests.parallel.failing"], 2, environment()) as pod:
         while not pod.ended() and time.monotonic() < start + 120:
@@ -44,7 +44,7 @@ def test_impossible_flags_of_a_pod_are_named(given, words):
         processes.start(*given)
 
 
-# (environment, flags of the program, its output, or a word of its error).
+# (environment, flags of the program, its output).
 PLACES = {
     "nothing": ({}, [], ALONE),
     "a proxy": ({"https_proxy": "http://127.0.0.1:9"}, [], ALONE),
@@ -69,8 +69,8 @@ def test_a_process_that_is_alone_needs_no_cluster(said, flags, output):
     assert not result.stderr
 
 
-# A cluster that is announced in a way that JAX cannot use -> alone, with a word of the
-# warning, or not at all, with one of the error.
+# (environment of a cluster that JAX cannot use, whether the process then runs alone with a
+# warning, words of the warning or error).
 ORTE = "OMPI_MCA_orte_hnp_uri"
 UNCLEAR = {
     "Open MPI, no number": ({ORTE: "?"}, True, "cannot be made out (ValueError"),
@@ -97,7 +97,7 @@ UNCLEAR = {
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("said", "alone", "words"), UNCLEAR.values(), ids=UNCLEAR.keys())
-def test_a_cluster_that_cannot_be_made_out_is_one_line(said, alone, words):
+def test_a_cluster_that_jax_cannot_use_gives_one_line(said, alone, words):
     result = run_module("tests.parallel.joining", env={**environment(), **said}, timeout=90)
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: " if alone else "error: ") and words in line
@@ -106,7 +106,7 @@ def test_a_cluster_that_cannot_be_made_out_is_one_line(said, alone, words):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("host", ["127.0.0.1", socket.gethostname()])
-def test_a_pod_finds_itself_whatever_proxy_is_set(host):
+def test_the_processes_of_a_pod_connect_whatever_proxy_is_set(host):
     with socket.socket() as probe:
         probe.bind(("", 0))
         address = f"{host}:{probe.getsockname()[1]}"

@@ -74,8 +74,8 @@ def test_the_mesh_spans_all_devices(mesh):
         ("head", (130, 256, 4), (None, "fsdp")),
         ("head", (1023, 64), (None, "fsdp")),  # the first axis is not divisible
         ("head", (129, 257), ()),
-        ("head", (127, 128), ()),  # small
-        ("head", (128, 128), ("fsdp",)),  # just not small
+        ("head", (127, 128), ()),  # too small
+        ("head", (128, 128), ("fsdp",)),  # just large enough
         ("head", (), ()),
         ("blocks", (12, 64, 256), (None, "fsdp")),
         ("blocks", (512, 64, 32), (None, "fsdp")),
@@ -142,7 +142,7 @@ def test_to_host_brings_a_sharded_tree_back(mesh):
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
 def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
-    """To the bit: also NaN and the negative zero, and though 19 rows do not divide over 8."""
+    """Bits are kept, also of NaN and negative zero, though 19 rows do not divide over 8 devices."""
     mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rng = np.random.default_rng(0)
     rows = {
@@ -163,7 +163,7 @@ def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
 
 @pytest.mark.parametrize("layout", [(8, 1), (2, 4), (1, 8)])
 def test_sharded_gradients_are_those_of_the_whole_batch(layout):
-    """Gradients with a stacked layer and a matrix that are split, and a bias that is not."""
+    """The model has a stacked layer and a matrix that are split, and a bias that is not."""
     mesh = sharding.make_mesh(config(*layout))
     rng = np.random.default_rng(0)
     params = {

@@ -1,4 +1,4 @@
-"""Counting: by what XLA says of the same work without loops, and by hand."""
+"""Counted costs compared with XLA's count of programs without loops, and with hand counts."""
 
 import functools
 
@@ -38,7 +38,7 @@ def test_without_loops_the_count_is_xlas_own():
     assert (counted.collectives, counted.unknown_loops) == ((), 0)
 
 
-@settings(max_examples=6)  # each compiles
+@settings(max_examples=6)  # each example compiles
 @given(rows=st.integers(8, 64), width=st.sampled_from([64, 96]), depth=st.integers(2, 12))
 def test_a_scan_costs_what_its_unrolled_form_does(rows, width, depth):
     shapes = (rows, width), (depth, width, width)
@@ -46,7 +46,7 @@ def test_a_scan_costs_what_its_unrolled_form_does(rows, width, depth):
     assert loop.flops == pytest.approx(plain.flops, rel=0.02)
     assert loop.flops >= depth * 2 * rows * width * width
     once = compiled(scanned, *shapes).cost_analysis()["flops"]
-    assert once < 1.5 * loop.flops / depth  # the fault that the count corrects
+    assert once < 1.5 * loop.flops / depth  # XLA counts the body of a loop once
 
 
 def gradient(function):
@@ -61,7 +61,7 @@ def test_the_gradient_of_a_scan_costs_what_its_unrolled_form_does():
 
 @pytest.mark.parametrize("function", [scanned, gradient(scanned)], ids=["value", "gradient"])
 def test_each_iteration_moves_its_slices_only(function):
-    """Twice the layers move twice the bytes: none of them moves the stack that it is part of."""
+    """Twice the layers move twice the bytes, so an iteration does not move the whole stack."""
     moved = [costs.count(compiled(function, (256, 256), (n, 256, 256))).bytes for n in (8, 16, 32)]
     layer_bytes = (moved[1] - moved[0]) / 8
     assert (moved[2] - moved[1]) / 16 == pytest.approx(layer_bytes, rel=0.01)
@@ -78,7 +78,7 @@ def test_loops_in_loops_multiply():
     assert outer.flops == pytest.approx(5 * inner.flops, rel=0.02)
 
 
-def test_a_loop_of_unknown_length_is_counted_once_and_told():
+def test_a_loop_of_unknown_length_is_counted_once_and_reported():
     def until_large(x, w):
         return jax.lax.while_loop(lambda x: x.max() < 10, lambda x: layer(x, w), x)
 
@@ -88,7 +88,7 @@ def test_a_loop_of_unknown_length_is_counted_once_and_told():
 
 
 def over_devices(function, shape, times=1):
-    """Costs of `function` of one device's part (a shard of `shape`), on eight."""
+    """Return the collectives of `function` on eight devices, each with its shard of `shape`."""
     mesh = Mesh(np.array(jax.devices()), ("x",))
     spec = PartitionSpec("x")
 
@@ -102,7 +102,7 @@ def over_devices(function, shape, times=1):
     return costs.count(jax.jit(mapped).lower(argument).compile()).collectives
 
 
-# A part is (8, 128) float32: 4,096 bytes.
+# A shard is (8, 128) float32: 4,096 bytes.
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
@@ -143,9 +143,9 @@ def test_a_collective_of_groups_reaches_its_group_only():
     assert costs.count(program).collectives == (costs.Collective("all-reduce", 1, 4096, 4096),)
 
 
-# A program of the TPU compiler, shortened: an all-gather in the fusions that start and end it,
-# under one chain, where channels may be the same for all,
-# a reduce-scatter written as an all-reduce, groups named by the axes of the mesh.
+# A program of the TPU compiler, shortened. The fusions that start and end one all-gather both
+# contain it, with one chain_id; different collectives may have the same channel_id. A
+# reduce-scatter is written as an all-reduce. GROUPS stands for one notation of the groups.
 TPU = """HloModule jit_f, num_partitions=8
 
 %start (p: bf16[96,768]) -> bf16[768,768] {

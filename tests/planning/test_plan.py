@@ -1,4 +1,4 @@
-"""The planner through its program, for slices that are not there."""
+"""The planning program, for TPU slices that this machine does not have."""
 
 import dataclasses
 import importlib.util
@@ -31,7 +31,7 @@ INFO = DatasetInfo(32, 3, splits={}, command="", seed=0)
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """A small run whose dataset is not there."""
+    """A small run whose dataset does not exist."""
     config = apply_overrides(small_config, {"data.dataset_dir": str(tmp_path / "nowhere")})
     return experiment_file(tmp_path / "small.py", config)
 
@@ -58,12 +58,12 @@ def error_of(done):
     ],
     ids=["topology", "mesh", "empty mesh", "batch", "nothing to encode"],
 )
-def test_a_mistake_is_one_line(experiment, flags, words):
+def test_a_wrong_flag_gives_one_line(experiment, flags, words):
     line = error_of(run_plan(experiment, *flags))
     assert all(word in line for word in words)
 
 
-def test_absent_libtpu_is_one_line_that_says_how_to_get_it(experiment, tmp_path):
+def test_absent_libtpu_gives_one_line_that_says_how_to_get_it(experiment, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "libtpu.py").write_text("raise ImportError('not installed')\n")
@@ -76,7 +76,7 @@ def test_absent_libtpu_is_one_line_that_says_how_to_get_it(experiment, tmp_path)
 
 
 @pytest.mark.large
-def test_this_machine_is_planned_for_and_json_says_what_the_table_does(experiment, tmp_path):
+def test_the_plan_for_this_machine_is_the_same_as_json_and_as_table(experiment, tmp_path):
     saved = tmp_path / "plan.json"
     flags = ("--topology=local", "--mesh=8x1,1x8", "--config.model.depth=1", f"--json={saved}")
     done = run_plan(experiment, *flags)
@@ -134,7 +134,7 @@ def test_a_tpu_slice_is_planned_for_without_a_tpu(experiment, tmp_path):
 
 @pytest.fixture(scope="module")
 def slice_of_four():
-    """v5e:2x2, in a process whose backend is the host's."""
+    """The TPU slice v5e:2x2, in a process whose own backend is the CPU."""
     pytest.importorskip("libtpu", reason="libtpu, which compiles for TPUs, is not installed")
     (made,) = target.open_targets(["v5e:2x2"])
     return made
@@ -174,7 +174,7 @@ def small_plan(**memory) -> plan.Plan:
     return plan.Plan("train", "v5e:2x4", "TPU v5 lite", (8, 1), 128, 1.0, held, work, chip)
 
 
-def test_the_roofline_is_that_of_the_published_peaks():
+def test_the_roofline_follows_the_published_peaks():
     made = small_plan()
     assert made.seconds == pytest.approx({"arithmetic": 0.002, "memory": 0.01, "links": 0.0005})
     assert made.bound == "memory"
@@ -201,7 +201,7 @@ def test_a_table_of_meshes_names_the_best_that_fits_and_why():
     assert best.endswith("1x8 9.0 = memory 8.5 + links 0.5, 4x2 10.5 = memory 5.0 + links 5.5")
 
 
-def test_what_does_not_fit_comes_with_what_to_change():
+def test_a_plan_that_does_not_fit_says_what_to_change():
     made = small_plan(arguments=9 * 10**9, outputs=9 * 10**9, aliased=8 * 10**9, temporaries=7**11)
     assert made.memory.total == 10 * 10**9 + 7**11
     assert small_plan(temporaries=16 * 10**9).fits
@@ -214,8 +214,8 @@ def test_what_does_not_fit_comes_with_what_to_change():
     assert "mesh.fsdp" not in plan.advice(small_plan(arguments=10**9, temporaries=16 * 10**9))
 
 
-def test_abstract_networks_are_the_real_ones_without_values(frozen_config, photos):
-    """The parameters of a directory have the same shapes, types and structure."""
+def test_abstract_networks_equal_the_real_ones_without_values(frozen_config, photos):
+    """Abstract parameters have the shapes, types and structure of those read from a directory."""
     spec, frozen = open_networks(frozen_config, INFO)
     abstract, shapes = abstract_networks(frozen_config, INFO)
     assert abstract.features == spec.features
@@ -231,7 +231,7 @@ def test_abstract_networks_are_the_real_ones_without_values(frozen_config, photo
 
 
 def test_published_networks_have_their_published_sizes():
-    """Parameters of the towers: SigLIP 2 B/16-224's and DINOv2 B/14's vision models, the SD VAE."""
+    """The networks are the vision towers of SigLIP 2 B/16-224 and DINOv2 B/14, and the SD VAE."""
     config = load_experiment(str(ROOT / "experiments" / "miniimagenet_b2.py"))
     info = DatasetInfo(224, 3, splits={}, command="", seed=0)
     counts = {}
@@ -247,7 +247,7 @@ def test_published_networks_have_their_published_sizes():
     assert set(CODECS) >= {config.model.codec.location}
 
 
-def test_an_unknown_codec_is_told():
+def test_an_unknown_codec_is_named():
     config = load_experiment(str(ROOT / "experiments" / "miniimagenet_b2.py"))
     changed = apply_overrides(config, {"model.codec.location": "nobody/vae"})
     with pytest.raises(ConfigError, match=r"model\.codec\.location=nobody/vae.*sd-vae-ft-ema"):

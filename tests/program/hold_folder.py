@@ -1,4 +1,4 @@
-"""Owns the folder that it is given until it is killed."""
+"""Owns the folder of its argument until it is killed."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What every program shares: flags that are paths, errors of one line, output that does no harm."""
+"""What all programs share: path flags, errors of one line, and output that is safe to show."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ from tests.programs import ROOT, environment, run_module
 
 @pytest.fixture
 def flag_values(monkeypatch):
-    """Flags of a program of our own."""
+    """An empty set of absl flags, in which the test defines its own."""
     values = flags.FlagValues()
     define = flags.DEFINE
 
@@ -46,9 +46,7 @@ def flag_values(monkeypatch):
         ("", ""),
     ],
 )
-def test_a_path_begins_in_the_home_where_it_begins_with_a_tilde(
-    flag_values, tmp_path, monkeypatch, given, expected
-):
+def test_a_leading_tilde_is_the_home_folder(flag_values, tmp_path, monkeypatch, given, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     one = program.define_path("one", None, "A path.")
     many = program.define_paths("many", "Paths.")
@@ -58,7 +56,7 @@ def test_a_path_begins_in_the_home_where_it_begins_with_a_tilde(
     assert many.value == [expected, f"{tmp_path}/y"]
 
 
-def test_a_default_begins_in_the_home_too(flag_values, tmp_path, monkeypatch):
+def test_a_leading_tilde_of_a_default_is_the_home_folder(flag_values, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     one = program.define_path("one", "~/x", "A path.")
     flag_values(["program"])
@@ -134,7 +132,7 @@ def test_a_name_that_the_experiment_gives_stays(flag_values, tmp_path):
     assert resolved(flag_values, flag).name == "mine"
 
 
-def test_a_run_goes_on_with_the_settings_that_it_holds(flag_values, tmp_path):
+def test_a_run_resumes_with_its_saved_settings(flag_values, tmp_path):
     held = Config(name="held", seed=7, data=DataConfig(dataset_dir="/sets/birds"))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(held)))
     assert resolved(flag_values, f"--workdir={tmp_path}") == held
@@ -146,7 +144,7 @@ def test_a_workdir_that_holds_nothing_needs_an_experiment(flag_values, tmp_path)
 
 
 class JaxRuntimeError(RuntimeError):
-    """As JAX calls its own."""
+    """Has the name of JAX's own error."""
 
 
 @pytest.mark.parametrize(
@@ -165,7 +163,7 @@ class JaxRuntimeError(RuntimeError):
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "out of memory on a device: "),
     ],
 )  # fmt: skip
-def test_what_a_user_can_fix_is_one_line(error, message):
+def test_what_a_user_can_fix_is_reported_in_one_line(error, message):
     assert program.users_error(error).startswith(message)
 
 
@@ -174,7 +172,7 @@ def test_what_a_user_can_fix_is_one_line(error, message):
     [ValueError("x"), RecursionError(), KeyError("x"), JaxRuntimeError("INTERNAL"), OSError("odd"),
      OSError(errno.EINVAL, "Invalid argument", "/a")],
 )  # fmt: skip
-def test_a_defect_is_none_of_them(error):
+def test_a_defect_of_a_program_is_no_users_error(error):
     assert program.users_error(error) is None
 
 
@@ -187,7 +185,7 @@ def test_a_defect_is_none_of_them(error):
         ("a\u202eb\u2028c", r"a\u202eb\u2028c"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown(text, shown):
+def test_control_characters_are_shown_escaped(text, shown):
     assert harmless(text) == shown
     below = io.StringIO()
     stream = terminal.SafeStream(below)
@@ -195,7 +193,7 @@ def test_what_a_terminal_would_obey_is_shown(text, shown):
     assert below.getvalue() == shown
 
 
-def test_a_reader_that_left_is_no_error():
+def test_a_reader_that_closed_the_pipe_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as below:
@@ -233,7 +231,7 @@ def test_an_output_that_nobody_reads_changes_no_status(glyphs, output):
 
 
 @pytest.mark.medium
-def test_a_program_shows_its_mistakes_in_one_line(tmp_path):
+def test_a_program_reports_a_users_mistake_in_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     typo = experiment(tmp_path, "Config(train=TrainConfig(num_stepss=3))")
     for given, message in (

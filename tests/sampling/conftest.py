@@ -10,8 +10,8 @@ from tests.training.checkpoints.saved_runs import save_run
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory):
-    """Makes, once each, a workdir with its export by the name of a configuration."""
+def saved_models(tmp_path_factory):
+    """A function that makes, once for each name, a run's workdir and its export."""
     made = {}
 
     def of(name, config):
@@ -27,16 +27,16 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def small(kept, small_config):
-    return kept("small", small_config)
+def small(saved_models, small_config):
+    return saved_models("small", small_config)
 
 
 @pytest.fixture
-def frozen(kept, frozen_config):
-    return kept("frozen", frozen_config)
+def frozen(saved_models, frozen_config):
+    return saved_models("frozen", frozen_config)
 
 
 @pytest.fixture
 def exported_copy(small, tmp_path):
-    """One that a test may damage."""
+    """A copy of the export, which a test may damage."""
     return shutil.copytree(small[0] / "exported", tmp_path / "exported")

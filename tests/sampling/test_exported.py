@@ -20,7 +20,7 @@ pytestmark = pytest.mark.medium
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param("frozen", marks=pytest.mark.large)])
-def test_an_exported_model_draws_the_same_to_the_bit(request, name):
+def test_an_exported_model_samples_the_same_bit_for_bit(request, name):
     folder, _, generator = request.getfixturevalue(name)
     loaded = fsdit.load(folder / "exported")
     supports = supports_for(generator)
@@ -91,7 +91,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_export_is_one_line(exported_copy, damage):
+def test_a_damaged_export_gives_one_line(exported_copy, damage):
     change, message = DAMAGES[damage]
     change(exported_copy)
     with pytest.raises(DataError, match=message) as caught:
@@ -99,14 +99,14 @@ def test_a_damaged_export_is_one_line(exported_copy, damage):
     assert str(exported_copy) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_was_trained_cannot_be_overridden(small):
+def test_settings_of_the_trained_model_cannot_be_overridden(small):
     folder = small[0] / "exported"
     assert fsdit.load(folder, {"sampling.num_steps": "7"}).config.sampling.num_steps == 7
     with pytest.raises(ConfigError, match=r"otherwise: config\.model\.depth is 3"):
         fsdit.load(folder, {"model.depth": "3"})
 
 
-def test_an_export_older_than_a_setting_draws_with_its_default(small, exported_copy):
+def test_an_export_older_than_a_setting_samples_with_its_default(small, exported_copy):
     config = json.loads((exported_copy / "config.json").read_text())["config"]
     del config["sampling"]["shift"], config["features"]
     _edit(exported_copy, config=config)
@@ -130,7 +130,7 @@ def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
 
 
 def test_outputs_of_another_shape_are_refused(frozen, tmp_path):
-    """A preprocessor was edited, say, so that it makes images of another size."""
+    """Features change their shape when a preprocessor is edited to another image size."""
     folder = shutil.copytree(frozen[0] / "exported", tmp_path / "exported")
     assert json.loads((folder / "config.json").read_text())["features"]["grid"] == [4, 4]
     _edit(folder, features={"dim": 32, "grid": [3, 3]})

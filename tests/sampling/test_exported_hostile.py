@@ -1,4 +1,4 @@
-"""Exported models that were tampered with: one line each, soon, in little memory."""
+"""Tampered exported models fail soon, in one line and in little memory."""
 
 import shutil
 
@@ -53,7 +53,7 @@ def test_no_value_hangs_fills_memory_or_shows_a_traceback(folder, part):
     file = folder / "config.json"
     whole = file.read_bytes()
     for number, place in list(enumerate(hostile.values_in(file)))[part::3]:
-        built = place[0] != "config" or place[1:2] == ("model",)  # what decides the sizes
+        built = place[0] != "config" or place[1:2] == ("model",)  # these values decide the sizes
         for value in hostile.some_values(number)[: None if built else 2]:
             hostile.with_value(file, place, value)
             attempt(folder, f"{place} = {str(value)[:50]!r}")
@@ -61,20 +61,20 @@ def test_no_value_hangs_fills_memory_or_shows_a_traceback(folder, part):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_file_that_is_something_else_is_named(valid, tmp_path, name):
+def test_a_replaced_file_is_named(valid, tmp_path, name):
     for number, (mutation, tamper) in enumerate(hostile.FILES.items()):
         folder = shutil.copytree(valid, tmp_path / str(number))
         tamper(folder / name)
         assert name.partition(".")[0] in attempt(folder, f"{name} is {mutation}")
 
 
-def test_json_that_is_none_is_named(folder):
+def test_invalid_json_is_named(folder):
     for mutation, text in hostile.JSON.items():
         (folder / "config.json").write_bytes(text)
         assert "config.json" in attempt(folder, mutation)
 
 
-def test_tensors_that_are_none_are_named(valid, tmp_path):
+def test_invalid_tensors_are_refused(valid, tmp_path):
     for number, (mutation, tamper) in enumerate(hostile.TENSORS.items()):
         folder = shutil.copytree(valid, tmp_path / str(number))
         tamper(folder / "model.safetensors")
@@ -108,13 +108,13 @@ def test_no_flipped_bit_shows_a_traceback(valid, tmp_path):
         ("version", "\x1b[31m", "format version "),
     ],
 )
-def test_a_value_that_is_absurd_is_named_with_its_bound(folder, place, value, message):
+def test_an_absurd_value_is_named(folder, place, value, message):
     hostile.with_value(folder / "config.json", tuple(place.split(".")), value)
     with pytest.raises(hostile.FsditError, match=message):
         fsdit.load(folder)
 
 
-def test_an_export_of_before_a_setting_was_there_loads(folder):
+def test_an_export_older_than_a_setting_loads(folder):
     values = to_dict(CONFIG)
     for group, leaf in (
         ("model", "remat"),

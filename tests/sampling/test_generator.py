@@ -1,4 +1,4 @@
-"""Sampling from a user's pictures, by the model of a workdir."""
+"""Sampling from a user's pictures with the model of a workdir."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from tests.training.checkpoints.saved_runs import save_run
 pytestmark = pytest.mark.medium
 
 
-def test_a_drawing_depends_on_seed_and_number_only(small):
+def test_a_sample_depends_on_seed_and_index_only(small):
     generator = small[2]
     supports = supports_for(generator)
     whole = generator.generate(supports, 20, batch_size=24)
@@ -48,14 +48,14 @@ def test_any_number_of_supports_and_any_sampling(small):
     assert differ(generator.generate(supports, sampling=settings), drawn[-1]) > 1
 
 
-def test_progress_counts_the_drawings(small):
+def test_progress_counts_the_samples(small):
     generator, seen = small[2], []
     generator.generate(supports_for(generator), 20, batch_size=8, progress=seen.append)
     assert seen == [8, 8, 4]
 
 
 @pytest.mark.parametrize("name", ["small", "frozen"])
-def test_it_draws_from_an_episode_what_evaluation_draws(request, name):
+def test_the_generator_samples_from_an_episode_as_evaluation_does(request, name):
     folder, _, generator = request.getfixturevalue(name)
     run = load_run(folder / "run", {})
     read, _ = pipeline.evaluation_examples(run.config, "val")
@@ -75,8 +75,8 @@ class _Constant:
         return self.episode
 
 
-def test_a_run_on_stored_features_draws_from_new_pictures(tmp_path, frozen, frozen_config, encoded):
-    """The same weights, their stored outputs named: the towers are opened all the same."""
+def test_a_run_on_stored_features_samples_new_pictures(tmp_path, frozen, frozen_config, encoded):
+    """The run's configuration names stored features; sampling still opens the networks."""
     config = apply_overrides(
         frozen_config,
         {
@@ -93,8 +93,8 @@ def test_a_run_on_stored_features_draws_from_new_pictures(tmp_path, frozen, froz
     np.testing.assert_array_equal(generator.generate(supports), frozen[2].generate(supports))
 
 
-def test_drawing_asks_nothing_of_the_training_mesh(tmp_path, small, small_config):
-    """Three micro-batches of four rows fit no eight devices, as training on four may have."""
+def test_sampling_does_not_need_the_training_mesh(tmp_path, small, small_config):
+    """Training on four devices may use three micro-batches of four rows; eight devices cannot."""
     data = dataclasses.replace(small_config.data, batch_size=12)
     train = dataclasses.replace(small_config.train, accumulate_steps=3)
     config = dataclasses.replace(small_config, data=data, train=train, mesh=MeshConfig(1, 4))
@@ -110,7 +110,7 @@ def test_drawing_asks_nothing_of_the_training_mesh(tmp_path, small, small_config
     np.testing.assert_array_equal(generator.generate(supports), small[2].generate(supports))
 
 
-def test_a_folder_is_its_files_in_order_of_name(small, tmp_path):
+def test_a_folder_is_read_in_order_of_file_names(small, tmp_path):
     generator = small[2]
     for name, pixels in zip("cab", supports_for(generator), strict=True):
         Image.fromarray(pixels[..., 0]).resize((50, 40)).save(tmp_path / f"{name}.png")
@@ -132,7 +132,7 @@ def test_a_folder_is_its_files_in_order_of_name(small, tmp_path):
         (lambda s: s / np.float32(255), "type float32"),
     ],
 )
-def test_supports_that_the_model_cannot_take(small, change, message):
+def test_supports_that_the_model_cannot_take_are_refused(small, change, message):
     with pytest.raises(DataError, match=message):
         small[2].generate(change(supports_for(small[2])))
 
@@ -140,12 +140,12 @@ def test_supports_that_the_model_cannot_take(small, change, message):
 @pytest.mark.parametrize(
     "settings", [{"count": 0}, {"batch_size": 0}, {"seed": -1}, {"seed": 2**32}], ids=str
 )
-def test_settings_that_cannot_be(small, settings):
+def test_impossible_settings_are_refused(small, settings):
     with pytest.raises(ConfigError, match=f"{next(iter(settings))}=.* must be at least"):
         small[2].generate(supports_for(small[2]), **settings)
 
 
-def test_sampling_that_cannot_be(small):
+def test_impossible_sampling_settings_are_refused(small):
     sampling = dataclasses.replace(small[2].config.sampling, guidance_interval=(0.8, 0.2))
     with pytest.raises(ConfigError, match=r"config.sampling.guidance_interval=.* is empty"):
         small[2].generate(supports_for(small[2]), sampling=sampling)

@@ -47,8 +47,8 @@ def draw(params, rows=slice(None), devices=1, seed=0, **settings):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "sde"])
-def test_a_drawing_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
-    """Up to the rounding of a pixel."""
+def test_a_sample_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
+    """Samples may differ by the rounding of a pixel."""
     settings = {"solver": solver, "schedule": "shifted"}
     whole = draw(params, **settings)
     rows = np.array([6, 1, 4, 3])
@@ -58,13 +58,13 @@ def test_a_drawing_depends_on_its_index_and_not_on_its_batch_or_mesh(params, sol
 
 
 @pytest.mark.medium
-def test_solvers_and_schedules_draw_differently_from_the_same_noise(params):
+def test_solvers_and_schedules_turn_the_same_noise_into_different_samples(params):
     settings = [{"solver": solver} for solver in ("euler", "heun", "ab2", "sde")]
     settings += [{"schedule": "uniform"}, {"shift": 1.5}, {"solver": "sde", "noise_level": 0.5}]
     drawn = {draw(params, **{"schedule": "shifted"} | s).tobytes() for s in settings}
     assert len(drawn) == len(settings)
 
 
-def test_what_a_solver_does_not_use_changes_nothing(params):
+def test_settings_that_a_solver_does_not_use_change_nothing(params):
     plain = draw(params)
     np.testing.assert_array_equal(draw(params, noise_level=0.2, shift=7.0), plain)

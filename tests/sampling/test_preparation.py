@@ -1,4 +1,4 @@
-"""Supports are prepared as the training images were, wherever a model is kept."""
+"""A run and its export prepare supports as the training images were prepared."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ def edited_export(workdir, to, preparation):
 
 
 @pytest.mark.medium
-def test_an_export_that_does_not_say_has_the_defaults(workdir, tmp_path):
+def test_an_export_without_a_preparation_has_the_defaults(workdir, tmp_path):
     loaded = fsdit.load(edited_export(workdir, tmp_path / "old", None))
     assert loaded.preparation == Preparation("white", "center_crop")
 
@@ -82,7 +82,7 @@ def test_an_export_that_does_not_say_has_the_defaults(workdir, tmp_path):
     ],
     ids=str,
 )
-def test_an_export_that_says_nonsense_is_one_line(workdir, tmp_path, preparation, message):
+def test_an_invalid_preparation_gives_one_line(workdir, tmp_path, preparation, message):
     copy = edited_export(workdir, tmp_path / "edited", preparation)
     with pytest.raises(DataError, match=f"config.json: {message}") as caught:
         exported.read_info(copy)

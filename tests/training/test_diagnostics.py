@@ -39,7 +39,7 @@ def test_layer_scalars_give_each_layer_and_head_its_tag():
     assert len(row) == 9
 
 
-def test_grid_shows_supports_left_of_drawings():
+def test_grid_shows_supports_left_of_samples():
     supports = np.full((2, 3, 4, 4, 1), 10, np.uint8)
     drawn = np.full((2, 4, 4, 1), 250, np.uint8)
     grid = episode_grid(supports, [drawn])

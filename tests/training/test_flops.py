@@ -75,7 +75,7 @@ def test_loops_calls_and_branches_are_counted_through():
     assert flops.of(jax.vmap(scanned, (None, 0)), w, shape(5, 4, 8)) == 35 * once
 
 
-def test_what_cannot_be_counted_is_an_error():
+def test_a_function_that_cannot_be_counted_is_refused():
     def until(w, x):
         return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ w, x)
 
@@ -88,14 +88,14 @@ def test_what_cannot_be_counted_is_an_error():
     with pytest.raises(ValueError, match="pure_callback"):
         flops.of(outside, shape(8, 8))
 
-    def steps(x):  # a loop without products costs nothing that counts
+    def steps(x):  # a loop without matrix products counts as zero
         return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x - 1, x)
 
     assert flops.of(steps, shape(8, 8)) == 0
 
 
 def dit(**changes):
-    """(networks, config, parameters, batch) of a DiT of 36 patches without supports' tokens."""
+    """Return (spec, config, parameters, batch) of a DiT of 36 patches."""
     model = ModelConfig(
         hidden_size=192, depth=3, num_heads=3, patch_size=2, dtype="float32", **changes
     )
@@ -110,7 +110,7 @@ def dit(**changes):
 
 def test_a_dit_costs_what_its_formula_says():
     b, n, d, layers, patch = 8, 36, 192, 3, 2 * 2 * 4
-    # Attention 4 N D² + 2 N² D, MLP 8 N D², modulation 6 D², twice (multiply and add).
+    # Attention 4 N D² + 2 N² D, MLP 8 N D², modulation 6 D²; twice each, for multiply and add.
     block = 2 * (n * (4 + 8) * d**2 + 2 * n**2 * d + 6 * d**2)
     ends = 2 * (2 * n * patch * d + 2 * d**2 + (256 + d) * d)
     formula = 3 * b * (layers * block + ends)
@@ -138,12 +138,12 @@ def test_a_step_is_what_xla_counts_of_an_unrolled_one():
 
     counted = flops.of_step(spec, config, params, batch)
     by_xla = xla(jax.grad(loss), params, batch)
-    # XLA adds what is no product (norms, softmax, gelu), and needs no gradient of the inputs.
+    # XLA also counts norms, softmax and GELU, and leaves out the gradient of the inputs.
     assert 0.9 * by_xla < counted < 1.02 * by_xla
 
 
 def test_attention_of_cudnn_is_counted_by_its_shapes():
-    """Its kernel hides the products; it lowers on GPUs only, but traces anywhere."""
+    """The kernel of cuDNN hides its products; it lowers on GPUs only, but traces anywhere."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     q = shape(2, 64, 3, 32, dtype="bfloat16")

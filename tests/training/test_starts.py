@@ -1,4 +1,4 @@
-"""Two starts of one run: what is compiled once, what is profiled, and the figures of a start."""
+"""Starts of a run: programs from the compilation cache, the profile, and the reported times."""
 
 import re
 
@@ -16,7 +16,7 @@ FLAGS = ("--config.train.eval_interval=1000", "--config.checkpoint.interval=4")
 
 @pytest.fixture
 def experiment(tmp_path, small_config, monkeypatch):
-    """In a compilation cache of its own."""
+    """An experiment whose runs have a compilation cache of their own."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     return experiment_file(tmp_path / "experiment.py", small_config)
 
@@ -37,7 +37,7 @@ def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     steps = "--config.train.num_steps=100"
     process = start(experiment, workdir, *FLAGS, steps)
     step = 5
-    while not listing.steps(workdir):  # saved beside the steps
+    while not listing.steps(workdir):  # a checkpoint is saved while steps go on
         wait_for_step(process, workdir, step)
         step += 1
     process.kill()
@@ -47,7 +47,7 @@ def test_the_second_start_of_a_run_hits_the_cache(tmp_path, experiment):
     status, output = finish(start(experiment, workdir, *FLAGS, steps))
     assert status == 0 and "after step" in output, output
     assert first_step(output)[2] >= 1
-    # Another run, of the same programs, that is given this one's cache.
+    # Another run has the same programs, and is given the cache of the first one.
     cache = f"--config.train.compilation_cache={workdir / 'compilation_cache'}"
     status, output = finish(start(experiment, other, *FLAGS, steps, cache))
     assert status == 0, output

@@ -95,7 +95,8 @@ def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
     assert [int(s.step) for s in states] == [0, 1, 2, 3]
 
 
-# With a finite loss and gradient. Settings refuse such values; schedules may come to them.
+# Values that give a finite loss and gradient, but no finite update. Settings refuse them;
+# schedules may reach them.
 NOT_FINITE = {
     "rate": ("optimizer.peak_learning_rate", 1e39),
     "optimizer": ("optimizer.b2", math.nan),
@@ -189,7 +190,7 @@ def test_weight_decay_acts_on_matrices_only(small_config):
     assert mask["conditioner"]["null"] is False and mask["conditioner"]["latents"] is False
 
 
-def test_state_is_born_with_its_shardings(small_config):
+def test_state_is_created_with_its_shardings(small_config):
     config = dataclasses.replace(
         small_config,
         model=dataclasses.replace(small_config.model, hidden_size=64),

@@ -1,4 +1,4 @@
-"""Encoded images whose headers say what a test wants."""
+"""Encoded images whose headers give the size that a test wants."""
 
 import io
 

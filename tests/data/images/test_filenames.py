@@ -15,10 +15,10 @@ images-00000-of-00001.array_record dataset.json.partial
 
 
 @pytest.mark.parametrize("name", IMAGES.split())
-def test_what_may_be_an_image(name):
+def test_names_that_may_be_images(name):
     assert is_image_name(name)
 
 
 @pytest.mark.parametrize("name", [*OTHERS.split(), "Icon\r"])
-def test_what_is_no_image_by_its_name(name):
+def test_names_that_are_no_images(name):
     assert not is_image_name(name)

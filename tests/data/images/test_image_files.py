@@ -1,4 +1,4 @@
-"""Which files are opened as images, by conversion, readers and supports alike."""
+"""Files that are opened as images, in conversion, in readers and as supports."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 move
 
 
 def png_of(width: int, height: int) -> bytes:
-    """One that says so in its header."""
+    """A PNG whose header gives this size."""
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + PNG[24:29]
     return PNG[:12] + header + zlib.crc32(header).to_bytes(4, "big") + PNG[33:]
 
@@ -40,14 +40,14 @@ def webp_of(width: int, height: int) -> bytes:
         (EPS, "not an image of a known format"),
         (PNG[:-30], "cannot be decoded"),
         (png_of(8193, 8192), "8193x8192 pixels, more than 67108864 in all"),
-        # In 4 bytes a pixel and as many of the result, this is what may be had.
+        # The largest size allowed: image and result, 4 bytes a pixel each, take 512 MiB.
         (png_of(8192, 8192), "cannot be decoded"),
         (jpeg_of(8192, 8000, "RGB", progressive=True), "JPEG take about 625 MiB to decode, more"),
         (jpeg_of(8192, 6000, "CMYK", progressive=True), "JPEG take about 562 MiB"),
         (webp_of(6500, 6500), "6500x6500 pixels of WEBP take about 644 MiB to decode, more than 5"),
     ],
 )
-def test_what_cannot_be_used_says_why(data, reason, tmp_path):
+def test_an_unusable_image_is_refused_with_a_reason(data, reason, tmp_path):
     with pytest.raises(UnusableImageError, match=reason), opened(data) as image:
         image.load()
     with pytest.raises(DataError, match=f"image cannot be decoded: .*{reason}"):
@@ -59,7 +59,7 @@ def test_what_cannot_be_used_says_why(data, reason, tmp_path):
 
 
 def test_a_record_starts_no_program(tmp_path, monkeypatch):
-    """Pillow has Ghostscript draw EPS files."""
+    """Pillow starts Ghostscript to decode EPS files."""
     started = tmp_path / "started"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
     (tmp_path / "gs").chmod(0o755)
@@ -98,7 +98,7 @@ def huge(path):
     ],
     ids=["missing", "FIFO", "device", "huge", "folder"],
 )
-def test_a_support_that_is_no_regular_file_of_moderate_size(make, reason, tmp_path):
+def test_a_support_that_is_no_regular_file_of_moderate_size_is_refused(make, reason, tmp_path):
     path = tmp_path / "support.png"
     make(path)
     with pytest.raises(DataError, match=rf"support\.png: {reason}"):
@@ -116,8 +116,8 @@ def test_every_format_is_known_to_pillow():
     assert set(image_files._FORMATS) <= set(Image.OPEN)
 
 
-def test_no_image_is_opened_in_whatever_format_it_has():
-    """Pillow's own list holds EPS, for which it starts a program."""
+def test_images_are_opened_only_with_a_list_of_formats():
+    """Pillow's default list has EPS, for which Pillow starts a program."""
     calls = [
         (path.name, {keyword.arg for keyword in node.keywords})
         for path in (*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py"))

@@ -1,4 +1,4 @@
-"""Images that are equal up to a level."""
+"""Comparison of images up to a number of levels."""
 
 import numpy as np
 

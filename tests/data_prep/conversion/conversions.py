@@ -1,4 +1,4 @@
-"""Conversions as their user starts them, and what both ends of one have in common."""
+"""Conversions as their user starts them, with checks of what they leave."""
 
 import csv
 from pathlib import Path
@@ -20,13 +20,13 @@ def succeed(source: Path, output: Path, *flags: str) -> str:
 
 
 def check_valid(dataset: Path) -> None:
-    """What data_prep.verify says of it."""
+    """Checks the dataset with data_prep.verify."""
     done = run_module("data_prep.verify", f"--dataset_dir={dataset}")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def fail(source: Path, output: Path, *flags: str) -> str:
-    """The one line of the error; nothing is left, and nothing that was there is changed."""
+    """The error line of a conversion, which must fail, change no file and leave no output."""
     before = {path: files(path) for path in (source, output) if path.is_dir()}
     done = convert(source, output, *flags)
     assert done.returncode == 1, (done.stdout, done.stderr)
@@ -46,7 +46,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_lists(folder: Path, assigned: dict[str, list[int]]) -> None:
-    """The published form: all images in images/, and train.csv, val.csv, test.csv."""
+    """Writes all images to images/, and train.csv, val.csv, test.csv, as they are published."""
     (folder / "images").mkdir(parents=True)
     for split, classes in assigned.items():
         lines = ["filename,label"]

@@ -1,4 +1,4 @@
-"""data_prep.convert where Beam cannot be imported."""
+"""Runs data_prep.convert where Beam cannot be imported."""
 
 import runpy
 import sys

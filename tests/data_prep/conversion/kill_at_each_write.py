@@ -16,7 +16,7 @@ from fsdit import program
 
 
 def killed(directory: Path, flags: list[str], at: int) -> bool:
-    """Rebuilds the episodes of `directory` up to change number `at`; whether it was killed."""
+    """Rebuilds the episodes of `directory`, killed at change number `at`; False if it ended."""
     pid = os.fork()
     if pid:
         return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
@@ -33,7 +33,7 @@ def killed(directory: Path, flags: list[str], at: int) -> bool:
     sys.addaudithook(count)
     sys.argv = ["episodes", f"--dataset_dir={directory}", *flags]
     program.run(episodes.main)
-    raise AssertionError("a program that ran has ended")
+    raise AssertionError("program.run returned, and did not exit")
 
 
 def main(source: str, folder: str, *flags: str) -> None:

@@ -1,4 +1,4 @@
-"""Image collections made for the tests: real files of real encoders."""
+"""Synthetic image collections for the tests, encoded by Pillow."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from fsdit.data.records import ImageRecord, decode_image
 
 
 def photo(seed: int, width: int = 40, height: int = 40) -> Image.Image:
-    """A smooth RGB picture of its own for each seed."""
+    """A smooth random RGB picture, a different one for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 def class_folders(
     root: Path, classes: int = 6, images: int = 8, size: tuple[int, int] = (40, 40)
 ) -> Path:
-    """root/class00/000.jpg ..., every picture another one."""
+    """Writes root/class00/000.jpg and so on; all pictures differ."""
     for c in range(classes):
         folder = root / f"class{c:02d}"
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Image files that Pillow does not write, made for the tests from numbers."""
+"""Image files that Pillow does not write, made from arrays."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
-    """Rows of numbers of so many bits each, the first in the highest bits of a byte."""
+    """Bytes of each row of `values`, `bits` a value, the first value in a byte's highest bits."""
     if bits >= 16:
         kind = {16: "u2", 32: "u4"}[bits] if values.dtype.kind == "u" else f"i{bits // 8}"
         return [row.tobytes() for row in np.ascontiguousarray(values.astype(order + kind))]
@@ -17,7 +17,7 @@ def packed(values: np.ndarray, bits: int, order: str = ">") -> list[bytes]:
 
 
 def png(values: np.ndarray, bits: int, transparent: int | tuple | None = None) -> bytes:
-    """Greyscale (H, W), grey with alpha (H, W, 2) or RGB (H, W, 3)."""
+    """A PNG of grey values (H, W), of grey with alpha (H, W, 2) or of RGB (H, W, 3)."""
     kind = {1: 0, 2: 4, 3: 2}[values.shape[2] if values.ndim == 3 else 1]
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, kind, 0, 0, 0)
     chunks = [(b"IHDR", header)]
@@ -33,7 +33,7 @@ def png(values: np.ndarray, bits: int, transparent: int | tuple | None = None) -
 
 
 def tiff(values: np.ndarray, bits: int, photometric: int = 1, order: str = "<") -> bytes:
-    """One strip, uncompressed. photometric: 0 white is zero, 1 black is zero, 2 RGB, 8 LAB."""
+    """A TIFF of one raw strip. photometric: 0 white is zero, 1 black is zero, 2 RGB, 8 LAB."""
     data = b"".join(packed(values, bits, order))
     channels = values.shape[2] if values.ndim == 3 else 1
     where = 8 + len(data) + len(data) % 2

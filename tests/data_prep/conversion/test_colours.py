@@ -1,4 +1,4 @@
-"""Embedded ICC profiles: what a viewer shows, in conversion and for supports."""
+"""Embedded ICC profiles: conversions and supports have the colours that a viewer shows."""
 
 import io
 
@@ -31,7 +31,7 @@ def file_of(image: Image.Image, kind: str, profile: bytes) -> bytes:
 
 
 def jpeg2000_of(image: Image.Image, profile: bytes) -> bytes:
-    """The number of the colour space that Pillow writes, exchanged for a profile."""
+    """A JPEG 2000 file with a profile in place of the colour space's number that Pillow writes."""
     data = encoded(image, "JPEG2000")
     number = b"\x00\x00\x00\x0fcolr" + b"\x01\x00\x00\x00\x00\x00"
     place, header = data.index(number), data.index(b"jp2h") - 4
@@ -42,7 +42,7 @@ def jpeg2000_of(image: Image.Image, profile: bytes) -> bytes:
 
 
 def managed(image: Image.Image, profile: bytes) -> np.ndarray:
-    """As Pillow's own function has it, with its own sRGB."""
+    """The image in sRGB, converted by Pillow's own function."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     result = ImageCms.profileToProfile(
         image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -65,13 +65,13 @@ def converted(data: bytes, channels: int = 3, **options) -> np.ndarray:
         pytest.param(P3, "RGB", "TIFF", "RGB", id="Display P3 in TIFF"),
         pytest.param(P3, "RGB", "AVIF", "RGB", id="Display P3 in AVIF"),
         pytest.param(ADOBE, "RGB", "JPEG", "RGB", id="Adobe RGB"),
-        pytest.param(SWAPPED, "P", "PNG", "RGB", id="of a palette"),
-        # Not by the book, but browsers apply it.
-        pytest.param(LINEAR, "L", "PNG", "RGB", id="of colours, on grey"),
+        pytest.param(SWAPPED, "P", "PNG", "RGB", id="palette"),
+        # The standard forbids a profile of colours on grey pixels, but browsers apply it.
+        pytest.param(LINEAR, "L", "PNG", "RGB", id="colours on grey"),
         pytest.param(GREY, "L", "PNG", "L", id="grey in PNG"),
         pytest.param(GREY, "L", "JPEG", "L", id="grey in JPEG"),
         pytest.param(CMYK, "CMYK", "TIFF", "CMYK", id="CMYK in TIFF"),
-        # With an Adobe marker, which inverts the numbers.
+        # Pillow writes an Adobe marker, which inverts the values.
         pytest.param(CMYK, "CMYK", "JPEG", "CMYK", id="CMYK in JPEG"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_picture_is_as_its_profile_says(profile, mode, kind, kind_of_pixel, tm
     [(profiles.DISPLAY_P3, None, P3), (profiles.ADOBE_RGB, 563 / 256, ADOBE)],
     ids=["Display P3", "Adobe RGB"],
 )
-def test_colours_are_those_of_the_arithmetic(colorants, gamma, profile):
+def test_colours_are_those_of_the_formulas(colorants, gamma, profile):
     values = np.asarray(PHOTO) / 255
     linear = profiles.srgb_to_linear(values) if gamma is None else values**gamma
     xyz = linear @ colorants.T
@@ -102,7 +102,7 @@ def test_colours_are_those_of_the_arithmetic(colorants, gamma, profile):
 
 
 @pytest.mark.parametrize(("mode", "profile"), [("RGB", P3), ("L", GREY), ("RGB", P3[:99])])
-def test_a_profile_in_jpeg_2000_counts_too(mode, profile):
+def test_a_profile_in_jpeg_2000_is_applied_too(mode, profile):
     image = PHOTO.convert(mode)
     found = converted(jpeg2000_of(image, profile))
     usable = profile != P3[:99]
@@ -110,7 +110,7 @@ def test_a_profile_in_jpeg_2000_counts_too(mode, profile):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_greyscale_is_of_the_shown_colours():
+def test_greyscale_is_made_of_the_shown_colours():
     shown = Image.fromarray(managed(PHOTO, P3)).convert("L")
     np.testing.assert_array_equal(
         converted(file_of(PHOTO, "PNG", P3), channels=1), np.asarray(shown)
@@ -148,10 +148,10 @@ def test_alpha_is_kept_and_laid_over_a_background_of_srgb(mode):
     ],
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_profile_that_changes_nothing_or_cannot_be_used(name, profile, mode, kind):
+def test_a_profile_that_changes_nothing_or_is_unusable_is_ignored(name, profile, mode, kind):
     image = PHOTO.convert(mode)
     data = file_of(image, kind, profile)
-    assert normalise(data, ImageOptions()).data == data, "the original bytes are kept"
+    assert normalise(data, ImageOptions()).data == data, "the original bytes were not kept"
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(converted(data), np.asarray(image.convert("RGB")))
 
@@ -168,7 +168,7 @@ def test_what_is_stored_is_srgb_and_carries_no_profile(kind, stored):
         close(np.asarray(image), managed(PHOTO, SWAPPED), 0 if lossless else 30)
 
 
-def test_the_same_picture_with_and_without_profile_are_two_and_two_ways_to_say_it_one():
+def test_digests_are_equal_where_the_shown_colours_are_equal():
     tagged = normalise(file_of(PHOTO, "PNG", SWAPPED), AS_PNG)
     plain = normalise(encoded(PHOTO, "PNG"), AS_PNG)
     assert tagged.digest != plain.digest

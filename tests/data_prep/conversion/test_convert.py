@@ -1,4 +1,4 @@
-"""The conversion program as its user meets it: one folder in, one dataset out."""
+"""The conversion program as its user starts it: one input makes one dataset."""
 
 import json
 import shutil
@@ -78,13 +78,13 @@ def test_the_episodes_rotate_the_target_through_each_set(converted):
             assert {e.target for e in own[start : start + 6]} == set(*sets)
 
 
-def test_without_supports_the_target_is_its_own(folder, tmp_path):
+def test_a_conversion_for_0_shots_has_one_episode_a_set(folder, tmp_path):
     succeed(folder, tmp_path / "d", *SMALL, "--shots=0")
     info = read_dataset_info(tmp_path / "d").splits["val"]
     assert (info.shots, info.episodes) == (0, 4)
 
 
-def test_images_are_resized_to_a_format(folder, tmp_path):
+def test_images_are_resized_and_stored_in_the_chosen_format(folder, tmp_path):
     flags = ("--image_size=24", "--format=png", "--channels=1")
     succeed(folder, tmp_path / "d", *SMALL, *flags)
     info = read_dataset_info(tmp_path / "d")

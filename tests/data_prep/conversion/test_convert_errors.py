@@ -74,18 +74,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("make", "flags", "words"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, make, flags, words):
+def test_wrong_input_is_reported_in_one_line_and_leaves_nothing(tmp_path, make, flags, words):
     source = tmp_path / "in"
     if make:
         make(source)
     line = fail(source, tmp_path / "d", *SMALL, *flags)
     for word in words:
         assert word in line
-    # What was begun may stay, to go on with; it is never taken for a dataset.
+    # The working folder may stay, to be continued; it is never taken for a dataset.
     assert not (tmp_path / "d.partial" / "dataset.json").exists()
 
 
-def test_a_list_that_names_absent_files_is_one_line(tmp_path):
+def test_a_list_that_names_absent_files_is_reported_in_one_line(tmp_path):
     write_lists(tmp_path / "in", {"train": [0, 1]})
     (tmp_path / "in" / "images" / "n0000000000000003.jpg").unlink()
     line = fail(tmp_path / "in", tmp_path / "d", "--split=csv")
@@ -93,7 +93,7 @@ def test_a_list_that_names_absent_files_is_one_line(tmp_path):
     assert not (tmp_path / "d.partial").exists()
 
 
-def test_a_list_without_labels_is_one_line(tmp_path):
+def test_a_list_without_labels_is_reported_in_one_line(tmp_path):
     write_lists(tmp_path / "in", {"train": [0, 1]})
     (tmp_path / "in" / "train.csv").write_text("filename\nn0000000000000003.jpg\n")
     assert "no column 'label'" in fail(tmp_path / "in", tmp_path / "d", "--split=csv")
@@ -105,15 +105,15 @@ def test_a_folder_with_another_dataset_is_left_alone(folder, converted):
     assert not converted.with_name("d.partial").exists()
 
 
-def test_an_output_that_cannot_be_made_is_one_line(folder, tmp_path):
+def test_an_output_that_cannot_be_made_is_reported_in_one_line(folder, tmp_path):
     (tmp_path / "file").write_text("precious")
     line = fail(folder, tmp_path / "file" / "d", *SMALL)
     assert str(tmp_path / "file") in line
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, converted, tmp_path):
-    """The limit of a file's size stands for the disk's: the system refuses the same writes."""
+def test_after_a_full_disk_the_same_command_continues(folder, converted, tmp_path):
+    """A limit on the size of files stands for a full disk: the system refuses the same writes."""
     program = [sys.executable, "-m", "data_prep.convert"]
     command = [*program, f"--input={folder}", f"--output_dir={tmp_path}/d", *SMALL]
     done = subprocess.run(
@@ -139,16 +139,16 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_a_disk_without_room_is_one_line_that_names_the_output(folder, small_disk, tmp_path, kind):
+def test_a_disk_without_space_is_reported_with_the_output(folder, small_disk, tmp_path, kind):
     source = folder
-    if kind == "tar":  # its copy in the working folder is what finds no room
+    if kind == "tar":  # the working folder has no space for a copy of the tar
         source = Path(shutil.make_archive(str(tmp_path / "in"), "gztar", folder))
         (small_disk / "filler").write_bytes(bytes(150_000))
     line = fail(source, small_disk / "d", *SMALL)
     assert str(small_disk / "d.partial") in line and "o space left" in line
 
 
-def test_without_beam_its_runner_says_how_to_get_it(folder, tmp_path):
+def test_the_beam_runner_without_beam_says_how_to_install_it(folder, tmp_path):
     flags = [f"--input={folder}", f"--output_dir={tmp_path}/d", *SMALL, "--runner=beam"]
     done = run_module("tests.data_prep.conversion.convert_without_beam", *flags)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Conversions of inputs with bad files, duplicates and small classes; nothing vanishes."""
+"""Bad files, duplicates and small classes: each file is converted or reported."""
 
 import os
 import shutil
@@ -85,10 +85,10 @@ def test_a_class_that_bad_files_make_small_is_named_or_left_out(flawed, tmp_path
         f"class{c:02d}" for c in (0, 1, 3, 4, 5)
     ]
     for split in splits:
-        keys_by_class(tmp_path / "d", split)  # class ids follow the classes that are left
+        keys_by_class(tmp_path / "d", split)  # class ids are numbers of the classes that are left
     left_out = [r for r in rows(tmp_path / "d" / "skipped.csv") if r["class"] and not r["file"]]
     assert [row["class"] for row in left_out] == ["class02"]
-    # Of all that, verify finds only what the conversion reported too.
+    # The only thing that verify finds is a duplicate that the conversion reported too.
     done = run_module("data_prep.verify", f"--dataset_dir={tmp_path / 'd'}")
     (found,) = [line for line in done.stdout.splitlines() if "array_record" in line]
     assert "leakage: the same pixels" in found
@@ -112,7 +112,7 @@ def test_no_file_grows_past_the_limit(folder, tmp_path):
     assert "--shard_mb=30000" in line and "--max_file_gb" in line
 
 
-def test_every_file_of_a_newcomers_folder_is_in_the_dataset_or_reported(folder, tmp_path):
+def test_every_file_of_a_messy_folder_is_in_the_dataset_or_reported(folder, tmp_path):
     source = shutil.copytree(folder, tmp_path / "in [1]")
     for path in list(source.rglob("*.jpg"))[::2]:
         path.with_suffix(".txt").write_text("a caption")

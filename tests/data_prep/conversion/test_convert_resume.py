@@ -1,4 +1,4 @@
-"""Byte-identical output: after kills, with any number of workers, and on Beam."""
+"""The output is the same, byte for byte, after kills, with any number of workers, and on Beam."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.programs import start_program
 
 pytestmark = pytest.mark.medium
 
-# Shards of few images; bad files, duplicates in other shards, and a class that goes.
+# Shards of few images, room for bad files and duplicates, and a class that is dropped.
 FLAGS = (
     "--num_classes=3,1,2",
     "--image_size=32",
@@ -57,7 +57,7 @@ def start(folder, output, *flags):
 
 
 def kill_when(process, reached, timeout=300):
-    """kill -9 of the program alone, as soon as `reached` says so; its workers are left to it."""
+    """Sends SIGKILL to the program, but not to its workers, as soon as `reached()` is true."""
     deadline = time.monotonic() + timeout
     while not reached():
         assert process.poll() is None, process.communicate()[0]
@@ -79,7 +79,7 @@ def group_is_gone(group, timeout=300):
     return False
 
 
-def test_killed_again_and_again_it_ends_as_if_never_stopped(folder, undisturbed, tmp_path):
+def test_a_conversion_killed_several_times_ends_as_if_never_stopped(folder, undisturbed, tmp_path):
     output = tmp_path / "d"
     partial = tmp_path / "d.partial"
 
@@ -89,7 +89,7 @@ def test_killed_again_and_again_it_ends_as_if_never_stopped(folder, undisturbed,
     moments = [
         lambda: (partial / "work").is_dir(),
         lambda: results() >= 8,
-        lambda: list(partial.glob("train/episodes-*.partial")),  # shards are settled by now
+        lambda: list(partial.glob("train/episodes-*.partial")),  # by then all shards are final
         lambda: (partial / "train" / "manifest.json").exists(),
     ]
     kept = {}
@@ -122,7 +122,7 @@ def test_the_beam_runner_changes_nothing(folder, undisturbed, tmp_path, argument
     assert files(tmp_path / "d") == files(undisturbed)
 
 
-def test_an_error_on_beam_ends_in_one_line_that_says_it(folder, tmp_path):
+def test_an_error_on_beam_is_reported_in_one_line(folder, tmp_path):
     pytest.importorskip("apache_beam", reason="needs the extra [beam]")
     flags = [flag for flag in FLAGS if "image_size" not in flag]
     done = convert(folder, tmp_path / "d", *flags, "--runner=beam")
@@ -150,7 +150,7 @@ def test_a_killed_worker_changes_nothing(folder, undisturbed, tmp_path):
 
 
 @pytest.mark.large
-def test_a_compressed_tar_goes_on_too(folder, tmp_path):
+def test_a_killed_conversion_of_a_compressed_tar_is_continued(folder, tmp_path):
     with tarfile.open(tmp_path / "in.tgz", "w:gz") as archive:
         archive.add(folder, "photos")
     succeed(tmp_path / "in.tgz", tmp_path / "whole", *FLAGS)
@@ -172,7 +172,7 @@ def begun(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--seed=1", "--shots=4", "--quality=90", "--shard_mb=0.02"])
-def test_other_flags_do_not_go_on_with_it(begun, tmp_path, flag):
+def test_other_flags_do_not_continue_a_begun_conversion(begun, tmp_path, flag):
     before = files(tmp_path / "d.partial")
     flags = ["--num_classes=3,1,2", "--sets_per_class=2", "--shard_mb=0.01", flag]
     line = fail(begun, tmp_path / "d", *flags)
@@ -180,7 +180,7 @@ def test_other_flags_do_not_go_on_with_it(begun, tmp_path, flag):
     assert files(tmp_path / "d.partial") == before
 
 
-def test_another_input_does_not_go_on_with_it(begun, tmp_path):
+def test_another_input_does_not_continue_a_begun_conversion(begun, tmp_path):
     (begun / "class00" / "new.jpg").write_bytes(encoded(photo(99)))
     line = fail(
         begun, tmp_path / "d", "--num_classes=3,1,2", "--sets_per_class=2", "--shard_mb=0.01"
@@ -188,14 +188,14 @@ def test_another_input_does_not_go_on_with_it(begun, tmp_path):
     assert "other files" in line and "d.partial" in line
 
 
-def test_how_much_may_be_bad_can_change_on_the_way(begun, tmp_path):
+def test_another_max_bad_fraction_continues_a_begun_conversion(begun, tmp_path):
     flags = ("--num_classes=3,1,2", "--sets_per_class=2", "--shard_mb=0.01")
     succeed(begun, tmp_path / "d", *flags, "--max_bad_fraction=0.1")
     succeed(begun, tmp_path / "e", *flags, "--max_bad_fraction=0.1")
     assert files(tmp_path / "d") == files(tmp_path / "e")
 
 
-def test_a_dataset_that_was_whole_but_not_yet_in_place_is_put_there(folder, undisturbed, tmp_path):
+def test_a_complete_dataset_that_was_not_yet_renamed_is_put_in_place(folder, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "d.partial")
     succeed(folder, tmp_path / "d", *FLAGS)
     assert files(tmp_path / "d") == files(undisturbed)
@@ -207,7 +207,7 @@ def test_a_dataset_that_was_whole_but_not_yet_in_place_is_put_there(folder, undi
     assert json.loads((tmp_path / "e.partial" / "dataset.json").read_text())["seed"] == 0
 
 
-def test_a_folder_of_somebody_else_is_not_gone_on_with(folder, tmp_path):
+def test_a_working_folder_with_foreign_files_is_left_alone(folder, tmp_path):
     (tmp_path / "d.partial").mkdir()
     (tmp_path / "d.partial" / "mine.txt").write_text("precious")
     assert "d.partial" in fail(folder, tmp_path / "d", *FLAGS)

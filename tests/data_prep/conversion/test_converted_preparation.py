@@ -1,4 +1,4 @@
-"""A conversion with settings of its own: what it records, and what it makes of odd pictures."""
+"""The preparation of images: a conversion records it, and supports repeat it."""
 
 import csv
 
@@ -54,13 +54,13 @@ def test_the_preparation_is_recorded_and_repeats_the_images(folder, converted):
 
 
 @pytest.mark.medium
-def test_new_episodes_keep_the_record(converted):
+def test_new_episodes_keep_the_recorded_preparation(converted):
     rebuild(converted, shots=2, sets_per_class=1, seed=1)
     assert read_dataset_info(converted).preparation == Preparation("#204060", "pad")
 
 
 @pytest.mark.medium
-def test_what_takes_too_much_memory_is_skipped_with_its_size(converted):
+def test_an_image_that_takes_too_much_memory_is_skipped_with_its_size(converted):
     with (converted / "skipped.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == "class00/huge.jpg"
@@ -68,11 +68,11 @@ def test_what_takes_too_much_memory_is_skipped_with_its_size(converted):
 
 
 @pytest.mark.medium
-def test_glyphs_are_dark_on_white(glyphs):
+def test_glyphs_record_a_white_background(glyphs):
     assert read_dataset_info(glyphs).preparation == Preparation("white", "center_crop")
 
 
-def test_colours_that_are_none_are_refused():
+def test_a_background_that_is_no_colour_is_refused():
     Preparation("hsl(120, 50%, 50%)")
     with pytest.raises(ValueError, match="whyte"):
         Preparation("whyte")

@@ -1,4 +1,4 @@
-"""Each kind of pixel and depth that a file may have: what a viewer shows, or a reason in words."""
+"""Every kind and depth of pixels: converted to what a viewer shows, or refused with a reason."""
 
 import io
 import zlib
@@ -32,7 +32,7 @@ def pixels(data: bytes, **options) -> np.ndarray:
 
 
 def share(values: np.ndarray, bits: int) -> np.ndarray:
-    """Levels of 255, grey as RGB."""
+    """`values` of so many bits, scaled to 0 to 255, and grey as RGB."""
     levels = np.round(values / (2**bits - 1) * 255).astype(np.uint8)
     return levels if values.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
 
@@ -92,7 +92,7 @@ def lab_tiff(light: int, a: int, b: int) -> bytes:
 @pytest.mark.parametrize(
     ("lab", "expected"),
     [
-        # By CIE's formulas, Bradford's adaptation of D50 to sRGB's D65, and sRGB's curve.
+        # Expected: CIE's formulas, Bradford's adaptation of D50 to sRGB's D65, sRGB's curve.
         ((100, 0, 0), (255, 255, 255)),
         ((60, 50, -30), (209, 107, 199)),
         ((40, -30, 20), (43, 107, 60)),
@@ -106,7 +106,7 @@ def test_cielab_becomes_srgb_and_grey(lab, expected):
 
 
 @pytest.mark.parametrize("kind", ["YCbCr", "HSV", "PA", "RGBX", "RGBa", "CMYK"])
-def test_modes_that_pillow_makes_of_files_or_of_others(kind):
+def test_other_modes_of_pillow_become_grey_or_rgb(kind):
     image = photo(1).convert("RGBA" if kind == "RGBa" else "RGB")
     image = image.quantize(64).convert("PA") if kind == "PA" else image.convert(kind)
     for channels, mode in ((1, "L"), (3, "RGB")):
@@ -144,7 +144,7 @@ def test_pixels_without_a_stated_range_are_refused(data, reason):
 
 
 @pytest.mark.parametrize("chunk", [b"gAMA", b"cHRM", b"sRGB"])
-def test_colour_chunks_of_a_png_do_no_harm(chunk):
+def test_colour_chunks_of_a_png_change_nothing(chunk):
     body = {b"gAMA": (45455).to_bytes(4, "big"), b"cHRM": bytes(32), b"sRGB": b"\0"}[chunk]
     data, place = png(RGB8, 8), 8 + 25  # after IHDR
     added = (

@@ -1,4 +1,4 @@
-"""Every kind of image file that a collection may hold, and what becomes of it."""
+"""The conversion of every kind of image file that a collection may hold."""
 
 import io
 
@@ -21,7 +21,7 @@ def decoded(data: bytes) -> np.ndarray:
 
 
 def pixels(data: bytes, options: ImageOptions = AS_PNG) -> np.ndarray:
-    """Of the stored image; PNG unless said otherwise, so that they are exact."""
+    """Pixels of the stored image: exact ones, since it is a PNG by default."""
     image = normalise(data, options)
     result = decoded(image.data)
     assert result.shape[:2] == (image.height, image.width)
@@ -119,7 +119,7 @@ def test_exif_orientation_is_applied_once_and_gone(kind, orientation):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_an_animation_is_its_first_frame(kind):
+def test_an_animation_becomes_its_first_frame(kind):
     frames = [photo(i).quantize(64).convert("RGB") for i in (1, 2, 3)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -151,7 +151,7 @@ def test_original_bytes_are_kept_where_nothing_changes(kind):
         (encoded(photo(1).convert("RGBA"), "PNG"), ImageOptions()),
     ],
 )
-def test_bytes_that_say_another_picture_are_encoded_anew(data, options):
+def test_a_picture_that_changes_is_encoded_anew(data, options):
     image = normalise(data, options)
     assert image.data != data
     with Image.open(io.BytesIO(image.data)) as again:
@@ -184,12 +184,12 @@ def test_the_centre_is_cropped_or_all_is_squashed():
         (120, 40, (0, 7, 21, 14)),
         (40, 120, (7, 0, 14, 21)),
         (60, 60, (0, 0, 21, 21)),
-        (6, 3, (0, 5, 21, 15)),  # enlarged, as by the others
+        (6, 3, (0, 5, 21, 15)),  # enlarged, as by the other ways to resize
         (900, 1, (0, 10, 21, 11)),  # never less than a pixel
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_is_shown_in_the_middle_of_a_padded_square(width, height, box, channels):
+def test_padding_shows_the_whole_picture_in_the_middle_of_a_square(width, height, box, channels):
     data = encoded(Image.new("RGB", (width, height), (250, 20, 20)), "PNG")
     options = ImageOptions(channels, 21, resize="pad", background="#103050", format="png")
     expected = Image.new("RGB", (21, 21), (16, 48, 80))
@@ -198,7 +198,7 @@ def test_all_is_shown_in_the_middle_of_a_padded_square(width, height, box, chann
     np.testing.assert_array_equal(pixels(data, options), np.asarray(expected))
 
 
-def test_a_padded_picture_is_squashed_on_its_longer_side_alone():
+def test_a_padded_picture_keeps_its_aspect_ratio():
     wide = photo(1, 200, 100)
     padded = pixels(encoded(wide, "PNG"), ImageOptions(image_size=50, resize="pad", format="png"))
     assert (padded[:12] == 255).all() and (padded[37:] == 255).all()
@@ -219,7 +219,7 @@ def test_shrinking_is_antialiased(side):
 
 
 def test_a_large_jpeg_shrinks_to_what_its_lossless_copy_does():
-    """The decoder's own halving leaves no visible trace."""
+    """The JPEG decoder halves a large image itself, which leaves no visible trace."""
     large = photo(1, 1000, 700)
     exact = pixels(encoded(large, "PNG"), ImageOptions(image_size=64, format="png"))
     drafted = pixels(encoded(large, quality=100), ImageOptions(image_size=64, format="png"))
@@ -257,7 +257,7 @@ def bomb() -> bytes:
         (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "decompression bomb"),
     ],
 )
-def test_what_cannot_be_used_says_why(data, reason):
+def test_an_unusable_image_is_refused_with_a_reason(data, reason):
     with pytest.raises(UnusableImageError, match=reason):
         normalise(data, ImageOptions())
 
@@ -270,5 +270,5 @@ def test_every_way_to_cut_a_file_short_is_a_reason_not_a_crash():
                 image = normalise(data[:end], ImageOptions(image_size=16))
             except UnusableImageError as error:
                 assert str(error)
-            else:  # only trailing bytes that say nothing may be gone
+            else:  # a file without its last bytes may still have all pixels
                 assert image.digest == normalise(data, ImageOptions(image_size=16)).digest

@@ -102,7 +102,7 @@ def test_images_are_read_while_they_are_encoded_in_batches_of_one_shape(dinov2, 
     found = open_critic(config_of(dinov2, rows=7)).features(images())
     assert found.shape == (70, 48)
     assert shapes == [(8, 1, 20, 20, 3)]  # one program for all nine batches
-    assert max(alive) <= 2 * 8  # a batch at work and one that is read
+    assert max(alive) <= 2 * 8  # the batch being encoded and the one being read
 
 
 def test_a_splits_images_are_encoded_as_its_reader_gives_them(dinov2, photos):
@@ -121,7 +121,7 @@ def refused(config, error_type=ConfigError):
     return str(error.value)
 
 
-def test_the_encoder_that_conditions_is_no_critic(dinov2, tmp_path):
+def test_the_encoder_that_conditions_is_refused_as_critic(dinov2, tmp_path):
     words = f"config.evaluation.critic={dinov2} is the encoder that conditions"
     assert refused(config_of(dinov2, conditions=dinov2)).startswith(words)
     copy = tmp_path / "copy"
@@ -133,8 +133,8 @@ def test_the_encoder_that_conditions_is_no_critic(dinov2, tmp_path):
 
 
 @pytest.mark.medium
-def test_the_encoder_behind_precomputed_features_is_no_critic(dinov2, encoded, weights, tmp_path):
-    """The location that the run names may be a hub id: nothing is fetched for it."""
+def test_the_encoder_of_stored_features_is_refused_as_critic(dinov2, encoded, weights, tmp_path):
+    """The run's encoder location may be a hub id, from which nothing is fetched."""
     copy = tmp_path / "siglip"
     shutil.copytree(weights / "siglip", copy)
     moved = config_of(copy, "hub/siglip", dataset=encoded, supports="precomputed")
@@ -143,7 +143,7 @@ def test_the_encoder_behind_precomputed_features_is_no_critic(dinov2, encoded, w
     assert open_critic(other).name == str(dinov2)
 
 
-def test_pixels_and_learned_encoders_are_independent(dinov2):
+def test_a_critic_other_than_the_conditioning_encoder_is_accepted(dinov2):
     assert open_critic(config_of("", conditions=dinov2)).name == "pixels"
     assert open_critic(config_of(dinov2)).name == str(dinov2)
 

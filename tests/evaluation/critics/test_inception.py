@@ -17,7 +17,7 @@ def random_images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-@pytest.mark.large  # roots of 2048 x 2048 matrices, by eigenvalues
+@pytest.mark.large  # slow: roots of 2048 x 2048 matrices by eigenvalues
 def test_the_figure_is_the_frechet_distance_of_the_extractors_features(
     inception_network, inception_weights, tmp_path
 ):
@@ -31,7 +31,7 @@ def test_the_figure_is_the_frechet_distance_of_the_extractors_features(
     expected = frechet_distance(*features)
     assert expected > 0.1
     found = inception_fid(tmp_path / "real", tmp_path / "samples", inception_weights)
-    # Its root of a singular matrix costs digits, and so do its means in float32.
+    # torch-fidelity loses digits in the root of a singular matrix and in its float32 means.
     assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -66,7 +66,7 @@ def test_missing_weights_are_named_and_never_fetched(inception_network, tmp_path
 
 
 class Opens:
-    """What runs when it is read."""
+    """An object whose unpickling runs code, which creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -86,7 +86,7 @@ def test_weights_that_would_run_code_are_refused_and_do_not_run_it(
         torch.save({**inception_network.state_dict(), "more": Opens(str(trace))}, path)
     assert "cannot be read as weights and nothing else" in refused(path)
     assert not trace.exists()
-    # It would have, where anything is loaded.
+    # An unrestricted load of the same file does run the code.
     pickle.loads(path.read_bytes()) if legacy else torch.load(path, weights_only=False)
     assert trace.exists()
 
@@ -151,8 +151,8 @@ def test_an_image_that_cannot_be_used_is_named(inception_weights, tmp_path, chan
 
 @pytest.mark.parametrize("missing", ["torch", "torch_fidelity", "torchvision"])
 @pytest.mark.medium
-def test_without_the_extra_one_line_names_it(inception_weights, missing):
-    """And nothing of it is imported with the module."""
+def test_one_line_names_the_extra_that_is_missing(inception_weights, missing):
+    """Importing our module imports none of the extra's packages."""
     module = "tests.evaluation.without_module"
     done = run_module(module, missing, inception_weights, real=True)
     assert done.returncode == 0, done.stderr

@@ -56,8 +56,8 @@ def test_distances_equal_torch_fidelity(lpips, original, shape):
         np.testing.assert_allclose(one, lpips_original.distances(original, expected), rtol=1e-4)
 
 
-def test_close_images_are_told_apart_as_torch_fidelity_does(lpips, original):
-    """By sums of squares, not by differences of large products."""
+def test_distances_of_close_images_equal_torch_fidelity(lpips, original):
+    """LPIPS adds squared differences; a difference of large products would lose the digits."""
     image = random_images(1, 24, 24, 3)
     images = np.concatenate([image, image ^ 1, np.clip(image, 0, 254)])
     expected = lpips_original.distances(original, images)
@@ -98,22 +98,22 @@ def test_distance_grows_with_blur(lpips):
 
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
-def test_devices_and_the_episodes_beside_it_do_not_change_an_episode(lpips, devices, monkeypatch):
+def test_an_episode_does_not_depend_on_devices_or_other_episodes(lpips, devices, monkeypatch):
     images = random_images(5, 3, 24, 24, 1)
     whole = lpips.pairwise(images, mesh_of(devices))
-    # One episode at a time on each device.
+    # With this limit, each device takes one episode at a time.
     monkeypatch.setattr("fsdit.evaluation.critics.lpips._MAX_PIXELS", 1)
     np.testing.assert_allclose(lpips.pairwise(images, mesh_of(devices)), whole, rtol=1e-5)
     np.testing.assert_allclose(lpips.pairwise(images[3:4]), whole[3:4], rtol=1e-5)
 
 
-def test_images_that_vanish_on_the_way_are_refused(lpips):
+def test_images_too_small_for_the_network_are_refused(lpips):
     with pytest.raises(DataError, match="16 x 16 pixels or more, these have 24 x 15"):
         lpips.pairwise(random_images(1, 2, 24, 15, 3))
 
 
 def changed(weights, directory, file, **changes):
-    """A copy of the weights in which one file has other tensors; None: without it."""
+    """Copy the weights with other tensors in one file; None removes a tensor."""
     for name in port.FILES:
         named = load_file(weights / name) | (changes if name == file else {})
         save_file({n: t for n, t in named.items() if t is not None}, directory / name)
@@ -152,7 +152,7 @@ def test_missing_and_damaged_files_are_named(weights, tmp_path, file):
         load_lpips(str(tmp_path))
 
 
-def test_names_as_timm_has_them(weights, tmp_path):
+def test_classifier_weights_that_timm_stores_are_ignored(weights, tmp_path):
     heads = {name: np.ones(2, "f4") for name in ("pre_logits.fc1.weight", "head.fc.bias")}
     directory = changed(weights, tmp_path, "vgg16.safetensors", **heads)
     images = random_images(1, 2, 16, 16, 3)
@@ -163,7 +163,7 @@ def test_names_as_timm_has_them(weights, tmp_path):
 def test_the_documented_lines_convert_the_published_files(weights, tmp_path, monkeypatch):
     vgg16, channels = lpips_original.published()
     torch.save(vgg16, tmp_path / "vgg16-397923af.pth")
-    # The weights of LPIPS are of 2018, in the format of that time.
+    # The published LPIPS weights of 2018 have PyTorch's file format of that time.
     torch.save(channels, tmp_path / "vgg.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "lpips").mkdir()
     text = port.__doc__[port.__doc__.index("import torch") - 4 :]

@@ -111,7 +111,7 @@ def test_processes_share_the_work_and_all_have_the_result():
 
 
 @pytest.mark.parametrize("tile", [1, 5, 64])
-def test_of_equally_near_rows_the_lower_index_comes_first(tile):
+def test_the_lower_index_comes_first_among_equally_near_rows(tile):
     queries, pool = images(30, 0, levels=2)[:, :2, :2], images(40, 1, levels=2)[:, :2, :2]
     squared = np.square(queries[:, None].astype(int) - pool[None]).sum((2, 3, 4))
     expected = np.argsort(squared, axis=1, kind="stable")[:, :6]
@@ -121,7 +121,7 @@ def test_of_equally_near_rows_the_lower_index_comes_first(tile):
 
 
 @pytest.mark.parametrize("tile", [2, None])
-def test_what_is_left_out_is_not_found_and_what_is_missing_has_no_index(tile):
+def test_left_out_rows_are_not_found_and_missing_neighbours_have_index_minus_one(tile):
     pool = np.array([[0.0], [1.0], [2.0]])
     left_out = np.array([[0, 2], [1, 1]])
     found = k_nearest(pool[:2], pool, 2, left_out=left_out, tile=tile)
@@ -136,7 +136,7 @@ def test_rows_that_share_an_id_are_left_out_together():
 
 
 def widest(carry, queries, pool):
-    """The number of pairs that the step saw at once."""
+    """Return the largest number of pairs that the step has seen at once."""
     pairs = allowed_distances(queries, pool)
     return jax.numpy.maximum(carry, pairs.size)
 

@@ -34,7 +34,7 @@ def local_mesh_of_one():
 
 
 def two_sets(real=80, samples=60, dim=12):
-    """Overlapping, of different mean and spread."""
+    """Return two overlapping sets of features that differ in mean and spread."""
     return normal(real, dim), 0.8 * normal(samples, dim, seed=1, mean=0.3)
 
 
@@ -75,7 +75,7 @@ def test_kernel_distance_equals_torch_fidelity():
     kid = fidelity("kid")
     real, samples = (x.astype(np.float64) for x in two_sets(60, 60))
     options = {"kid_subsets": 1, "kid_subset_size": 60, "rng_seed": 0, "verbose": False}
-    # One subset of everything: only the order of the images is random.
+    # The one subset holds all images, so that only their order is random.
     expected = kid.kid_features_to_metric(torch.tensor(real), torch.tensor(samples), **options)
     found = kernel_distance(real, samples, subsets=2).value
     assert found == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-9)
@@ -107,7 +107,7 @@ def test_gaussian_distance_equals_scikit_learn_kernels_for_any_tile(tile):
     assert found.value == pytest.approx(expected, rel=1e-9)
 
 
-def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_says():
+def test_gaussian_distance_is_the_biased_estimate_less_its_diagonal_terms():
     real, samples = two_sets()
     x, y = (normalize(x.astype(float)) for x in (real, samples))
     k = {
@@ -124,7 +124,7 @@ def test_gaussian_distance_differs_from_the_biased_one_by_what_its_docstring_say
     "distance", [kernel_distance, pytest.param(gaussian_distance, marks=pytest.mark.large)]
 )
 def test_kernel_distances_are_unbiased_and_their_standard_errors_right(distance):
-    """Over many samples of the same distribution: mean zero, and nine in ten within 2 errors."""
+    """Over many pairs of one distribution the mean is zero and nine in ten lie within 2 errors."""
     alone = local_mesh_of_one()
 
     def estimates(times, rows, **options):
@@ -186,7 +186,7 @@ def test_balls_reach_to_the_kth_neighbour_of_scikit_learn():
 
 
 def test_the_density_of_copies_counts_balls_that_end_at_them():
-    # Sizes at which products of the same two rows are rounded one way or the other.
+    # At these sizes, two products of the same rows may be rounded differently.
     real = normal(203, 300)
     copied = np.arange(203)[::-1][:37]
     order = np.argsort(cdist(real, real), axis=1)
@@ -198,14 +198,14 @@ def test_the_density_of_copies_counts_balls_that_end_at_them():
         np.testing.assert_array_equal(found.coverage, inside[:, copied].any(1))
 
 
-def test_images_that_many_share_have_balls_without_extent():
+def test_balls_around_repeated_images_have_radius_zero():
     real = np.zeros((8, 30)) + normal(1, 30)
     assert precision_recall(real, real[:4], 3).precision.all()
     assert not precision_recall(real, real[:4] + 1e-3, 3).precision.any()
 
 
 def figures(real, samples):
-    """Every figure on features of two sets of pictures (classes, each, ...)."""
+    """Compute every figure on the features of two sets of pictures (classes, each, ...)."""
     real, samples = (flattened(features(x)) for x in (real, samples))
     rows = precision_recall(real, samples), density_coverage(real, samples)
     return {
@@ -248,8 +248,8 @@ def test_dropped_modes_lower_recall_and_coverage_and_not_precision(baseline):
     assert found["coverage"] < 0.4
 
 
-def test_swapped_classes_and_copies_are_not_seen_by_fidelity_to_the_set(baseline):
-    """So there are metrics of retrieval and of copying too."""
+def test_swapped_classes_and_copies_do_not_worsen_the_fidelity_to_the_set(baseline):
+    """Metrics of retrieval and of copying exist because these figures miss both defects."""
     real, samples = pictures(8, 25, seed=0), pictures(8, 25, seed=1)
     assert figures(real, np.roll(samples, 1, axis=0)) == pytest.approx(baseline, rel=1e-6, abs=1e-6)
     copies = figures(real, real)

@@ -38,7 +38,7 @@ def test_variety_does_not_depend_on_the_number_of_samples():
     assert few == pytest.approx(many, rel=0.03)
 
 
-def test_variety_falls_with_blur_and_is_zero_without_any():
+def test_variety_falls_with_blur_and_is_zero_for_equal_samples():
     samples = pictures(5, 6, seed=0)
     spread = [variety(blurred(samples, sigma)).mean() for sigma in (0, 1, 3)]
     assert spread[0] > spread[1] > spread[2] > 0
@@ -52,7 +52,7 @@ def to_supports(images, supports):
 
 
 @pytest.mark.medium
-def test_the_nearest_support_is_scikit_learns():
+def test_the_nearest_support_equals_scikit_learn():
     images, supports = features(pictures(4, 7, seed=1)), features(pictures(4, 3, seed=0))
     for found, queries, pool in zip(to_supports(images, supports), images, supports, strict=True):
         model = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(pool.astype(float))
@@ -124,18 +124,18 @@ def rows_of_classes(classes, each, width, noise, seed=0):
         (5, 1, 768, 1, 3.0),  # far fewer rows than features
         (5, 5, 3072, 1, 12.0),
         (20, 5, 576, 1, 3.0),
-        (5, 2, 100, 10, 3.0),  # of rank 10
-        (5, 40, 200, 1, 3.0),  # as many
-        (5, 60, 100, 1, 3.0),  # more
+        (5, 2, 100, 10, 3.0),  # as many rows as features, of rank 10
+        (5, 40, 200, 1, 3.0),  # as many rows as features
+        (5, 60, 100, 1, 3.0),  # more rows than features
         (2, 1, 3, 1, 0.4),
     ],
 )
-def test_decisions_are_scikit_learns_on_all_features(classes, each, width, copies, noise):
+def test_decisions_equal_scikit_learn_on_all_features(classes, each, width, copies, noise):
     train, wanted = rows_of_classes(classes, each, width, noise=noise)
     train, wanted = train.repeat(copies, 0), wanted.repeat(copies)
     test, test_classes = rows_of_classes(classes, 200, width, noise=noise, seed=1)
     model = make_pipeline(Normalizer(), LogisticRegression(C=25 / each / copies, max_iter=1000))
-    with threadpool_limits(1, user_api="blas"):  # or it may take half a minute
+    with threadpool_limits(1, user_api="blas"):  # more threads may take half a minute
         expected = model.fit(train, wanted).predict(test) == test_classes
     assert 1 / classes < expected.mean() < 1
     np.testing.assert_array_equal(classified_right(train, wanted, test, test_classes), expected)
@@ -152,7 +152,7 @@ def use_frechet_distance():
 
 @pytest.mark.parametrize("use", [use_classifier, use_frechet_distance])
 def test_linear_algebra_has_one_blas_thread(use, monkeypatch):
-    """More make it a hundred times slower where another program has the cores."""
+    """More threads are a hundred times slower where another program has the cores."""
     seen, decompose = [], np.linalg.qr
 
     def qr(*args, **options):
@@ -172,7 +172,7 @@ def blas_threads():
 
 
 def accuracies(samples):
-    """Accuracies when trained on supports, on samples, on both; one support a class."""
+    """Return the accuracies of training on supports, on samples, and on both; one-shot."""
     supports, samples = features(pictures(10, 1, seed=0)), features(samples)
     test = flattened(features(pictures(10, 30, seed=1)))
 
@@ -209,7 +209,7 @@ def test_one_class_alone_is_refused():
         classified_right(rows, classes, rows, classes)
 
 
-def test_the_interval_is_scipys_percentile_bootstrap():
+def test_the_interval_equals_scipys_percentile_bootstrap():
     values = np.random.default_rng(0).gamma(2, size=60)
     found = bootstrap_interval(values, resamples=2000)
     expected = stats.bootstrap(
@@ -219,7 +219,7 @@ def test_the_interval_is_scipys_percentile_bootstrap():
     assert found[0] < values.mean() < found[1]
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+def test_the_interval_contains_the_true_mean_as_often_as_its_level_says():
     rng = np.random.default_rng(0)
     held = 0
     for seed in range(200):

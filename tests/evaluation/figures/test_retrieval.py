@@ -17,7 +17,7 @@ def images(count, seed, levels=256):
 
 
 def nearest_is_right(queries, pool, right, pool_classes, left_out, k=1, tile=None):
-    """Top-k retrieval; left_out (N, K, ...): images, equal to some of the pool or to none."""
+    """Top-k retrieval; left_out (N, K, ...) holds images that may or may not be in the pool."""
     ids = same_as_first(map(image_digest, [*pool, *left_out.reshape(-1, *pool.shape[1:])]))
     squared = class_distances(
         queries,
@@ -79,7 +79,7 @@ def test_retrieval_in_features_equals_scikit_learn(k, tile):
     assert right.mean() == pytest.approx(expected)
 
 
-def test_top_k_looks_at_classes_not_at_images():
+def test_top_k_counts_classes_not_images():
     pool, classes = flat(11, 12, 13, 20), np.array([0, 0, 0, 1])
     squared = class_distances(flat(10), pool, classes, 3)
     assert squared.tolist() == [[1, 100, np.inf]]
@@ -148,13 +148,13 @@ def test_supports_are_left_out_of_their_own_query_only():
 
 
 @pytest.mark.parametrize("classes", [[0, 1], [1, 0]])
-def test_of_equally_near_images_one_of_the_right_class_is_enough(classes):
+def test_one_image_of_the_right_class_among_equally_near_ones_is_enough(classes):
     assert retrieve(10, [8, 12], classes, left_out=[99])
     assert not retrieve(10, [8, 12], [1, 2], left_out=[99])
 
 
 def top(samples, supports, pool, k=1):
-    """Share of samples (classes, each, ...) that find their class; pool: with supports."""
+    """Share of samples (classes, each, ...) that find their class; the pool holds the supports."""
     classes, each = pool.shape[:2]
     left_out = each * np.arange(classes)[:, None] + np.arange(supports)
     squared = class_distances(

@@ -9,7 +9,7 @@ from tests.evaluation import results_example as example
 from tests.evaluation.report.page_reader import read_page
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
-ONE_TABLE = {"shots": (5,), "guidance": (3.0,)}  # and the table of the seen classes
+ONE_TABLE = {"shots": (5,), "guidance": (3.0,)}  # plus the table of the seen classes
 
 
 def write(directory, results):
@@ -23,7 +23,7 @@ def written(directory, names=NAMES, **shape):
 
 
 def changed_score(results, metric, image_set, score):
-    """The results with another score in the first table; None: without it."""
+    """Return the results with another score in the first table; None removes the score."""
     first = results.tables[0]
     scores = {name: dict(sets) for name, sets in first.scores.items()}
     scores[metric][image_set] = score

@@ -11,11 +11,11 @@ class Element:
     tag: str
     attributes: dict[str, str | None]
     parent: "Element | None" = None
-    text: str = ""  # with that of its children
+    text: str = ""  # includes the text of its children
     children: list["Element"] = dataclasses.field(default_factory=list)
 
     def all(self, tag: str, **attributes: str) -> list["Element"]:
-        """Elements in it, in order; `data_set="x"` stands for data-set="x"."""
+        """Return the elements below this one, in order; `data_set="x"` stands for data-set="x"."""
         wanted = {name.replace("_", "-"): value for name, value in attributes.items()}
         found = []
         for child in self.children:
@@ -55,7 +55,7 @@ class _Parser(HTMLParser):
 
 
 def read_page(text: str) -> Element:
-    """The tree of a page in which each element that is opened is closed."""
+    """Parse a page into a tree, and assert that every opened element is closed."""
     parser = _Parser()
     parser.feed(text)
     parser.close()

@@ -15,8 +15,8 @@ from tests.evaluation import results_example as example
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 HEIGHT = 6000
-# The page in a frame, since a window is never as narrow as a phone. Everything that is
-# folded away is measured too.
+# A frame holds the page, because a window of Chromium is never as narrow as a phone. The script
+# also opens and measures everything that the page folds away.
 FRAME = """<!doctype html><body style="margin: 0">
 <iframe width="{width}" height="{height}" style="border: 0" srcdoc="{page}"></iframe>
 <script>
@@ -70,8 +70,8 @@ def test_the_page_fits_phones_and_desks_and_shows_every_picture(tmp_path):
         [found] = re.findall(r'<body[^>]* data-found="([^"]*)"', shown.stdout)
         found = json.loads(html.unescape(found))
         assert found["title"] == "glyphs: 1- and 5-shot samples of test classes"
-        assert found["widths"] == [width, width, width]  # nothing to scroll to the side
-        assert found["images"] > 4 * len(pictures)  # each with four strips; charts besides
+        assert found["widths"] == [width, width, width]  # no sideways scrolling
+        assert found["images"] > 4 * len(pictures)  # four strips for each, and the charts
         assert found["broken"] == found["hidden"] == 0
 
         shot = tmp_path / f"{width}.png"
@@ -80,7 +80,7 @@ def test_the_page_fits_phones_and_desks_and_shows_every_picture(tmp_path):
             assert image.size == (1280, HEIGHT)
             shades = np.asarray(image.convert("L"), int)
         assert (shades[:, width:] == 255).all()
-        # Ink in every stretch of the page, and margins.
+        # Each sixth of the page has ink, and the margins have none.
         ink = np.abs(shades[:, :width] - 255) > 60
         assert all(0.005 < part.mean() < 0.5 for part in np.split(ink, 6))
         assert not ink[:, :8].any() and not ink[:, width - 8 : width].any()

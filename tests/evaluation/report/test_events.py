@@ -18,7 +18,7 @@ NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
 
 def events(directory):
-    """tag -> (plugin, step, value) of all events in a directory, each tag once."""
+    """Map the tag of each event in a directory to (plugin, step, value); no tag comes twice."""
     reader = EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
     found = {}
     for tag in reader.Tags()["tensors"]:
@@ -74,7 +74,7 @@ def test_a_second_evaluation_replaces_its_events_and_no_others(tmp_path):
 
 
 @pytest.mark.medium
-def test_events_that_find_no_room_are_one_line(tmp_path):
+def test_a_full_disk_gives_a_one_line_error(tmp_path):
     rng = np.random.default_rng(0)
     results = example.results(rng, [f"class {i}" for i in range(30)])
     with (

@@ -1,4 +1,4 @@
-"""The page of a report: every score, class and picture is on it, and nothing from outside."""
+"""The page of a report holds every score, class and picture, and refers to nothing outside."""
 
 import base64
 import dataclasses
@@ -66,7 +66,7 @@ def in_score_table(element):
     return "data-table" in element.attributes
 
 
-def test_what_is_shown_is_the_number_rounded(full):
+def test_each_figure_on_the_page_is_the_rounded_score(full):
     _, _, page = full
     figures = page.all("data")
     assert len(figures) > 1000
@@ -78,7 +78,7 @@ def test_what_is_shown_is_the_number_rounded(full):
         )
 
 
-def test_each_metric_says_what_is_good(full):
+def test_each_metric_shows_which_direction_is_better(full):
     _, results, page = full
     arrows = {"higher": "↑", "lower": "↓", "real": "≈"}
     [shown] = page.all("table", data_table=results.tables[0].name)
@@ -105,7 +105,7 @@ def test_every_class_stands_in_the_page_with_its_figures(full):
                 assert cell.numbers == [value]
 
 
-def test_what_is_missing_or_no_number_is_shown_as_such(tmp_path):
+def test_missing_scores_show_a_dash_and_nan_shows_nan(tmp_path):
     results = example.results(np.random.default_rng(0), NAMES, **ONE_TABLE)
     results = changed_score(results, "top1", "other_class", None)
     results = changed_score(results, "top1", "copied_support", Score(math.nan))
@@ -149,7 +149,7 @@ def test_the_summary_is_made_of_the_first_table(tmp_path):
 def test_classes_stand_from_best_to_worst_and_each_once(tmp_path):
     names = [f"class {i}" for i in range(12)]
     results = example.results(np.random.default_rng(0), names, **ONE_TABLE)
-    # The first by top-1, ties by how near the distance to the supports is to real images'.
+    # Classes rank by top-1; ties rank by how near the support distance is to real images'.
     results = changed_score(results, "support_distance", "real", Score(5.0))
     by_class = results.tables[0].by_class
     by_class["top1"] = dict.fromkeys(names, 0.5) | {"class 7": 1.0, "class 3": 0.0}
@@ -161,7 +161,7 @@ def test_classes_stand_from_best_to_worst_and_each_once(tmp_path):
     shown = [article.all("h4")[0].text for article in section.all("article")][: len(names)]
     expected = [7, 0, 9, 1, 2, 5, 6, 8, 10, 11, 3, 4]
     ranked = [f"class {i}" for i in expected]
-    # The best four; the worst four, the worst first; the others behind a click.
+    # The page shows the best four, then the worst four from the worst on, and folds the others.
     assert shown == [*ranked[:4], *ranked[:-5:-1], *ranked[4:-4]]
     folded = [a.all("h4")[0].text for d in section.all("details") for a in d.all("article")]
     assert folded[:4] == ranked[4:-4]
@@ -203,7 +203,7 @@ def test_names_cannot_become_markup(tmp_path):
         assert len(page.all("tr", data_class=name)) == len(results.tables)
 
 
-def test_pictures_are_kept_to_the_pixel_where_they_are_small(tmp_path):
+def test_small_pictures_are_embedded_exactly(tmp_path):
     rng = np.random.default_rng(0)
     results = example.results(rng, ["ant"], **ONE_TABLE)
     pictures = example.pictures(rng, results)
@@ -226,7 +226,7 @@ def test_large_colour_pictures_are_embedded_small(tmp_path):
     assert max(map(len, sources)) < 40_000
 
 
-def test_sections_that_have_something_to_show(full, tmp_path):
+def test_only_sections_with_content_are_shown(full, tmp_path):
     check_sections(full[2], seen=2, charts=2)
     check_sections(written(tmp_path)[1], seen=1, charts=0)
 

@@ -1,4 +1,4 @@
-"""The files of a report: what is written, read back, and kept where writing fails."""
+"""The files of a report: they are written, read back, and kept where writing fails."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_a_full_disk_keeps_the_report_that_was_there(tmp_path):
         assert list((disk / "new").iterdir()) == []
 
 
-def test_an_output_that_is_a_file_is_one_line(tmp_path):
+def test_an_output_that_is_a_file_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(OutputError, match=f"cannot write {tmp_path}/file: "):
         written(tmp_path / "file")
@@ -62,7 +62,7 @@ def test_the_picture_shows_supports_and_samples_of_the_first_table(tmp_path):
     made = reports.grids(results, pictures)
     assert made.keys() == {"test-5shot-guidance3/samples", "train-5shot-guidance3/samples"}
     grid = made["test-5shot-guidance3/samples"]
-    cell = 14  # 12 and its frame
+    cell = 14  # 12 pixels and a frame
     assert grid.shape == (1, 12 * cell, 9 * cell + 3, 1)
     rows = [grid[0, i * cell : (i + 1) * cell] for i in range(12)]
     for row, index in ((rows[0], 0), (rows[-1], 29)):

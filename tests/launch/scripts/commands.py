@@ -1,4 +1,4 @@
-"""Shared by the tests of the launch scripts: their folder, and stand-ins for commands."""
+"""The folder of the launch scripts and stand-ins for commands, which their tests share."""
 
 import stat
 import time

@@ -1,4 +1,4 @@
-"""The JobSet for Kubernetes, by its schemas."""
+"""The JobSet for Kubernetes, validated by schemas."""
 
 import jsonschema
 import kubernetes_validate
@@ -72,7 +72,7 @@ JOBSET = {
 
 
 def job_of(jobset: dict) -> dict:
-    """Its Job, with the one default that a schema cannot fill in."""
+    """Return the Job of a JobSet with the version, kind and name that the template leaves out."""
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "slice"}}
     return {**job, **jobset["spec"]["replicatedJobs"][0]["template"]}
 
@@ -87,7 +87,7 @@ def test_the_jobset_is_valid(jobset):
     kubernetes_validate.validate(job_of(jobset), "1.33", strict=True)
 
 
-def test_a_wrong_jobset_is_found(jobset):
+def test_a_wrong_jobset_fails_validation(jobset):
     job_of(jobset)["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]["operator"] = ["In"]
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(job_of(jobset), "1.33", strict=True)
@@ -103,7 +103,7 @@ def test_the_jobset_restarts_on_75_and_not_on_a_users_error(jobset):
     container = spec["template"]["spec"]["containers"][0]
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [1])
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # or the policy is refused
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # Kubernetes requires it
     assert spec["backoffLimit"] == 0
     (failing,) = jobset["spec"]["failurePolicy"]["rules"]
     assert (failing["action"], failing["onJobFailureReasons"]) == (

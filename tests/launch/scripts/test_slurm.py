@@ -1,4 +1,4 @@
-"""The Slurm script, with an srun and an scontrol that are shell scripts."""
+"""The Slurm script, with shell scripts in place of srun and scontrol."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.medium
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Starts the batch script with an srun that ends with the statuses it is given."""
+    """A function that starts the batch script; its srun exits with the statuses given."""
     folder = tmp_path / "bin"
     folder.mkdir()
     executable(
@@ -67,7 +67,7 @@ def test_slurm_queues_the_job_again_before_its_time_is_over(slurm, tmp_path):
     assert job.wait(120) == 75
     assert lines(tmp_path / "scontrol") == ["requeue 42"]
     assert len(lines(tmp_path / "srun")) == 1
-    # Its second life: the same script with the same flags.
+    # Slurm then starts the same script again with the same flags.
     again = slurm("0", "0")
     assert again.wait(120) == 0
     assert lines(tmp_path / "scontrol") == ["requeue 42"]

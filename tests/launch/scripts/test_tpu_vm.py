@@ -1,4 +1,4 @@
-"""The TPU script, with a gcloud that runs the workers' commands here."""
+"""The TPU script, with a stand-in for gcloud that runs the workers' commands here."""
 
 import os
 import shlex
@@ -14,8 +14,8 @@ from tests.programs import ROOT
 pytestmark = pytest.mark.medium
 
 GCLOUD = """#!/usr/bin/env bash
-# A slice of two workers, whose home folders lie beside this file. Each line of "trouble" is
-# for one call that has its first word: the status it ends with, a state, what it says.
+# Stands for a slice of two workers, whose home folders lie beside this file. Each line of
+# "trouble" makes one call that contains its first word fail: CALL STATUS STATE MESSAGE.
 here={folder}
 echo "$*" >> "$here/calls"
 while read -r call status state words; do
@@ -47,7 +47,7 @@ esac
 
 @pytest.fixture
 def slice_of_two(tmp_path):
-    """Runs the TPU script with a gcloud that runs the workers' commands here."""
+    """A function that runs the TPU script with the stand-in for gcloud."""
     executable(tmp_path / "gcloud", GCLOUD.format(folder=tmp_path))
     repository = tmp_path / "repository"
     repository.mkdir()
@@ -82,12 +82,12 @@ def slice_of_two(tmp_path):
 
 
 def worker_python(line: str) -> str:
-    """A command that installs a .venv/bin/python of one line."""
+    """Return a shell command that installs a .venv/bin/python of one line."""
     text = shlex.quote(f"#!/bin/sh\n{line}\n")
     return f"printf %s {text} > .venv/bin/python; chmod +x .venv/bin/python"
 
 
-def test_a_slice_that_is_taken_away_is_asked_for_again(slice_of_two, tmp_path):
+def test_a_preempted_slice_is_requested_again(slice_of_two, tmp_path):
     (tmp_path / "preempt").touch()
     flags = ("--config=x.py", "--workdir=/bucket/a run")
     done = slice_of_two(worker_python('for a; do echo "$a"; done > $HOME/args'), *flags)
@@ -129,7 +129,7 @@ TROUBLES = {
 @pytest.mark.parametrize(
     ("troubles", "python", "status", "trainings"), TROUBLES.values(), ids=TROUBLES.keys()
 )
-def test_the_script_ends_as_training_did_whatever_gcloud_goes_through(
+def test_the_script_exits_as_training_did_despite_failures_of_gcloud(
     slice_of_two, tmp_path, troubles, python, status, trainings
 ):
     (tmp_path / "trouble").write_text("".join(f"{line}\n" for line in troubles))
@@ -137,7 +137,7 @@ def test_the_script_ends_as_training_did_whatever_gcloud_goes_through(
     assert done.returncode == status, done.stderr
     calls = lines(tmp_path / "calls")
     assert sum("launch.local" in call for call in calls) == trainings, done.stderr
-    # A slice that costs money is kept only for an error, and where patience is at its end.
+    # The script keeps the slice, which costs money, only if training began and did not finish.
     assert (tmp_path / "state").exists() == (status not in (0,) and trainings > 0)
 
 

@@ -1,4 +1,4 @@
-"""diffusers' autoencoder with random weights, small ones of ours, and how they are compared."""
+"""diffusers' autoencoder with random weights, small ones of ours, and their comparison."""
 
 import diffusers
 import jax
@@ -11,7 +11,7 @@ from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
 from fsdit.models.pretrained.autoencoder_network import AutoencoderConfig
 
 SD = {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 2}
-# config.json of stabilityai/sd-vae-ft-mse; later ones differ in the fields named.
+# config.json of stabilityai/sd-vae-ft-mse; that of FLUX differs in the fields below.
 SD_TRUE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32}
 FLUX_TRUE = SD_TRUE | {
     "latent_channels": 16,

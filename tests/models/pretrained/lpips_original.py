@@ -1,4 +1,4 @@
-"""LPIPS as torch-fidelity has it, with random weights."""
+"""torch-fidelity's LPIPS with random weights."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 51
 
 
 def vgg16_features() -> torch.nn.Sequential:
-    """torchvision's `features`, which torchvision alone could make otherwise."""
+    """Build the `features` of torchvision's VGG16 without torchvision."""
     layers, inputs = [], 3
     for width in WIDTHS:
         if width == "M":
@@ -26,9 +26,9 @@ def vgg16_features() -> torch.nn.Sequential:
 
 
 def published(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """(torchvision's VGG16, channels of LPIPS v0.1) by their names, of random values.
+    """Return random tensors (torchvision's VGG16, channel weights of LPIPS v0.1) by their names.
 
-    Kernels keep the size of what passes; channels are weighed by no negative numbers.
+    Kernels keep the size of the activations; channel weights are not negative.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -55,7 +55,7 @@ def write(directory: Path, seed: int = 0) -> Path:
 
 
 def original(seed: int = 0) -> torch.nn.Module:
-    """With the weights of `write`; nothing is downloaded."""
+    """Return torch-fidelity's LPIPS with the weights of `write`; nothing is downloaded."""
     fidelity("fid")
     from torch_fidelity import sample_similarity_lpips as module
 
@@ -80,7 +80,7 @@ def original(seed: int = 0) -> torch.nn.Module:
 
 
 def distances(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    """(R, R) between uint8 images (R, H, W, 1 or 3), a pair at a time."""
+    """Distances (R, R) between uint8 images (R, H, W, 1 or 3), computed a pair at a time."""
     rgb = np.broadcast_to(images, (*images.shape[:3], 3)).transpose(0, 3, 1, 2)
     rows = torch.from_numpy(rgb.copy())
     with torch.inference_mode():

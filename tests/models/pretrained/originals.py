@@ -9,7 +9,7 @@ import transformers
 
 from fsdit.models.pretrained.encoder import load_encoder
 
-# No value is the default where another is possible, so that a port cannot take it for granted.
+# Values differ from the defaults where they can, so that a port cannot rely on a default.
 SIGLIP = {
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -62,7 +62,7 @@ def siglip_processor(size: int = 28, **fields):
 
 
 def bit_processor(edge: int = 48, crop: int = 42, **fields):
-    """As DINOv2's: shortest edge, centre crop, ImageNet's mean and deviation."""
+    """Make a processor like DINOv2's: shortest edge, centre crop, ImageNet's mean and deviation."""
     return transformers.BitImageProcessorPil(
         size={"shortest_edge": edge},
         crop_size={"height": crop, "width": crop},
@@ -73,7 +73,7 @@ def bit_processor(edge: int = 48, crop: int = 42, **fields):
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Values that leave nothing out: no scale of one, no bias of zero, uneven attention."""
+    """Randomise each parameter, so that no scale is one, no bias zero, no attention uniform."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -88,7 +88,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def save(model, processor, directory: Path, **options) -> Path:
-    """The checkpoint that `model`, made random, and `processor` are."""
+    """Save `model` with random weights, and `processor`, as a checkpoint."""
     randomise(model)
     model.eval().save_pretrained(directory, **options)
     processor.save_pretrained(directory)
@@ -106,7 +106,7 @@ def prepared(processor, images: np.ndarray) -> torch.Tensor:
 
 
 def original_outputs(model, processor, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(pooled, all tokens) of the original in float32, of uint8 images (B, H, W, 3)."""
+    """(pooled, all tokens) of the original in float32 for uint8 images (B, H, W, 3)."""
     tower = getattr(model, "vision_model", model)
     with torch.inference_mode():
         out = tower(prepared(processor, images))
@@ -126,7 +126,7 @@ def errors(model, processor, directory: Path, dtype: str, images: np.ndarray) ->
     assert pooled.shape == (1, len(images), encoder.dim)
     assert tokens.shape == (1, len(images), encoder.grid[0] * encoder.grid[1], encoder.dim)
     wanted_pooled, wanted = original_outputs(model, processor, images)
-    # Class token and registers come first, and are no tokens of ours.
+    # The original puts its class token and registers first; our encoder leaves them out.
     return [
         relative_error(pooled, wanted_pooled),
         relative_error(tokens, wanted[:, -tokens.shape[2] :]),

@@ -57,7 +57,7 @@ def test_an_example_s_latents_follow_its_key_alone():
 
 
 def test_parameters_are_arguments_of_a_compiled_program():
-    """One program for any parameters; they may be sharded, and batches done in parts."""
+    """One compiled program serves all parameters, sharded ones too; it may split the batch."""
     mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
     codec, other = small(latent_channels=16), small(latent_channels=16, seed=1)
     images, keys = jnp.asarray(pictures(16, 16, 16, 3)), jax.random.split(key(), 16)
@@ -94,7 +94,7 @@ def test_a_batch_is_done_in_parts_that_fit(rows, max_batch, at_once):
     assert at_once == rows or f"f32[{rows},8,8,3]" not in program
 
 
-def test_flow_and_codec_meet_in_the_loss():
+def test_the_loss_depends_on_the_latents_of_the_codec():
     codec = small()
     settings = ModelConfig(
         hidden_size=16,

@@ -39,7 +39,7 @@ def test_shards_hold_the_same_as_one_file(sd_directory, tmp_path):
 
 
 def rewritten(source: Path, target: Path, change) -> Path:
-    """A copy of a checkpoint with its tensors changed: dict -> dict."""
+    """Copy a checkpoint with its tensors changed by `change` (dict -> dict)."""
     target.mkdir(exist_ok=True)
     (target / "config.json").write_text((source / "config.json").read_text())
     name = "diffusion_pytorch_model.safetensors"
@@ -70,7 +70,7 @@ def test_the_old_names_of_the_attention_load(sd_directory, tmp_path, convolution
     assert sum(part in name for name in names for part in (".query.", ".proj_attn.")) == 8
     expected, params = (autoencoder_kl.load(str(d)).params for d in (sd_directory, old))
     jax.tree.map(np.testing.assert_array_equal, expected, params)
-    if not convolutions:  # diffusers reads them so too
+    if not convolutions:  # diffusers reads these names too
         theirs = diffusers.AutoencoderKL.from_pretrained(old).state_dict()
         mine = original(**SD).state_dict()
         assert all(torch.equal(theirs[name], mine[name]) for name in mine)

@@ -1,4 +1,4 @@
-"""Against diffusers' own PyTorch module, with random weights saved by `save_pretrained`."""
+"""Our autoencoder compared with diffusers' PyTorch module, which has random weights."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def saved(request, tmp_path_factory):
 
 
 def check_parity(model: diffusers.AutoencoderKL, directory: Path, images: np.ndarray) -> None:
-    """Moments and decoder, in both types."""
+    """Compare moments and decoded images with the original, in float32 and bfloat16."""
     factor = 2 ** (len(model.config.block_out_channels) - 1)
     b, h, w, _ = images.shape
     shape = (b, h // factor, w // factor, model.config.latent_channels)
@@ -95,7 +95,7 @@ def test_equals_the_original_where_the_norms_epsilon_matters(tmp_path):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
-                parameter *= 1e-3  # variances are about epsilon then
+                parameter *= 1e-3  # variances are then about epsilon
     model.save_pretrained(tmp_path)
     check_parity(model, tmp_path, pictures(1, 32, 32, 3))
 
@@ -129,4 +129,4 @@ def test_pixels_are_read_and_written_as_by_the_original_s_processor(saved):
     ours = np.asarray(codec.decode(ours))
     assert ours.dtype == np.uint8
     difference = np.abs(ours.astype(int) - np.stack(decoded).astype(int))
-    assert difference.max() <= 1 and difference.mean() < 1e-2  # a rounding may fall otherwise
+    assert difference.max() <= 1 and difference.mean() < 1e-2  # rounding may differ

@@ -43,7 +43,7 @@ def test_any_number_of_registers(tmp_path, registers):
 
 
 def test_oblong_crops(tmp_path):
-    """As many patches as in training, but in another shape: positions are resampled."""
+    """There are as many patches as in training, but in another shape: positions are resampled."""
     model = originals.dinov2(image_size=28)
     processor = transformers.BitImageProcessorPil(
         size={"shortest_edge": 60}, crop_size={"height": 14, "width": 56}
@@ -65,7 +65,7 @@ def test_checkpoint_with_a_classifier(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(37, 16), (16, 37), (5, 3), (7, 7)])
 @pytest.mark.parametrize("antialias", [False, True])
-def test_resampling_is_pytorchs(sizes, antialias):
+def test_resampling_equals_pytorch(sizes, antialias):
     size, new_size = sizes
     row = np.random.default_rng(0).normal(size=(size,))
     image = torch.from_numpy(row)[None, None, None].expand(1, 1, size, size).contiguous()

@@ -66,7 +66,7 @@ def test_shards_that_transformers_writes(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_checkpoints_of_half_precision(tmp_path, dtype):
-    """Ours computes in float32 what the half-precision weights say."""
+    """Our encoder computes in float32 with the half-precision weights."""
     model = originals.siglip_vision()
     originals.randomise(model)
     rounded = model.to(getattr(torch, dtype))
@@ -93,7 +93,7 @@ def test_vision_only_checkpoints_of_transformers_4_and_5(tmp_path):
 
 
 def test_parameters_are_on_the_host_and_run_on_a_mesh(saved):
-    """Sharded images and replicated parameters, as beside a train step."""
+    """Images are sharded and parameters replicated, as beside a training step."""
     encoder, params = load_encoder(str(saved))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -167,7 +167,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), CHANGES)
-def test_what_a_tower_cannot_take_is_refused_by_name(tmp_path, family, fields, message):
+def test_settings_that_a_tower_does_not_support_are_named(tmp_path, family, fields, message):
     make, processor = FAMILIES[family]
     directory = originals.save(make(), processor, tmp_path)
     change(directory, "config.json", **fields)

@@ -18,7 +18,7 @@ SIDES = st.integers(1, 70)
 
 @pytest.mark.medium
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(sorted(FILTERS)), st.integers(0, 99))
-def test_resizing_is_pillows_to_the_bit(height, width, new_height, new_width, name, seed):
+def test_resizing_equals_pillow_bit_for_bit(height, width, new_height, new_width, name, seed):
     image = originals.random_images(height, width, 3, seed=seed)
     # Black and white make bicubic weights overshoot, which has to be clipped.
     image[: height // 2] = (image[: height // 2] > 127) * 255
@@ -48,7 +48,7 @@ PROCESSORS = {
 
 @pytest.mark.parametrize("shape", [(28, 28), (48, 48), (40, 71), (90, 33), (20, 20)])
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_prepared_images_are_the_processors(tmp_path, name, shape):
+def test_prepared_images_equal_those_of_the_processor(tmp_path, name, shape):
     processor = PROCESSORS[name]
     processor.save_pretrained(tmp_path)
     preprocessing = read_preprocessing(tmp_path)
@@ -79,7 +79,7 @@ def settings_file(folder, **changes):
         ({"do_pad": True}, "do_pad"),
     ],
 )
-def test_what_is_not_done_is_refused_by_name(tmp_path, changes, named):
+def test_unsupported_preprocessing_is_named(tmp_path, changes, named):
     settings_file(tmp_path, **changes)
     with pytest.raises(DataError, match=rf"preprocessor_config\.json: {named}") as error:
         read_preprocessing(tmp_path)

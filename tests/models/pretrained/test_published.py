@@ -79,7 +79,7 @@ def checkpoint(config: dict, names: set[str]) -> Checkpoint:
 
 
 def sizes(tower, config) -> dict[str, int]:
-    """Path -> number of values, of all parameters."""
+    """Map the path of each parameter to its number of values."""
     abstract = nnx.eval_shape(
         lambda: tower(config, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(params=0))
     )
@@ -88,7 +88,7 @@ def sizes(tower, config) -> dict[str, int]:
 
 
 def check(module, tower, given: Checkpoint, image_size: int, expected: int) -> None:
-    """Every tensor has a place, every place its tensors, and there are as many values."""
+    """Assert that the mapping uses each tensor and fills each parameter, of the expected size."""
     config = module.read_config(given, (image_size, image_size))
     mapping = module.mapping(given, config)
     used = {name for source in mapping.values() for _, _, name in source.tensors()}
@@ -105,7 +105,7 @@ def test_siglip(name):
         original = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**fields))
     text = {"logit_scale", "logit_bias", "text_model.head.weight"}
     names = siglip_names(fields.get("num_hidden_layers", 12)) | text
-    # As published: what equals transformers' defaults is left out.
+    # Published files leave out what equals transformers' defaults.
     given = checkpoint({"model_type": "siglip", "vision_config": fields}, names)
     expected = sum(value.numel() for value in original.parameters())
     check(siglip, siglip.SiglipTower, given, fields.get("image_size", 224), expected)

@@ -1,4 +1,4 @@
-"""fsdit.main with scores that take milliseconds, whose best step is somewhere within a run.
+"""Run fsdit.main with scores that take milliseconds and are best somewhere within the run.
 
 A score is a smooth function of the EMA weights: the same weights get the same score in any
 number of processes, and other weights get another one.

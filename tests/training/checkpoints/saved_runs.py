@@ -50,7 +50,7 @@ def at_step(state, step):
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
-    values: scores, by step.
+    values: scores of some steps, by step.
     """
     state = fresh_state(config)
     writer = store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
@@ -89,7 +89,7 @@ def _empty(folder: Path):
 
 
 def _swap_state(folder: Path):
-    """A state that loads well but is another step's."""
+    """Replace the state by that of step 5, which loads without an error."""
     shutil.rmtree(folder / "state")
     shutil.copytree(folder.parent / "5" / "state", folder / "state")
 
@@ -106,7 +106,7 @@ DAMAGES = {
 
 
 def save_run(workdir, config):
-    """A checkpoint of step 5 whose EMA differs from its parameters and draws no plain zero."""
+    """Save a checkpoint of step 5; its EMA is not its parameters, and its velocity is not zero."""
     info = read_dataset_info(config.data.dataset_dir)
     spec, frozen = open_networks(config, info)
     mesh = mesh_of(config)

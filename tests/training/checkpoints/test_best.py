@@ -43,7 +43,7 @@ def resumed(workdir, config):
     return writer, restored.state
 
 
-def test_the_best_is_kept_until_a_better_one_is_whole(tmp_path, config):
+def test_the_best_is_kept_until_a_better_one_is_complete(tmp_path, config):
     saved_run(tmp_path, config, range(1, 6), {1: 0.5, 2: 0.2, 3: 0.3, 4: 0.2})
     assert listing.steps(tmp_path) == [5, 4, 2]
     writer, state = resumed(tmp_path, config)
@@ -62,14 +62,14 @@ def test_the_best_is_kept_until_a_better_one_is_whole(tmp_path, config):
     assert listing.saved_meta(tmp_path, "best")[0] == 7
 
 
-def test_a_best_step_that_is_kept_anyway_stays(tmp_path, config):
+def test_a_former_best_step_stays_if_keep_every_keeps_it(tmp_path, config):
     policy = dataclasses.replace(config.checkpoint, keep_every=4)
     config = dataclasses.replace(config, checkpoint=policy)
     saved_run(tmp_path, config, range(1, 9), {4: 0.5, 5: 0.1})
     assert listing.steps(tmp_path) == [8, 7, 5, 4]
 
 
-def test_what_is_not_finite_is_never_best(tmp_path, config):
+def test_a_score_that_is_not_finite_is_never_best(tmp_path, config):
     found = {1: math.nan, 2: 0.9, 3: math.inf, 4: -math.inf, 5: math.nan}
     saved_run(tmp_path, config, range(1, 6), found)
     assert listing.steps(tmp_path) == [5, 4, 2]
@@ -91,7 +91,7 @@ def test_a_best_step_that_is_lost_leaves_the_best_of_the_others(tmp_path, config
     writer.finish()
 
 
-def test_a_run_that_lost_its_only_judged_step_takes_the_next(tmp_path, config, capsys):
+def test_a_run_that_lost_its_only_scored_step_takes_the_next(tmp_path, config, capsys):
     saved_run(tmp_path, config, range(1, 6), {1: 0.1})
     shutil.rmtree(tmp_path / "checkpoints" / "1")
     writer, _ = resumed(tmp_path, config)
@@ -100,10 +100,10 @@ def test_a_run_that_lost_its_only_judged_step_takes_the_next(tmp_path, config, c
     writer.finish()
 
 
-def test_going_on_from_an_older_step_forgets_what_came_after(tmp_path, config):
+def test_resuming_from_an_older_step_forgets_the_scores_after_it(tmp_path, config):
     saved_run(tmp_path, config, range(1, 6), {3: 0.5, 5: 0.1})
     DAMAGES["flipped bits"](tmp_path / "checkpoints" / "5")
-    writer, state = resumed(tmp_path, config)  # from step 4; step 3 went when 5 was whole
+    writer, state = resumed(tmp_path, config)  # from step 4; step 3 was deleted once 5 was complete
     assert writer.selection.best is None
     assert writer.selection.consider(5, 0.1)
     writer.save(at_step(state, 5), 5, 80, {})
@@ -122,14 +122,14 @@ def test_values_under_other_settings_do_not_compare(config):
 
 
 @pytest.mark.parametrize(("shift", "compares"), [(Config().sampling.shift, True), (2.0, False)])
-def test_a_setting_that_is_younger_than_a_value_has_had_its_default(config, shift, compares):
+def test_a_setting_newer_than_a_score_counts_as_its_default(config, shift, compares):
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, shift=shift))
     old = score(config, 10, 0.1)
     del old.settings["sampling.shift"]
     assert better(score(config, 20, 0.9), old) is not compares
 
 
-def test_checkpoints_of_before_steps_were_judged_can_be_read(tmp_path, config):
+def test_checkpoints_of_versions_without_scores_can_be_read(tmp_path, config):
     saved_run(tmp_path, config)
     for file in (tmp_path / "checkpoints").glob("*/meta/metadata"):
         meta = json.loads(file.read_text())
@@ -144,8 +144,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def judged_run(made, small_config):
-    """(workdir, states by step) of steps 5, 10 and 15, of which 10 is best; beside it `plain`."""
+def scored_run(made, small_config):
+    """(workdir, states by step): 10 is the best of 5, 10 and 15; `plain` beside it has no score."""
     folder, states = made
     if not states:
         policy = dataclasses.replace(small_config.checkpoint, keep_last=3)
@@ -160,8 +160,8 @@ CHOICES = {"newest": 15, "best": 10, 5: 5}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_readers_take_the_step_that_is_chosen(judged_run, choice):
-    workdir, states = judged_run
+def test_readers_take_the_chosen_step(scored_run, choice):
+    workdir, states = scored_run
     run, generator = load_run(workdir, {}, choice), load_generator(workdir, {}, choice)
     assert run.step == generator.step == CHOICES[choice]
     assert_equal(run.ema, states[run.step].ema)
@@ -169,9 +169,9 @@ def test_readers_take_the_step_that_is_chosen(judged_run, choice):
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_chosen_step_that_is_damaged_is_named_and_no_other_taken(judged_run, tmp_path, damage):
+def test_a_chosen_step_that_is_damaged_is_named_and_no_other_taken(scored_run, tmp_path, damage):
     workdir = tmp_path / "run"
-    shutil.copytree(judged_run[0], workdir)
+    shutil.copytree(scored_run[0], workdir)
     damage(workdir / "checkpoints" / "10")
     for choice in ("best", 10):
         with pytest.raises(CheckpointError, match=r"/10 is damaged \(.*; name another --step"):
@@ -180,16 +180,16 @@ def test_a_chosen_step_that_is_damaged_is_named_and_no_other_taken(judged_run, t
     assert len(listing.steps(workdir)) == 3
 
 
-def test_what_the_newest_says_of_the_best_is_not_guessed(judged_run, tmp_path):
-    shutil.copytree(judged_run[0], tmp_path / "run")
+def test_the_best_step_is_not_guessed_if_the_newest_is_damaged(scored_run, tmp_path):
+    shutil.copytree(scored_run[0], tmp_path / "run")
     DAMAGES["cut meta"](tmp_path / "run" / "checkpoints" / "15")
     with pytest.raises(CheckpointError, match="checkpoints/15 is damaged"):
         saved_config(tmp_path / "run", {}, "best")
     assert saved_config(tmp_path / "run", {}, 10).name == "small"
 
 
-def test_programs_use_the_step_that_is_asked_for(judged_run, tmp_path):
-    workdir = f"--workdir={judged_run[0]}"
+def test_programs_use_the_step_that_is_asked_for(scored_run, tmp_path):
+    workdir = f"--workdir={scored_run[0]}"
     done = run_module("fsdit.export", workdir, f"--output={tmp_path}/best", "--step=best")
     assert done.returncode == 0 and "EMA weights of step 10" in done.stdout, done.stderr
     done = run_module(
@@ -217,7 +217,7 @@ BAD = {
         (*EVALUATE, "--workdir={run}", "--step=7"),
         "holds no step 7; it holds 5, 10",
     ),
-    "not judged": (
+    "no score": (
         (*EXPORT, "--workdir={plain}", "--step=best"),
         "no step of {plain} has a score: --step=best needs config.train.few_shot_interval",
     ),
@@ -235,8 +235,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_step_that_cannot_be_is_one_line_and_writes_nothing(judged_run, tmp_path, case):
-    workdir, _ = judged_run
+def test_an_impossible_step_gives_one_line_and_writes_nothing(scored_run, tmp_path, case):
+    workdir, _ = scored_run
     names = {"run": workdir, "plain": workdir.parent / "plain", "out": tmp_path}
     command, message = BAD[case]
     one_line_error(run_module(*(word.format(**names) for word in command)), message.format(**names))

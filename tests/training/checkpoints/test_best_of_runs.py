@@ -1,4 +1,4 @@
-"""The best checkpoint of runs of the training program."""
+"""The best checkpoint of real runs of the training program."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ JUDGED = "tests.training.checkpoints.judged_run"
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    """Judged at each third of 60 steps, saved at each 7th, and at the best."""
+    """An experiment of 60 steps, scored at each third, saved at each seventh and at the best."""
     train = dataclasses.replace(
         small_config.train, num_steps=STEPS, eval_interval=1000, few_shot_interval=3
     )
@@ -41,7 +41,7 @@ def experiment(tmp_path, small_config):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Makes, once, the run that is never stopped: (workdir, output)."""
+    """A function that makes, once, the run that is never stopped: (workdir, output)."""
     made = []
 
     def run(experiment):
@@ -135,7 +135,7 @@ def test_the_best_of_two_processes_is_that_of_one(tmp_path, experiment, referenc
 
 
 @pytest.mark.large
-def test_training_judges_drawings_of_unseen_classes(tmp_path, small_config):
+def test_training_scores_samples_of_unseen_classes(tmp_path, small_config):
     train = dataclasses.replace(
         small_config.train, num_steps=5, eval_interval=4, few_shot_interval=2, few_shot_samples=32
     )

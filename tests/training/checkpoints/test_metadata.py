@@ -1,4 +1,4 @@
-"""The small files of a checkpoint: what is accepted of them, and what is damaged or unreadable."""
+"""The small files of a checkpoint: which are valid, damaged or unreadable."""
 
 import copy
 import dataclasses
@@ -47,7 +47,7 @@ def write(folder: Path, meta, data) -> Path:
 
 
 def changed(values, path, value):
-    """A copy with another value at a path of keys, or without it."""
+    """Copy the values with another one at a path of keys; DELETED removes that one."""
     values = copy.deepcopy(values)
     holder = values
     for key in path[:-1]:
@@ -60,11 +60,11 @@ def changed(values, path, value):
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["digest", "of an earlier commit"])
-def test_what_was_saved_is_read(tmp_path, sealed):
+def test_saved_metadata_is_read_back(tmp_path, sealed):
     meta, data = saved()
     expected = json.loads(json.dumps(meta))
     files = metadata.seal(STEP, meta, data) if sealed else (meta, data)
-    meta["running"]["loss_average"] = 9.0 if sealed else 0.5  # when the writer has them already
+    meta["running"]["loss_average"] = 9.0 if sealed else 0.5  # a change after seal() is not saved
     assert metadata.read(write(tmp_path / str(STEP), *files)) == (expected, STEP * BATCH)
 
 
@@ -101,7 +101,7 @@ def cases():
     yield from ((meta, text) for text in TEXTS)
 
 
-def test_what_no_run_saves_is_damaged_in_checkpoints_of_any_age(tmp_path):
+def test_values_that_no_run_saves_are_damage_in_checkpoints_of_any_age(tmp_path):
     for number, (meta, data) in enumerate(cases()):
         folder = write(tmp_path / str(number) / str(STEP), meta, data)
         with pytest.raises(DamagedCheckpointError) as found:
@@ -111,7 +111,7 @@ def test_what_no_run_saves_is_damaged_in_checkpoints_of_any_age(tmp_path):
 
 
 def leaves(values, path=()):
-    """Paths of all that lies in nested dictionaries and lists."""
+    """Yield the path of keys of each value in nested dictionaries and lists."""
     pairs = (
         values.items()
         if isinstance(values, dict)
@@ -192,7 +192,7 @@ def test_a_file_that_is_not_there_is_damage(tmp_path, monkeypatch, number):
         metadata.read(folder)
 
 
-# What TensorStore says, seen with 0.1.86.
+# (message of TensorStore 0.1.86, our error).
 TENSORSTORE = [
     ("PERMISSION_DENIED: Error opening \"zarr\" driver: Failed to open: \"/w/manifest.ocdbt\": "
      "Permission denied [os_error_code='13']", UnreadableCheckpointError),
@@ -206,11 +206,11 @@ TENSORSTORE = [
 
 
 @pytest.mark.parametrize(("text", "kind"), TENSORSTORE)
-def test_what_tensorstore_says_is_told_apart_by_the_errno_in_it(text, kind):
+def test_errors_of_tensorstore_are_classified_by_their_errno(text, kind):
     assert type(metadata.explained(Path("w/5"), ValueError(text))) is kind
 
 
-def test_where_steps_are_and_none_is_valid_a_run_begins_again_only_when_told_to(tmp_path):
+def test_if_all_steps_are_damaged_a_run_starts_over_only_with_the_flag(tmp_path):
     folder = write(tmp_path / "checkpoints" / str(STEP), "{", "{")
     with pytest.raises(CheckpointError, match=r"steps 600, and none.*--start_over"):
         listing.check_resumable(tmp_path, Config(), {})
@@ -227,7 +227,7 @@ def test_only_names_that_orbax_gives_are_steps(tmp_path):
     assert listing.steps(tmp_path / "none") == []
 
 
-def test_a_folder_of_checkpoints_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
+def test_a_folder_of_checkpoints_that_cannot_be_listed_gives_one_line(tmp_path, monkeypatch):
     def refuse(self):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 

@@ -29,7 +29,7 @@ def old_meta(**changes):
 
 
 @pytest.mark.parametrize("name", ["judged", "best"])
-def test_it_is_read_with_the_new_names(name):
+def test_the_old_score_is_read_with_the_new_names(name):
     meta = old_meta()
     assert "evaluation.judge" in meta[name]["settings"]
     assert score_in(meta, name) == score(CONFIG, 10, 0.5)
@@ -46,7 +46,7 @@ def test_it_is_read_with_the_new_names(name):
         ({"train.few_shot_samples": 256}, 0.6, True),
     ],
 )
-def test_it_compares_as_before(changes, value, is_better):
+def test_the_old_score_compares_as_before(changes, value, is_better):
     old = score_in(old_meta(**changes), "best")
     assert better(score(CONFIG, 20, value), old) is is_better
 

@@ -90,7 +90,7 @@ def folders(workdir):
     return sorted(p.name for p in (workdir / "checkpoints").iterdir())
 
 
-def test_what_cannot_be_opened_stops_the_run_and_changes_nothing(tmp_path, config, monkeypatch):
+def test_files_that_cannot_be_opened_stop_the_run_and_change_nothing(tmp_path, config, monkeypatch):
     saved_run(tmp_path, config)
     _empty(tmp_path / "checkpoints" / "10")
     template = template_of(config)[2]
@@ -111,7 +111,7 @@ def test_what_cannot_be_opened_stops_the_run_and_changes_nothing(tmp_path, confi
                 with pytest.raises(UnreadableCheckpointError, match="nothing has been changed"):
                     store.restore(tmp_path, template, set_aside=set_aside, start_over=True)
         assert folders(tmp_path) == ["10", "5"]
-    with monkeypatch.context() as patched:  # the devices' memory says nothing of the file
+    with monkeypatch.context() as patched:  # full device memory is no damage to a file
         out_of_memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         restore = mock.Mock(side_effect=out_of_memory)
         patched.setattr(ocp.StandardCheckpointHandler, "restore", restore)
@@ -120,7 +120,7 @@ def test_what_cannot_be_opened_stops_the_run_and_changes_nothing(tmp_path, confi
     assert folders(tmp_path) == ["10", "5"]
 
 
-def test_where_no_step_is_valid_nothing_is_renamed_unless_asked_for(tmp_path, config):
+def test_if_no_step_is_valid_nothing_is_renamed_without_the_flag(tmp_path, config):
     saved_run(tmp_path, config)
     for step in ("5", "10"):
         _flip_largest(tmp_path / "checkpoints" / step)
@@ -133,7 +133,7 @@ def test_where_no_step_is_valid_nothing_is_renamed_unless_asked_for(tmp_path, co
     assert folders(tmp_path) == ["10.damaged", "5.damaged"]
 
 
-def test_what_was_handed_over_may_change_while_it_is_written(tmp_path, config, monkeypatch):
+def test_values_may_change_while_they_are_written(tmp_path, config, monkeypatch):
     state, writer = fresh_state(config), new_writer(tmp_path, config)
     save = mock.Mock()
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
@@ -145,7 +145,7 @@ def test_what_was_handed_over_may_change_while_it_is_written(tmp_path, config, m
 
 
 def test_a_first_save_is_read_back(tmp_path, config):
-    # Orbax takes [1] for a pattern: what it writes there, nobody reads.
+    # Orbax treats [1] as a pattern, and cannot read back what it writes there.
     with pytest.raises(CheckpointError, match=r"5 was written and cannot be read back"):
         saved_run(tmp_path / "lr[1]", config, steps=(5,))
 

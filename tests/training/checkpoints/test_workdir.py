@@ -1,4 +1,4 @@
-"""Which folders a run takes, and that it is alone in its own."""
+"""Which names of workdirs a run accepts, and that a run is alone in its workdir."""
 
 from pathlib import Path
 
@@ -57,13 +57,13 @@ def test_a_folder_that_a_library_would_misread_is_refused_in_one_line(tmp_path, 
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_other_names_are_taken(tmp_path, name):
+def test_other_names_are_accepted(tmp_path, name):
     check_workdir(tmp_path / name)
     (tmp_path / name).mkdir()
     check_workdir(tmp_path / name)
 
 
-def test_what_lies_above_counts_too(tmp_path, monkeypatch):
+def test_the_folders_above_the_workdir_count_too(tmp_path, monkeypatch):
     (tmp_path / "lr[1]").mkdir()
     monkeypatch.chdir(tmp_path / "lr[1]")
     with pytest.raises(ConfigError, match="pattern"):
@@ -71,7 +71,7 @@ def test_what_lies_above_counts_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.large
-def test_a_second_run_in_a_workdir_is_one_line_and_costs_the_first_nothing(tmp_path, small_config):
+def test_a_second_run_in_a_workdir_gives_one_line_and_leaves_the_first(tmp_path, small_config):
     experiment, workdir = (
         experiment_file(tmp_path / "experiment.py", small_config),
         tmp_path / "run",

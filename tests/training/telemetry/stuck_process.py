@@ -1,8 +1,8 @@
-"""Twenty quick steps, and then one that waits in C code for what never comes.
+"""Do twenty quick steps, and then one that waits in C code for ever.
 
     python -m tests.training.telemetry.stuck_process STACKS STOP_SECONDS PART
 
-It takes the place of a run: the same clock, the same calls of the watchdog.
+It stands for a run, with the same clock and the same calls of the watchdog.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""fsdit.main with a reader that never comes back from one example, of the 20th step or so."""
+"""Run fsdit.main with a reader that hangs at one example of about the 20th step."""
 
 import dataclasses
 import threading

@@ -1,4 +1,4 @@
-"""Where the wall time of a run went, over starts that were killed and gone on from."""
+"""The account of a run's wall time over several starts, of which some were killed."""
 
 import json
 import math
@@ -21,13 +21,13 @@ durations = st.floats(0.001, 100.0)
 
 @st.composite
 def runs(draw):
-    """Lines of several starts, and what they hold, simulated step by step.
+    """Draw the lines of several starts, and the account of them, simulated step by step.
 
-    A process restores a step, and then does steps one by one, each of its own duration; some
-    of them are marked. It dies at any moment after its last mark.
+    A process restores a step, and then does and marks steps of random durations. The next process
+    starts some time after the last mark.
     """
     lines, now, reached = [], draw(st.floats(1e9, 2e9)), 0
-    took: dict[int, float] = {}  # of the steps that are done and not lost
+    took: dict[int, float] = {}  # durations of the steps that are done and not lost
     truth = dict.fromkeys(PARTS, 0.0) | {"lost_steps": 0}
     first, marked_until = now, None
     for _ in range(draw(st.integers(1, 4))):
@@ -113,7 +113,7 @@ def test_a_step_lost_twice_counts_twice():
             *(beginning(25.0, 5), mark(6, 1.0)),
         ]
     )
-    # 11 to 20; then 6 to 10 of the first start and 11 to 15 of the second.
+    # Lost: steps 11 to 20, then 6 to 10 of the first start and 11 to 15 of the second.
     assert (found.steps, found.lost_steps) == (6, 20)
     assert found.seconds["lost"] == pytest.approx(20.0)
     assert found.seconds["step"] == pytest.approx(6.0)
@@ -134,7 +134,7 @@ NO_LINES = [
 ]  # fmt: skip
 
 
-def test_lines_that_are_none_are_left_out_with_one_warning(tmp_path, capsys):
+def test_invalid_lines_are_left_out_with_one_warning(tmp_path, capsys):
     path = tmp_path / "goodput.jsonl"
     good = json.dumps(GOOD).encode()
     path.write_bytes(b"\n".join([good, *NO_LINES, good, b'{"event": "ma']))
@@ -150,7 +150,7 @@ def test_lines_that_are_none_are_left_out_with_one_warning(tmp_path, capsys):
     assert len(path.read_bytes().splitlines()) == 4 and len(read_lines(path)) == 4
 
 
-def test_what_a_process_adds_goes_on_from_the_file(tmp_path):
+def test_a_process_continues_the_account_of_the_file(tmp_path):
     path = tmp_path / "goodput.jsonl"
     past = [
         {"event": "start", "started": 1e9, "step": 0, "seconds": {"startup": 4.0}},
@@ -169,7 +169,7 @@ def test_what_a_process_adds_goes_on_from_the_file(tmp_path):
     assert (found.starts, found.steps, found.lost_steps) == (2, 9, 2)
     assert found.seconds["lost"] == pytest.approx(4.0)
     assert found.wall == pytest.approx(time.time() - 1e9, abs=1.0)
-    # The file says the same: also the line after the one that was cut off is whole.
+    # The file gives the same account, so the line after the one that was cut off is complete.
     read = account(read_lines(path))
     assert (read.starts, read.steps, read.lost_steps) == (2, 9, 2)
     for part in PARTS:

@@ -5,7 +5,7 @@ from fsdit.training.telemetry.skipped import SkippedSteps
 
 
 def seen(flags, most_in_row=10, total=0):
-    """After steps that were skipped (1) or not (0); total: before them."""
+    """Return SkippedSteps that saw steps skipped (1) or not (0), after `total` earlier ones."""
     skipped, in_row = SkippedSteps(most_in_row), 0
     for step, flag in enumerate(flags, total + 1):
         in_row = (in_row + 1) * flag
@@ -14,7 +14,7 @@ def seen(flags, most_in_row=10, total=0):
     return skipped
 
 
-def test_skipped_steps_are_said_when_they_come_on_the_way_and_at_the_end(capsys):
+def test_skipped_steps_are_reported_at_once_in_the_note_and_in_the_summary(capsys):
     skipped = seen([0, 0, 1, 0, 1, 1, 0])
     assert capsys.readouterr().out.count("warning: step 3 was skipped: its loss") == 1
     assert skipped.note == "  3 skipped"
@@ -26,13 +26,13 @@ def test_a_run_without_skipped_steps_says_nothing(capsys):
     assert (skipped.note, skipped.summary(5), capsys.readouterr().out) == ("", "", "")
 
 
-def test_steps_skipped_by_earlier_starts_count_at_the_end_and_are_no_news(capsys):
+def test_steps_skipped_by_earlier_starts_count_but_are_not_reported_again(capsys):
     skipped = seen([0, 0], total=4)
     assert skipped.note == "  4 skipped" and "4 of 9 steps" in skipped.summary(9)
     assert capsys.readouterr().out == ""
 
 
-def test_too_many_in_a_row_stop_the_run_and_name_the_step_that_stands():
+def test_too_many_in_a_row_stop_the_run_and_name_the_last_valid_step():
     with pytest.raises(
         NonFiniteError, match=r"step 6: 4 steps in a row .* those of step 2; .*rate"
     ):

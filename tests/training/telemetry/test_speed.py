@@ -35,7 +35,7 @@ def test_utilisation_is_of_the_peak_of_all_devices(monkeypatch):
 
     measured.steps = 2
     clock.now |= {"step": 1.4}
-    row = measured.row()  # of the interval since the row before
+    row = measured.row()  # covers the interval since the row before
     assert row["timing/step_seconds"] == pytest.approx(0.1)
     assert row["timing/evaluation_seconds"] == 0
 

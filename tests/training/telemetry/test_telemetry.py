@@ -12,7 +12,7 @@ from fsdit.training.telemetry.telemetry import Telemetry
 
 @pytest.fixture
 def slow():
-    """A computation of about a second, which the devices do while the host goes on."""
+    """A computation of about a second on the devices, during which the host goes on."""
     size = 1024
 
     @jax.jit
@@ -72,7 +72,7 @@ NO_LINES += [line(step) for step in (None, "2", 2.0, True, float("nan"), -1)]
 
 @pytest.mark.medium
 @pytest.mark.parametrize("end", [b"\n", b"", b'\n{"step": 4, "tra', b"\n\xc3"], ids=repr)
-def test_a_damaged_line_of_a_log_costs_no_other(tmp_path, small_config, capsys, end):
+def test_a_damaged_line_of_a_log_leaves_the_others_as_they_are(tmp_path, small_config, capsys, end):
     path = tmp_path / "metrics.jsonl"
     kept = [line(1), line(2, text="\u2028 \x85"), line(3)]
     path.write_bytes(b"\n".join([kept[0], *NO_LINES, *kept[1:], line(4), line(5)]) + end)

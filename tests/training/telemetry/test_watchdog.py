@@ -1,4 +1,4 @@
-"""The watchdog over processes that are really stuck, stopped or slow."""
+"""The watchdog of processes that are really stuck, stopped or slow."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_a_process_stuck_in_c_code_is_reported_and_leaves_to_be_started_again(tm
     status, output = finish(stuck(path, 2))
     assert status == 75, output
     reported = [line for line in output.splitlines() if line.startswith("watchdog: ")]
-    assert len(reported) == 2, output  # once a stall, and once on leaving
+    assert len(reported) == 2, output  # one report of the stall and one on leaving
     assert re.match(
         r"watchdog: step 20 has taken (0\.[4-9]|1\.\d) s, its neighbours take 0\.0", reported[0]
     )
@@ -57,7 +57,7 @@ def test_time_outside_of_steps_has_a_limit_of_ten_times_min_seconds(tmp_path):
 
 
 @pytest.mark.large
-def test_a_stop_happens_where_the_disk_and_the_last_words_hang(tmp_path):
+def test_a_stuck_process_leaves_even_if_writing_its_report_hangs(tmp_path):
     # Opening a pipe that nobody reads hangs, as a lost network file system does.
     path = tmp_path / "stacks.txt"
     os.mkfifo(path)
@@ -68,7 +68,7 @@ def test_a_stop_happens_where_the_disk_and_the_last_words_hang(tmp_path):
 
 def test_a_stopped_process_does_not_blame_its_step(tmp_path):
     path = tmp_path / "stacks.txt"
-    process = stuck(path, 0, "evaluation", real=True)  # alive, and with no step to blame
+    process = stuck(path, 0, "evaluation", real=True)  # it is alive, and not in a step
     assert "stuck" in process.stdout.readline()
     process.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
@@ -94,7 +94,7 @@ def experiment(tmp_path, small_config):
 def test_a_pod_with_a_stopped_process_says_who_waits_and_who_was_stopped(tmp_path, experiment):
     workdir = tmp_path / "run"
     flags = ("--config.train.num_steps=100000", "--config.train.eval_interval=100000", *LIMITS)
-    flags += ("--config.checkpoint.interval=100000",)  # a save is no part of a step
+    flags += ("--config.checkpoint.interval=100000",)  # no save interrupts the steps
     pod = start_pod(2, experiment, workdir, *flags)
     try:
         wait_for_step(pod[0], workdir, 20)
@@ -102,7 +102,7 @@ def test_a_pod_with_a_stopped_process_says_who_waits_and_who_was_stopped(tmp_pat
         wait_for((workdir / "watchdog-0.txt").exists, pod[0])
         before = rows(workdir)[-1]["step"]
         pod[1].send_signal(signal.SIGCONT)
-        wait_for_step(pod[0], workdir, before + 20)  # nothing was lost
+        wait_for_step(pod[0], workdir, before + 20)  # the pod continues
     finally:
         outputs = []
         for process in pod:
@@ -136,5 +136,5 @@ def test_a_run_whose_input_is_stuck_is_reported_stopped_and_resumed(tmp_path, ex
     status, output = finish(start(experiment, workdir, *flags))
     assert status == 0, output
     assert rows(workdir)[-1]["step"] == 30
-    # The time of the stall became no step, and is not missing either.
+    # The time of the stall counts as waiting for data.
     assert rows(workdir)[-1]["goodput/data_wait"] * rows(workdir)[-1]["goodput/wall_seconds"] > 20

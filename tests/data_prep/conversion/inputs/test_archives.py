@@ -1,4 +1,4 @@
-"""What tars and zips hold beside plain files: all of it is read, or in a row."""
+"""Tars and zips with more than plain files: each member is read, or reported in a row."""
 
 import gzip
 import io
@@ -51,7 +51,7 @@ def found(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
 
 HARD, SOFT = tarfile.LNKTYPE, tarfile.SYMTYPE
 PLAIN = [member("in/ant/1.jpg", b"one"), member("in/bee/1.jpg", b"two")]
-# name -> (the links, content of link or a word of why it is left out)
+# case -> (members, the content of in/ant/2.jpg or a part of the reason why it is left out)
 LINKS = {
     "hard link": ([link("in/ant/2.jpg", "in/ant/1.jpg", HARD)], b"one"),
     "hard link with ./": ([link("in/ant/2.jpg", "./in/ant/1.jpg", HARD)], b"one"),
@@ -85,7 +85,7 @@ LINKS = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", LINKS)
-def test_a_link_is_its_target_and_what_is_no_file_is_in_a_row(tmp_path, name, mode):
+def test_a_link_is_read_as_its_target_and_other_members_are_reported(tmp_path, name, mode):
     members, expected = LINKS[name]
     contents, rows = found(make_tar(tmp_path / "in.tar", [*PLAIN, *members], mode))
     assert contents["in/ant/1.jpg"] == b"one" and contents["in/bee/1.jpg"] == b"two"
@@ -97,7 +97,7 @@ def test_a_link_is_its_target_and_what_is_no_file_is_in_a_row(tmp_path, name, mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_hard_link_keeps_what_a_later_member_of_the_name_replaces(tmp_path, mode):
+def test_a_hard_link_keeps_content_that_a_later_member_replaces(tmp_path, mode):
     newer = [link("in/ant/2.jpg", "in/ant/1.jpg", HARD), member("in/ant/1.jpg", b"newer")]
     contents, rows = found(make_tar(tmp_path / "in.tar", [*PLAIN, *newer], mode))
     assert contents["in/ant/1.jpg"] == b"newer" and contents["in/ant/2.jpg"] == b"one"
@@ -106,7 +106,7 @@ def test_a_hard_link_keeps_what_a_later_member_of_the_name_replaces(tmp_path, mo
 
 @pytest.mark.parametrize("behind", ["a second tar", "nothing", "zeros"])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_behind_the_end_of_a_tar_is_reported(tmp_path, mode, behind):
+def test_data_after_the_end_of_a_tar_is_reported(tmp_path, mode, behind):
     path = make_tar(tmp_path / "in.tar", PLAIN, "w")
     second = make_tar(tmp_path / "second.tar", [member("in/cat/1.jpg", b"three")])
     more = {"a second tar": second.read_bytes(), "nothing": b"", "zeros": bytes(100_000)}[behind]
@@ -126,7 +126,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("damage", HEADERS)
-def test_a_damaged_header_does_not_end_a_tar_unheard(tmp_path, damage, mode):
+def test_a_damaged_header_in_a_tar_is_refused(tmp_path, damage, mode):
     path = make_tar(tmp_path / "in.tar", [*PLAIN, member("in/cat/1.jpg", b"three")])
     data = path.read_bytes()
     place = data.index(b"in/cat/1.jpg")
@@ -147,7 +147,7 @@ def test_a_header_that_claims_much_is_not_read_into_memory(tmp_path, size):
         opened(tmp_path / "in.tar")
 
 
-def test_many_nested_headers_are_one_line(tmp_path):
+def test_many_nested_headers_are_refused(tmp_path):
     info, _ = member("././@LongLink", b"", type=tarfile.GNUTYPE_LONGNAME)
     ones = make_tar(tmp_path / "in.tar", PLAIN).read_bytes()
     place = ones.index(b"in/bee/1.jpg")
@@ -156,7 +156,7 @@ def test_many_nested_headers_are_one_line(tmp_path):
         opened(tmp_path / "in.tar")
 
 
-def test_of_a_compressed_tar_only_what_can_be_an_image_is_copied(tmp_path, monkeypatch):
+def test_only_files_of_a_compressed_tar_that_may_be_images_are_copied(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1000)
     huge = member("in/ant/huge.jpg", bytes(50_000))
     notes = member("in/ant/1.txt", bytes(50_000))
@@ -166,7 +166,7 @@ def test_of_a_compressed_tar_only_what_can_be_an_image_is_copied(tmp_path, monke
     assert (tmp_path / "spool").stat().st_size == len(b"onetwo")
 
 
-def test_of_what_does_not_begin_as_an_image_only_the_beginning_is_copied(tmp_path):
+def test_a_file_that_does_not_begin_as_an_image_is_not_copied_in_full(tmp_path):
     whole = encoded(photo(1))
     members = [
         member("in/ant/1.jpg", whole),
@@ -215,7 +215,7 @@ def make_zip(path: Path, contents: dict[str, bytes], **fields) -> Path:
         (["in/a:b/1.jpg", "in/bee/1.jpg"], ["a:b", "bee"]),
     ],
 )
-def test_names_that_windows_programs_write(tmp_path, names, classes):
+def test_names_that_windows_programs_write_are_read(tmp_path, names, classes):
     source = opened(make_zip(tmp_path / "in.zip", dict.fromkeys(names, b"x")))
     assert [entry.label for entry in source.entries] == classes
     assert all(source.reader.read(entry.place) == b"x" for entry in source.entries)
@@ -236,13 +236,13 @@ def test_names_that_windows_programs_write(tmp_path, names, classes):
         ("ant/evil.jpg\0.png", "a zero byte"),
     ],
 )
-def test_tricks_with_the_names_of_windows_are_refused(tmp_path, name, reported):
+def test_windows_names_that_lead_out_of_the_archive_are_refused(tmp_path, name, reported):
     path = make_zip(tmp_path / "in.zip", {"ant/1.jpg": b"x", name: b"x"})
     with pytest.raises(DataError, match=rf"member .*evil.*{reported}"):
         opened(path)
 
 
-def test_a_link_in_a_zip_is_its_target(tmp_path):
+def test_a_link_in_a_zip_is_read_as_its_target(tmp_path):
     path = make_zip(tmp_path / "in.zip", {"ant/1.jpg": b"one", "bee/1.jpg": b"two"})
     with zipfile.ZipFile(path, "a") as archive:
         for name, target in {"ant/2.jpg": b"../bee/1.jpg", "ant/3.jpg": b"/etc/passwd"}.items():
@@ -254,7 +254,7 @@ def test_a_link_in_a_zip_is_its_target(tmp_path):
     assert rows == {"ant/3.jpg": "a link to /etc/passwd, which is no file of the archive"}
 
 
-def test_a_zip_holds_of_two_members_of_a_name_the_last(tmp_path):
+def test_the_last_of_two_members_of_one_name_in_a_zip_is_read(tmp_path):
     path = make_zip(tmp_path / "in.zip", {"in\\ant\\1.jpg": b"old", "in/ant/1.jpg": b"new"})
     contents, rows = found(path)
     assert contents == {"in/ant/1.jpg": b"new"}
@@ -262,8 +262,8 @@ def test_a_zip_holds_of_two_members_of_a_name_the_last(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
-def test_no_damage_of_an_archive_is_a_traceback(tmp_path, kind):
-    """Every eighth byte, changed: it is read, or refused in one line."""
+def test_no_damage_of_an_archive_ends_in_a_traceback(tmp_path, kind):
+    """One byte in eight is changed, one at a time: the archive is read or refused."""
     folder = tmp_path / "in"
     for label in ("ant", "bee"):
         (folder / label).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Folders with what is no image in them: devices, FIFOs, what cannot be read, odd names."""
+"""Folders with devices, FIFOs, links, folders that cannot be read, and odd names."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def folder(tmp_path) -> Path:
 def bind_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as end:
         here = Path.cwd()
-        os.chdir(path.parent)  # their names have a limit
+        os.chdir(path.parent)  # a socket's path has a limit
         end.bind(path.name)
         os.chdir(here)
 
@@ -49,7 +49,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_what_is_no_regular_file_is_in_a_row_and_not_opened(folder, kind):
+def test_a_file_that_is_not_regular_is_reported_and_not_opened(folder, kind):
     make, reported = SPECIAL[kind]
     make(folder / "class01" / "odd.jpg")
     found = opened(folder)
@@ -72,7 +72,7 @@ def test_an_input_or_a_list_that_is_no_regular_file_is_refused(folder, tmp_path,
 
 @pytest.mark.parametrize("place", ["class01", "class01/inner", "."])
 def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch, place):
-    """Root reads everything, so the system's answer is given in its stead."""
+    """The test raises the error itself, since root may read every folder."""
     (folder / "class01" / "inner").mkdir()
     denied = str((folder / place).resolve())
     scandir = os.scandir
@@ -150,7 +150,7 @@ def test_folders_of_one_name_are_not_merged(names, reported):
         [f"{unicodedata.normalize(form, 'café')}/{form}.png" for form in ("NFC", "NFD")],
     ],
 )
-def test_other_folders_are(names):
+def test_folders_without_a_clash_of_names_are_accepted(names):
     classes.check_same_names(entries_of(*names))
 
 

@@ -30,7 +30,7 @@ def read(source: sources.ListedInput) -> list[tuple[str, bytes]]:
 
 
 def write(path: Path, names=None, **columns) -> Path:
-    """names: of the classes, as hubs note them beside the label column."""
+    """Writes a Parquet file. names: those of the classes, stored as hubs store them."""
     table = pa.table(columns)
     if names is not None:
         features = {"label": {"names": names, "_type": "ClassLabel"}}
@@ -58,7 +58,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_images_of_every_type(tmp_path, kind):
+def test_images_of_every_type_are_read(tmp_path, kind):
     path = write(tmp_path / "a.parquet", image=IMAGES[kind], label=pa.array([0, 1, 0, 1]))
     assert read(opened(path)) == list(zip("0101", DATA, strict=True))
 
@@ -88,14 +88,14 @@ def test_several_images_in_a_row_are_all_of_its_class(tmp_path):
         ),
     ],
 )
-def test_columns_that_were_flattened_or_lie_in_others(tmp_path, columns, flags):
+def test_flattened_and_nested_columns_are_read(tmp_path, columns, flags):
     path = write(tmp_path / "a.parquet", **columns)
     assert read(opened(path, flags)) == list(zip("0101", DATA, strict=True))
 
 
 NONE = "no label"
 NAMES = ["ant", "bee"]
-# kind -> (labels, names, classes of the rows that have one, reasons of the others)
+# kind -> (labels, names, initials of the classes that are read, reasons for the other rows)
 LABELS = {
     "dictionary": (pa.array(["ant", "bee", "ant", None]).dictionary_encode(), None, "aba", [NONE]),
     "dictionary of numbers": (pa.array([0, 1, 0, 1]).dictionary_encode(), NAMES, "abab", []),
@@ -118,7 +118,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_labels_of_every_type(tmp_path, kind):
+def test_labels_of_every_type_are_read(tmp_path, kind):
     labels, names, expected, reasons = LABELS[kind]
     path = write(tmp_path / "a.parquet", names, image=pa.array(STRUCTS, STRUCT), label=labels)
     source = opened(path)
@@ -147,12 +147,12 @@ def test_classes_of_one_name_on_a_hub_stay_apart(tmp_path):
         ({"pic\x1b[31m": DATA, "label": [0] * 4}, r"no column .* has pic\\x1b\[31m, label"),
     ],
 )  # fmt: skip
-def test_columns_that_are_none_are_named(tmp_path, columns, reported):
+def test_columns_of_a_wrong_type_or_name_are_refused(tmp_path, columns, reported):
     with pytest.raises(DataError, match=reported):
         opened(write(tmp_path / "a.parquet", **columns))
 
 
-def test_two_columns_of_the_name_are_refused(tmp_path):
+def test_two_columns_of_one_name_are_refused(tmp_path):
     table = pa.Table.from_arrays([pa.array(DATA), pa.array([0] * 4)] * 2, ["image", "label"] * 2)
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="two columns --image_column=image"):
@@ -180,7 +180,7 @@ def test_the_split_is_in_the_name_or_in_a_folder(name, split):
     assert tables.split_of(name) == split
 
 
-def test_folders_may_tell_the_label(tmp_path):
+def test_folder_names_may_give_the_label(tmp_path):
     for label in ("ant", "b%20ee", "__HIVE_DEFAULT_PARTITION__"):
         write(tmp_path / "in" / f"label={label}" / "part-0.parquet", image=DATA[:1])
     source = opened(tmp_path / "in")
@@ -188,7 +188,7 @@ def test_folders_may_tell_the_label(tmp_path):
     assert [row[3] for row in source.rows] == [NONE]
 
 
-def test_what_lies_beside_is_reported(tmp_path):
+def test_other_files_beside_parquet_files_are_reported(tmp_path):
     write(tmp_path / "in" / "train" / "0.parquet", image=DATA, label=[0, 1, 0, 1])
     for name in ("README.md", "thumbnail.png", ".gitattributes", ".cache/1.parquet"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
@@ -212,7 +212,7 @@ def test_a_parquet_file_that_only_describes_images_is_not_the_input(tmp_path):
     assert source.others == {"*.parquet": 2}
 
 
-def test_no_damage_is_a_traceback(tmp_path):
+def test_no_damage_of_a_parquet_file_ends_in_a_traceback(tmp_path):
     path = write(tmp_path / "a.parquet", NAMES, image=pa.array(STRUCTS, STRUCT), label=[0, 1, 0, 1])
     data = path.read_bytes()
     for place in range(0, len(data), 7):

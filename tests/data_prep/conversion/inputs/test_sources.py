@@ -58,7 +58,7 @@ def make_tar(folder: Path, path: Path, mode: str = "w") -> Path:
     return path
 
 
-def test_a_folder_of_class_folders(folder):
+def test_a_folder_of_class_folders_is_read(folder):
     source = opened(folder)
     assert contents(source) == expected(folder)
     names = [e.name for e in source.entries]
@@ -82,7 +82,7 @@ def test_a_tar_is_read_plain_or_compressed(folder, tmp_path, mode):
 @pytest.mark.parametrize("columns", [("image", "label"), ("img", "fine")])
 @pytest.mark.parametrize("struct", [True, False])
 @pytest.mark.parametrize("kind", ["named", "number", "text"])
-def test_parquet_as_hubs_export_it(tmp_path, columns, struct, kind):
+def test_parquet_files_that_hubs_export_are_read(tmp_path, columns, struct, kind):
     pictures = [encoded(photo(i)) for i in range(6)]
     classes = [0, 1, 2, 0, 1, 2]  # not class by class
     names = ["ant", "bee", "cat"]
@@ -118,7 +118,7 @@ def test_a_row_without_image_is_an_empty_file(tmp_path):
         ({"image": [b"x"], "label": [0.5]}, "--label_column=label holds double"),
     ],
 )
-def test_parquet_of_other_columns_is_refused(tmp_path, table, message):
+def test_parquet_files_with_other_columns_are_refused(tmp_path, table, message):
     parquet.write_table(pa.table(table), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=message):
         opened(tmp_path / "a.parquet")
@@ -149,7 +149,7 @@ def test_a_class_may_be_called_train():
     }
 
 
-def test_what_no_class_folder_holds_has_no_class():
+def test_an_image_outside_class_folders_has_no_class():
     found = labels(["cover.jpg", "ant/1.jpg", "bee/1.jpg"])
     assert found["cover.jpg"] == ("", None)
     found = labels(["mini/cover.jpg", "mini/ant/1.jpg", "mini/bee/1.jpg"])
@@ -216,7 +216,7 @@ def test_links_and_devices_in_a_tar_are_no_files(folder, tmp_path):
     assert contents(opened(path)) == expected(folder, "photos/")
 
 
-def test_of_a_name_that_an_archive_holds_twice_the_last_counts(tmp_path):
+def test_the_last_of_two_members_of_one_name_in_a_tar_is_read(tmp_path):
     with tarfile.open(tmp_path / "in.tar", "w") as archive:
         for data in (b"old", b"newer"):
             member = tarfile.TarInfo("a/ant/1.jpg")
@@ -250,13 +250,13 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("ant/1.jpg", b"x")
     data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag of the directory's entry
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag for encryption in the zip's directory
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"ant/1.jpg.* is encrypted"):
         opened(path)
 
 
-def test_other_files_are_refused(tmp_path):
+def test_files_of_another_kind_and_missing_ones_are_refused(tmp_path):
     (tmp_path / "in.txt").write_text("hello")
     with pytest.raises(DataError, match=r"in.txt: not a folder, zip, tar or Parquet file"):
         opened(tmp_path / "in.txt")

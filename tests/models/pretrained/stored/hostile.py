@@ -1,4 +1,4 @@
-"""Checkpoints and exported models that somebody has tampered with, and what may come of them."""
+"""Ways to tamper with checkpoints and exported models, and a check of how loading them ends."""
 
 import contextlib
 import json
@@ -21,10 +21,10 @@ from fsdit.models.pretrained.encoder import abstract_encoder
 from fsdit.models.pretrained.preprocessing import Preprocessing, Rectangle
 from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 
-_SECONDS = 30  # for one load, of milliseconds; the machine may be busy
-_MEGABYTES = 400  # of memory that a load may add: the checkpoints have less than one
+_SECONDS = 30  # limit of a load, which takes milliseconds; the machine may be busy
+_MEGABYTES = 400  # memory that a load may add; the checkpoints have less than 1 MB
 
-# What a number, a text, a list or an object may have become.
+# Values that replace a number, a text, a list or an object of a JSON file.
 VALUES = [
     0, -1, 1, 3, 7, 10**9, 10**12, 10**30, -(10**30), 0.0, 0.5, 1e-300, 1e39, 1e300, float("inf"),
     float("-inf"), float("nan"), None, True, False, "", "x", "../..", "\x1b[31m", "\ud800", "a\0b",
@@ -83,14 +83,14 @@ def _tensors(template: dict, config: dinov2.Dinov2Config) -> dict[str, np.ndarra
 
 
 def some_values(number: int) -> list[Any]:
-    """A third of VALUES, another one for each of three numbers in a row."""
+    """Return a third of VALUES; any three consecutive numbers together give all of them."""
     return VALUES[number % 3 :: 3]
 
 
 def attempt(load: Callable[[], Any], mutation: str) -> str | None:
-    """Loads what was tampered with. It ends in one line, or in valid parameters, and soon.
+    """Load tampered files; they must give one line of error or finite parameters, and soon.
 
-    Returns the line, or None. Raises AssertionError where it is otherwise.
+    Return the line, or None. Raise AssertionError if the load ends in any other way.
     """
     message = None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -123,7 +123,7 @@ def _alarm(mutation: str) -> Iterator[None]:
 
 
 def values_in(path: Path) -> list[tuple[str, ...]]:
-    """Where the values of a JSON file stand, objects and lists among them."""
+    """Return the key paths of all values of a JSON file, objects and lists among them."""
     return [place for place in _places(json.loads(path.read_text())) if place]
 
 
@@ -157,7 +157,7 @@ def _replaced(make: Callable[[Path], Any]) -> Callable[[Path], None]:
 
 
 def _header(path: Path, change: Callable[[dict], Any]) -> None:
-    """Rewrites the header of a safetensors file, and leaves the data as it is."""
+    """Rewrite the header of a safetensors file, and leave the data as it is."""
     data = path.read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
@@ -179,7 +179,7 @@ def _weights(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], Non
     return lambda path: save_file({n: change(t) for n, t in load_file(path).items()}, path)
 
 
-# What may have become of any file.
+# Ways to tamper with any file.
 FILES: dict[str, Callable[[Path], Any]] = {
     "missing": lambda p: p.unlink(),
     "a pipe": _replaced(os.mkfifo),
@@ -194,7 +194,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "longer": lambda p: p.write_bytes(p.read_bytes() + b"more"),
     "huge and sparse": lambda p: os.truncate(p, 2**37),
 }
-# And of JSON.
+# Contents that replace a JSON file.
 JSON: dict[str, bytes] = {
     "deep lists": b"[" * 200_000,
     "deep objects": b'{"a":' * 200_000,
@@ -204,7 +204,7 @@ JSON: dict[str, bytes] = {
     "a list": b"[]",
     "nothing": b"null",
 }
-# And of safetensors.
+# Ways to tamper with a safetensors file.
 TENSORS: dict[str, Callable[[Path], Any]] = {
     "header without end": lambda p: p.write_bytes(b"\xff" * 8 + p.read_bytes()[8:]),
     "header of 2^62": lambda p: p.write_bytes(struct.pack("<Q", 2**62) + p.read_bytes()[8:]),
@@ -234,7 +234,7 @@ TENSORS: dict[str, Callable[[Path], Any]] = {
 
 
 def flipped(path: Path, seed: int) -> None:
-    """Flips one bit among the first 4,000 bytes, where headers are."""
+    """Flip one bit among the first 4,000 bytes, where headers are."""
     random = np.random.default_rng(seed)
     data = bytearray(path.read_bytes())
     data[random.integers(min(len(data), 4_000))] ^= 1 << random.integers(8)

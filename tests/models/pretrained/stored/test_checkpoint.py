@@ -8,7 +8,7 @@ from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from tests.models.pretrained.stored.small_checkpoint import changed, tensors, write
 
 
-def test_sha256_of_a_single_file_is_that_files(tmp_path):
+def test_sha256_of_a_single_file_checkpoint_is_that_of_the_file(tmp_path):
     checkpoint = open_checkpoint(str(write(tmp_path, tensors())))
     expected = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     assert checkpoint.sha256() == expected
@@ -67,7 +67,7 @@ def truncate(name):
         ),
     ],
 )
-def test_a_damaged_folder_is_one_line_that_names_the_file(tmp_path, shards, damage, message):
+def test_a_damaged_folder_gives_one_line_that_names_the_file(tmp_path, shards, damage, message):
     damage(write(tmp_path, tensors(), shards=shards))
     with pytest.raises(DataError, match=message) as error:
         open_checkpoint(str(tmp_path))
@@ -83,13 +83,13 @@ def test_a_subfolder_is_a_checkpoint_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["no/such/directory", "nowhere", "../up"])
-def test_what_is_neither_directory_nor_hub_id(location):
+def test_a_location_that_is_neither_directory_nor_hub_id_is_refused(location):
     with pytest.raises(DataError, match="neither a directory nor a hub id; put config"):
         open_checkpoint(location)
 
 
 @pytest.mark.parametrize("location", ["x" * 5000, "~nobody_of_this_name/x", "a\0b"])
-def test_a_location_that_cannot_be_a_path_is_one_line(location):
+def test_a_location_that_cannot_be_a_path_gives_one_line(location):
     with pytest.raises(DataError) as error:
         open_checkpoint(location)
     assert len(str(error.value)) < 700 and "\n" not in str(error.value)
@@ -97,7 +97,7 @@ def test_a_location_that_cannot_be_a_path_is_one_line(location):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache."""
+    """Switch the network off, and return the path of an empty cache of the hub."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
