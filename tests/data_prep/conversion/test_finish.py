@@ -1,6 +1,7 @@
 """From tasks to a dataset, without the program: duplicates, replaced classes, tables, leftovers."""
 
 import csv
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def shared(tmp_path) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.mark.parametrize(("choice", "kept"), [("keep", 4), ("first", 1), ("none", 0)])
-def test_images_of_several_classes_stay_in_one_in_all_or_in_none(shared, tmp_path, choice, kept):
+def test_an_image_of_several_classes_stays_in_all_in_one_or_in_none(shared, tmp_path, choice, kept):
     source, split_of = shared
     finished = converted(source, tmp_path / "d", shared_duplicates=choice)
     found = [
@@ -94,10 +95,10 @@ def test_images_of_several_classes_stay_in_one_in_all_or_in_none(shared, tmp_pat
         assert same == [f"{first}/same.jpg"]
     left_out = {name for name, _ in rows(tmp_path / "d" / "skipped.csv")}
     assert left_out == {f"class{c:02d}/same.jpg" for c in range(4)} - set(same)
-    assert len(finished.duplicates) == 4  # what they were is reported in any case
+    assert len(finished.duplicates) == 4  # all duplicates are reported in any case
 
 
-def test_dropping_them_can_make_a_class_too_small(tmp_path):
+def test_dropping_shared_duplicates_can_make_a_class_too_small(tmp_path):
     source = class_folders(tmp_path / "in", classes=4, images=2)
     for c in range(4):
         (source / f"class{c:02d}" / "same.jpg").write_bytes(encoded(photo(9999)))
@@ -142,7 +143,7 @@ def test_classes_that_turn_out_too_small_are_replaced_and_the_rest_is_kept(tmp_p
     assert len(keys_by_class(tmp_path / "d", "train")) == 3
     assert ("", f"{gone[small]}") in rows(tmp_path / "d" / "skipped.csv")
 
-    # The same as where the class had been known to be small at once.
+    # A conversion that leaves the small class out from the start gives the same files.
     other = jobs.ConversionFolder(epath.Path(tmp_path / "e"))
     found = read(source, other)
     jobs.drop_classes(other, gone)
@@ -154,7 +155,7 @@ def test_classes_that_turn_out_too_small_are_replaced_and_the_rest_is_kept(tmp_p
 
 
 @pytest.mark.parametrize("name", ["d[1]", "d*", "d?", "[d", "{d}", "a [b] c"])
-def test_leftovers_go_whatever_the_path_is_called(tmp_path, name):
+def test_leftovers_are_deleted_whatever_the_path_is_called(tmp_path, name):
     source = class_folders(tmp_path / "in", classes=4, images=3)
     output = tmp_path / name
     (output / "train").mkdir(parents=True)
@@ -181,8 +182,13 @@ def test_no_cell_of_a_table_is_a_formula_or_steers_a_terminal(tmp_path_factory, 
     assert not any(character < " " or character == "\u202e" for cell in cells for character in cell)
 
 
-@pytest.mark.parametrize("file", ["plan.json", "result", "dropped.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"plan": 1}'])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *itertools.product(("plan.json", "result"), ("", "{", "[1]", '{"plan": 1}')),
+        *itertools.product(("dropped.json",), ("", "{", "[1]")),
+    ],
+)
 def test_a_damaged_working_folder_says_what_to_delete(tmp_path, file, content):
     source = class_folders(tmp_path / "in", classes=4, images=3)
     folder = jobs.ConversionFolder(epath.Path(tmp_path / "d"))
@@ -190,6 +196,6 @@ def test_a_damaged_working_folder_says_what_to_delete(tmp_path, file, content):
     made = planned(folder, found, ("2", "1", "1"))
     run(folder, found, made)
     path = folder.result(made.shards[0].stem) if file == "result" else folder.work / file
-    path.write_text("[1]" if file == "dropped.json" else content)
-    with pytest.raises(DataError, match=rf"{path}: .*"):
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"{path}: .*delete"):
         finish.finish(folder, planned(folder, found, ("2", "1", "1")), finish_options())

@@ -1,4 +1,4 @@
-"""Checkpoints of frozen networks that were tampered with: one line each, soon, in little memory."""
+"""Tampered checkpoints of frozen networks fail soon, in one line and in little memory."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def valid(tmp_path_factory):
 
 @pytest.fixture(params=NETWORKS)
 def network(request, valid, tmp_path):
-    """Makes a new copy of the checkpoint each time: (folder, what loads it)."""
+    """A function that makes a new copy of a checkpoint: (folder, function that loads it)."""
     number = 0
 
     def copy():
@@ -43,7 +43,7 @@ def files_of(folder):
     return [file for pattern in FILES for file in sorted(folder.glob(pattern))]
 
 
-def test_what_nobody_has_tampered_with_loads(network):
+def test_a_checkpoint_without_changes_loads(network):
     _, load = network()
     hostile.attempt(load, "nothing")
     assert load()
@@ -62,26 +62,26 @@ def test_no_value_of_a_configuration_hangs_fills_memory_or_shows_a_traceback(net
                 file.write_bytes(whole)
 
 
-def test_a_file_that_is_something_else_is_named(network):
+def test_every_replaced_file_is_refused_in_one_line(network):
     for index, _ in enumerate(files_of(network()[0])):
         for mutation, tamper in hostile.FILES.items():
             folder, load = network()
             file = files_of(folder)[index]
             tamper(file)
-            hostile.attempt(load, f"{file.name} is {mutation}")
+            assert hostile.attempt(load, f"{file.name} is {mutation}"), (file.name, mutation)
 
 
-def test_json_that_is_none_is_named(network):
+def test_every_invalid_json_file_is_refused_in_one_line(network):
     for mutation, text in hostile.JSON.items():
         folder, load = network()
         for file in folder.glob("*.json"):
             whole = file.read_bytes()
             file.write_bytes(text)
-            hostile.attempt(load, f"{file.name}: {mutation}")
+            assert hostile.attempt(load, f"{file.name}: {mutation}"), (file.name, mutation)
             file.write_bytes(whole)
 
 
-def test_tensors_that_are_none_are_named(network):
+def test_invalid_tensors_are_refused(network):
     for mutation, tamper in hostile.TENSORS.items():
         folder, load = network()
         tamper(next(folder.glob("*.safetensors")))
@@ -117,7 +117,7 @@ def test_no_flipped_bit_of_a_header_shows_a_traceback(network):
         ("dinov2", "patch_size", 0),
     ],
 )
-def test_a_value_that_is_absurd_is_refused_by_its_name(valid, tmp_path, name, field, value):
+def test_an_absurd_value_is_refused_with_its_name(valid, tmp_path, name, field, value):
     folder = shutil.copytree(valid / name, tmp_path / name)
     hostile.with_value(folder / "config.json", (field,), value)
     with pytest.raises(hostile.FsditError, match=rf"config\.json: .*({field}|layers)"):
@@ -135,7 +135,7 @@ def test_a_value_that_is_absurd_is_refused_by_its_name(valid, tmp_path, name, fi
         (("size",), {"height": 10**9, "width": 10**9}),
     ],
 )
-def test_preprocessing_that_is_absurd_is_refused_by_its_name(valid, tmp_path, place, value):
+def test_absurd_preprocessing_is_refused_with_its_name(valid, tmp_path, place, value):
     folder = shutil.copytree(valid / "siglip", tmp_path / "siglip")
     hostile.with_value(folder / "preprocessor_config.json", place, value)
     with pytest.raises(hostile.FsditError, match=rf"preprocessor_config\.json: {place[0]}"):
