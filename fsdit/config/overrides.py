@@ -30,14 +30,11 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, str]) -> Config:
-    """Sets fields by dotted name, of today or of an older version, from text.
-
-    Raises ConfigError for an unknown one.
-    """
+    """Sets fields by dotted name from text. Raises ConfigError for an unknown one."""
     known = flatten(to_dict(config))
     values = {
-        name: _parse(text) if isinstance(known.get(name), list) else text
-        for name, text in ((RENAMED.get(n, n), t) for n, t in overrides.items())
+        name: _parse(text) if isinstance(known.get(RENAMED.get(name, name)), list) else text
+        for name, text in overrides.items()
     }
     return with_settings(config, values, flag="--")
 
@@ -45,11 +42,13 @@ def apply_overrides(config: Config, overrides: Mapping[str, str]) -> Config:
 def with_settings(config: Config, changes: Mapping[str, Any], flag: str = "") -> Config:
     """Sets fields by dotted name, {"data.shots": 1}. Raises ConfigError for an unknown one.
 
+    A name of an older version sets the field that has its place today.
     flag: what stands before "config." in error messages.
     """
     values = to_dict(config)
     known = flatten(values)
-    for name, value in changes.items():
+    for given, value in changes.items():
+        name = RENAMED.get(given, given)
         if name not in known and name not in REPLACED:
             hint = did_you_mean(name, known, f"{flag}config.")
             raise ConfigError(f"{flag}config.{name}: no such field{hint}")

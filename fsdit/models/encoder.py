@@ -24,7 +24,7 @@ class FeatureShape:
     grid: tuple[int, int]
 
 
-class _Block(nnx.Module):
+class _TransformerLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
     def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
@@ -63,7 +63,7 @@ class LearnedEncoder(nnx.Module):
         self.embed = layers.Linear(pixels, self.dim, dtype=dtype, rngs=rngs)
         self.blocks = layers.stack(
             config.depth,
-            lambda r: _Block(self.dim, config.num_heads, rngs=r, dtype=dtype),
+            lambda r: _TransformerLayer(self.dim, config.num_heads, rngs=r, dtype=dtype),
             rngs,
         )
         grid = image_size // config.patch_size

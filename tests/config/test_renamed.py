@@ -8,6 +8,7 @@ import pytest
 
 from fsdit import config as configs
 from fsdit.config import Config, EvaluationConfig, TrainConfig
+from fsdit.config.overrides import with_settings
 from fsdit.errors import ConfigError
 
 # Old name, new name, a value, and the class of the settings.
@@ -43,7 +44,7 @@ def test_a_saved_configuration_with_the_old_name_is_read(old, new, value, cls):
 
 
 @renamed
-def test_a_run_saved_with_the_old_name_goes_on(old, new, value, cls):
+def test_a_run_saved_with_the_old_name_can_be_resumed(old, new, value, cls):
     saved = saved_with_old_name(old, new, value)
     assert configs.changed_fields(saved, changed(new, value)) == []
 
@@ -51,6 +52,11 @@ def test_a_run_saved_with_the_old_name_goes_on(old, new, value, cls):
 @renamed
 def test_a_flag_with_the_old_name_sets_the_new_one(old, new, value, cls):
     assert configs.apply_overrides(Config(), {old: str(value)}) == changed(new, value)
+
+
+@renamed
+def test_a_recipe_with_the_old_name_sets_the_new_one(old, new, value, cls):
+    assert with_settings(Config(), {old: value}) == changed(new, value)
 
 
 @renamed
@@ -68,13 +74,13 @@ def test_experiment_files_with_the_old_name_are_read(tmp_path, old, new, value, 
 
 @renamed
 def test_the_old_name_beside_the_new_one_is_refused_in_code(old, new, value, cls):
-    """`dataclasses.replace` gives every field, so it would ignore the old name."""
+    """`dataclasses.replace` passes every field, so the old name would be ignored."""
     message = f"config.{old} is called config.{new} now: write the new name"
     with pytest.raises(ConfigError, match=re.escape(message)):
         dataclasses.replace(cls(), **{old.split(".")[1]: value})
 
 
-def test_the_names_of_one_group_are_those_within_it():
+def test_renamed_in_gives_the_names_within_one_group():
     assert configs.renamed_in("evaluation")["judge"] == "critic"
     assert "fsd_interval" in configs.renamed_in("train")
     assert configs.renamed_in("sampling") == {}
@@ -87,7 +93,7 @@ OLD, NEW = (
 
 
 def test_support_tokens_of_older_versions_are_a_value_of_cross_attention():
-    """In code, in a saved configuration, as a flag; `True` changes nothing."""
+    """Code, saved configurations and flags read `use_support_tokens`; `True` changes nothing."""
     assert OLD == NEW == dataclasses.replace(configs.ModelConfig(), use_support_tokens=False)
     assert not NEW.use_context and "use_support_tokens" not in configs.to_dict(NEW)
     assert configs.ModelConfig(use_support_tokens=True) == configs.ModelConfig()

@@ -130,7 +130,7 @@ class _MidBlock(nnx.Module):
         return self.resnets[1](x)
 
 
-class _Block(nnx.Module):
+class _Stage(nnx.Module):
     """Residual blocks, then a change of size.
 
     resize: "half" (a convolution of stride 2), "double" (each pixel four times, then a
@@ -168,10 +168,10 @@ class _Encoder(nnx.Module):
         self.conv_in = make.conv(make.config.in_channels, widths[0])
         self.down_blocks = nnx.List(
             [
-                _Block(make, depth, widths[max(i - 1, 0)], width, "half")
+                _Stage(make, depth, widths[max(i - 1, 0)], width, "half")
                 for i, width in enumerate(widths[:-1])
             ]
-            + [_Block(make, depth, widths[-2:][0], widths[-1], "none")]
+            + [_Stage(make, depth, widths[-2:][0], widths[-1], "none")]
         )
         self.mid_block = _MidBlock(make, widths[-1])
         self.conv_norm_out = make.norm(widths[-1])
@@ -194,10 +194,10 @@ class _Decoder(nnx.Module):
         self.mid_block = _MidBlock(make, widths[0])
         self.up_blocks = nnx.List(
             [
-                _Block(make, depth, widths[max(i - 1, 0)], width, "double")
+                _Stage(make, depth, widths[max(i - 1, 0)], width, "double")
                 for i, width in enumerate(widths[:-1])
             ]
-            + [_Block(make, depth, widths[-2:][0], widths[-1], "none")]
+            + [_Stage(make, depth, widths[-2:][0], widths[-1], "none")]
         )
         self.conv_norm_out = make.norm(widths[-1])
         self.conv_out = make.conv(widths[-1], make.config.out_channels)
