@@ -26,7 +26,7 @@ from data_prep.conversion.counts import parse_class_counts, parse_image_counts
 from data_prep.conversion.images import ImageOptions
 from data_prep.conversion.inputs import reading
 from data_prep.conversion.inputs.entries import Entry
-from fsdit import program
+from fsdit import program, storage
 from fsdit.data import episodes, layout
 from fsdit.errors import ConfigError, DataError, OutputError, system_text
 from fsdit.program.ownership import owned
@@ -110,15 +110,21 @@ _DECIDING = (
 
 def main(argv: list[str]) -> None:
     del argv
-    output = epath.Path(_OUTPUT_DIR.value)
+    location = _OUTPUT_DIR.value
+    with (
+        owned(location, f"{location}.lock"),
+        storage.new_folder(location, seal="dataset.json") as output,
+    ):
+        _make_dataset(epath.Path(output))
+    print(f"dataset: {location}")
+
+
+def _make_dataset(output: epath.Path) -> None:
     folder = jobs.ConversionFolder(output.with_name(output.name + ".partial"))
-    options = _image_options()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
-    remote = "://" in str(output)  # a lock file works on local paths only
-    with contextlib.nullcontext() if remote else owned(output, f"{output}.lock"):
-        _make(folder, options)
-        _publish(folder, output)
+    _make(folder, _image_options())
+    _publish(folder, output)
 
 
 def _make(folder: jobs.ConversionFolder, options: ImageOptions) -> None:
@@ -180,7 +186,7 @@ def _convert(folder: jobs.ConversionFolder, options: ImageOptions) -> None:
 
 
 def _input(folder: jobs.ConversionFolder) -> reading.Input:
-    path, columns = Path(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
+    path, columns = storage.local_copy(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
     found = reading.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
     for note in found.notes:
         print(note)
@@ -211,7 +217,7 @@ def _too_small(folder: jobs.ConversionFolder, job_list: jobs.JobList) -> dict[st
 
 def _lists(path: Path) -> list[Path]:
     if _CSV.value:
-        return [Path(name) for name in _CSV.value]
+        return [storage.local_copy(name) for name in _CSV.value]
     found = [path / f"{name}.csv" for name in layout.SPLITS]
     found = [file for file in found if file.is_file()]
     if _SPLIT.value == "csv" and not found:
@@ -234,19 +240,15 @@ def _run(folder: jobs.ConversionFolder, job_list: jobs.JobList, task: shards.Con
         done = runners.run_beam(task, job_list.shards, _BEAM_ARGS.value)
     else:
         done = runners.run_pool(task, job_list.shards, _WORKERS.value)
-    allowed = _MAX_BAD.value * job_list.num_images
-    skipped, first = 0, ""
-    with (
-        contextlib.closing(done),
-        tqdm(total=job_list.num_images, unit="image", disable=None) as bar,
-    ):
+    count, skipped, first = job_list.num_images, 0, ""
+    with contextlib.closing(done), tqdm(total=count, unit="image", disable=None) as bar:
         for summary in done:
             bar.update(summary.images + summary.skipped)
             skipped += summary.skipped
             first = first or summary.first_skipped
-            if skipped > allowed:
+            if skipped > _MAX_BAD.value * count:
                 raise DataError(
-                    f"{skipped} of {job_list.num_images} files cannot be used, more than "
+                    f"{skipped} of {count} files cannot be used, more than "
                     f"--max_bad_fraction={_MAX_BAD.value} allows; one is {first}"
                 )
 
@@ -292,7 +294,6 @@ def _publish(folder: jobs.ConversionFolder, output: epath.Path) -> None:
     if folder.work.exists():
         folder.work.rmtree()
     layout.publish(folder.root, output)
-    print(f"dataset: {output}")
 
 
 if __name__ == "__main__":

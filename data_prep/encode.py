@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data_prep.encoding import tasks
 from data_prep.encoding.outputs import Output, features, latents
-from fsdit import program
+from fsdit import program, storage
 from fsdit.data import layout
 from fsdit.data.images.filenames import is_plain_name
 from fsdit.errors import ConfigError
@@ -54,7 +54,17 @@ def main(argv: list[str]) -> None:
     if not (_ENCODER.value or _VAE.value):
         raise ConfigError("--encoder or --vae, or both: name what to encode with")
     names = _name("name", "encoder"), _name("vae_name", "vae")
-    directory = Path(_DATASET_DIR.value)
+    location = _DATASET_DIR.value
+    if storage.is_remote(location) and (_NUM_PROCESSES.value or 1) > 1:
+        raise ConfigError("--num_processes: a dataset in a bucket is encoded by one process")
+    owner = owned(location) if storage.is_remote(location) else contextlib.nullcontext()
+    with owner, storage.changed_folder(location) as directory:
+        _encode_dataset(directory, names)
+    if processes.is_main_process():
+        print(f"dataset: {location}")
+
+
+def _encode_dataset(directory: Path, names: tuple[str, str]) -> None:
     info = layout.read_dataset_info(directory)
     outputs = _outputs(info, *names)
     folder = tasks.EncodingFolder(directory)
@@ -76,7 +86,6 @@ def main(argv: list[str]) -> None:
                 tasks.finish(folder, outputs, jobs)
             else:
                 tasks.remove(folder)
-            print(f"dataset: {directory}")
     processes.stop()
 
 

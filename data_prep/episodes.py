@@ -11,13 +11,11 @@ New files are written beside the old ones and then exchanged by renaming. Meanwh
 every program refuses until this one runs again. First stop training runs on the dataset.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from data_prep.conversion.notes import repeated_sets
 from data_prep.rebuild import rebuild
-from fsdit import program
+from fsdit import program, storage
 from fsdit.program.ownership import owned
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to change.", required=True)
@@ -36,8 +34,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Decides the sets.", 0, 2**63 - 1)
 
 def main(argv: list[str]) -> None:
     del argv
-    directory = Path(_DATASET_DIR.value)
-    with owned(directory):
+    location = _DATASET_DIR.value
+    with owned(location), storage.changed_folder(location) as directory:
         info = rebuild(directory, _SHOTS.value, _SETS.value, _SEED.value)
     for note in repeated_sets(info.splits.values(), _SHOTS.value, _SETS.value):
         print(note)
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> None:
         print(
             f"{name}: {split.episodes} episodes of {len(split.classes)} classes, K = {split.shots}"
         )
-    print(f"dataset: {directory}")
+    print(f"dataset: {location}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 from scipy.cluster.hierarchy import DisjointSet
 
-from fsdit import program
+from fsdit import program, storage
 from fsdit.data import episodes, layout, records
 from fsdit.data.images.photos import Preparation
 from fsdit.errors import ConfigError
@@ -162,7 +162,12 @@ def _remove_interrupted(partial: Path) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    output = Path(_OUTPUT_DIR.value).absolute()
+    with storage.new_folder(_OUTPUT_DIR.value, seal="dataset.json") as output:
+        _make(output.absolute())
+    print(f"dataset: {_OUTPUT_DIR.value}")
+
+
+def _make(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
     partial = output.with_name(output.name + ".partial")
@@ -171,7 +176,6 @@ def main(argv: list[str]) -> None:
     layout.publish(partial, output)
     for name, split in info.splits.items():
         print(f"{name}: {len(split.classes)} characters, {split.num_images} images")
-    print(f"dataset: {output}")
 
 
 if __name__ == "__main__":

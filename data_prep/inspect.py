@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from fsdit import program
+from fsdit import program, storage
 from fsdit.data import layout, pictures, readers
 from fsdit.data.shards import shard_kind
 from fsdit.errors import ConfigError
@@ -81,14 +81,18 @@ def picture(directory: Path, info: layout.DatasetInfo, name: str, rows: int) -> 
 
 def main(argv: list[str]) -> None:
     del argv
-    directory, output = Path(_DATASET_DIR.value), Path(_OUTPUT.value)
+    with storage.output_file(_OUTPUT.value) as output:
+        _inspect(storage.local_copy(_DATASET_DIR.value), output)
+    print(f"picture: {_OUTPUT.value}")
+
+
+def _inspect(directory: Path, output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise ConfigError(f"--output={output} must be a file in a folder that exists")
     info = layout.read_dataset_info(directory)
     print(table(directory, info))
     pixels = picture(directory, info, _SPLIT.value, _EPISODES.value)
     pictures.save_picture(output, pixels, zoom=max(1, 64 // info.image_size))
-    print(f"picture: {output}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_prep import checks, pool
 from data_prep.checks import Checked, Damage, ListedFile
-from fsdit import program
+from fsdit import program, storage
 from fsdit.data.layout import DatasetInfo, read_dataset_json
 from fsdit.errors import DataError
 
@@ -224,7 +224,7 @@ def _remedies(report: Report) -> str:
 def main(argv: list[str]) -> int:
     del argv
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be no text
-    directory = Path(_DATASET_DIR.value)
+    directory = storage.local_copy(_DATASET_DIR.value)
     report = verify(directory, _FAST.value, _WORKERS.value)
     print(table(report))
     for line in damage_lines(report.damages, _MAX_LINES.value):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 EXIT_ERROR = 1
+EXIT_HELD = 69  # EX_UNAVAILABLE of sysexits.h: another process owns the folder; try again later
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 
 
@@ -31,6 +32,10 @@ class CheckpointError(FsditError):
 
 class OutputError(FsditError):
     """A log or a picture could not be written."""
+
+
+class HeldError(OutputError):
+    """Another process owns the folder that this one would write to; it may give it back."""
 
 
 class NonFiniteError(FsditError):

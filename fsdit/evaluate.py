@@ -16,8 +16,8 @@ these settings, and all others that do not change what was trained.
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 
+from fsdit.features.staging import with_local_copies
 from fsdit.parallel import preemption
 
 if __name__ == "__main__":  # before the slow imports; complete files stay
@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the slow imports; complete files stay
 
 from absl import flags
 
-from fsdit import program
+from fsdit import program, storage
 from fsdit.checks import validate
 from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
@@ -52,10 +52,11 @@ def main(argv: list[str]) -> None:
     from fsdit.training import run as runs
     from fsdit.training.checkpoints.verification import fingerprint
 
-    output, workdir = Path(_OUTPUT.value), Path(_WORKDIR.value)
+    workdir = _WORKDIR.value
     # First what finds the user's mistakes: none should wait for the weights.
     config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
     validate(config)
+    config = with_local_copies(config)
     info = read_run_dataset(config)
     cells = make_cells(config, info, _SPLIT.value)
     backend.open_devices()
@@ -71,9 +72,9 @@ def main(argv: list[str]) -> None:
         "cells": [dataclasses.asdict(c) | {"sampling": to_dict(c.sampling)} for c in cells],
         "batch_sizes": [sampler.batch_size(cell) for cell in cells],
     }
-    files = SampleFiles(output, source, (info.image_size, info.image_size, info.channels))
-    files.check_room(cells)
-    with owned(output):
+    with owned(_OUTPUT.value), storage.changed_folder(_OUTPUT.value) as output:
+        files = SampleFiles(output, source, (info.image_size, info.image_size, info.channels))
+        files.check_room(cells)
         results, pictures = evaluate.evaluate(
             run.config, info, inputs, sampler, files, run.ema, run.step
         )
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
         write.write_tensorboard(output, results, pictures)
     print(summary(results))
     for label, name in (("picture", "samples.png"), ("report", "report.html")):
-        print(f"{label}: {output / name}")
+        print(f"{label}: {storage.place(_OUTPUT.value) / name}")
 
 
 if __name__ == "__main__":

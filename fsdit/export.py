@@ -7,7 +7,7 @@ fsdit.load("exported"). Frozen networks are not copied, only digests of their we
 --config.model.encoder.location=DIR says where they are, here and when the export is used.
 """
 
-from fsdit import program
+from fsdit import program, storage
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _OUTPUT = program.define_path("output", None, "The new folder to write.", required=True)
@@ -21,10 +21,11 @@ def main(argv: list[str]) -> None:
     from fsdit.sampling import exported
     from fsdit.training.run import load_generator
 
-    exported.check_free(_OUTPUT.value)
-    backend.open_devices()
-    generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
-    exported.save(_OUTPUT.value, generator)
+    with storage.new_folder(_OUTPUT.value, seal="config.json") as output:
+        exported.check_free(output)
+        backend.open_devices()
+        generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
+        exported.save(output, generator)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")
 
 

@@ -8,8 +8,6 @@ a run resumes with the settings in its workdir. Exit status: 0 finished, 75 pree
 a second Ctrl-C ends it at once, unsaved.
 """
 
-from pathlib import Path
-
 from fsdit.parallel import preemption, workers
 
 # Before slow imports, since a signal may come at any moment. Input workers, which
@@ -21,7 +19,7 @@ elif __name__ == "__mp_main__":
 
 from absl import flags
 
-from fsdit import program
+from fsdit import program, storage
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True, folder=True)
 _CONFIG = program.define_config(_WORKDIR)
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> int:
     from fsdit.parallel import processes
     from fsdit.training import loop
 
-    workdir = Path(_WORKDIR.value)
+    workdir = storage.place(_WORKDIR.value)
     inputs = loop.open_inputs(config, workdir, start_over=_START_OVER.value)
     processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     status = loop.train(config, workdir, inputs, start_over=_START_OVER.value)

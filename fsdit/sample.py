@@ -17,11 +17,12 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from fsdit import __version__, program
+from fsdit import __version__, program, storage
 from fsdit.config import to_dict
 from fsdit.data.layout import is_free
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import ConfigError
+from fsdit.features.staging import with_local_copies
 
 _WORKDIR = program.define_path("workdir", None, "Directory of a run, or name a --model.")
 _MODEL = program.define_path("model", None, "Exported model, or name a --workdir.")
@@ -59,8 +60,12 @@ def _check_flags(output: Path) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    output = Path(_OUTPUT.value)
-    _check_flags(output)
+    with storage.output_file(_OUTPUT.value) as output:
+        _check_flags(output)
+        _sample(output)
+
+
+def _sample(output: Path) -> None:
     from fsdit.data import pictures, supports
     from fsdit.parallel import backend
     from fsdit.sampling import exported
@@ -70,6 +75,7 @@ def main(argv: list[str]) -> None:
     if _WORKDIR.value:
         model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
         config = run.saved_config(model, _OVERRIDES(), _STEP())
+        config = with_local_copies(config, None if _EPISODE.value else ())
         trained = read_run_dataset(config)
     else:
         model, load = _MODEL.value, exported.load
@@ -91,7 +97,7 @@ def main(argv: list[str]) -> None:
     facts = {
         "command": shlex.join(["python", "-m", "fsdit.sample", *sys.argv[1:]]),
         "version": __version__,
-        "model": str(Path(model).absolute()),
+        "model": str(storage.absolute(model)),
         "name": generator.config.name,
         "step": generator.step,
         "overrides": _OVERRIDES(),
@@ -102,7 +108,9 @@ def main(argv: list[str]) -> None:
     }
     shown = [(each.images, images) for each, images in zip(sets, samples, strict=True)]
     pictures.write_samples(output, shown, facts, singles=_SINGLES.value)
-    print(f"step {generator.step}: {count} samples of {len(sets)} set(s) of supports: {output}")
+    print(
+        f"step {generator.step}: {count} samples of {len(sets)} set(s) of supports: {_OUTPUT.value}"
+    )
 
 
 if __name__ == "__main__":

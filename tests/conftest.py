@@ -18,13 +18,13 @@ from pathlib import Path
 
 from tests.programs import QUICK_COMPILATION, ROOT, run_module
 
-# Before JAX is imported: tests see eight devices, and compile each program once.
+# JAX reads these when it is imported: tests see eight devices, and compile each program once.
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
-os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # joblib, of scikit-learn, would start lscpu to count
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # scikit-learn's joblib would start lscpu to count cores
 
 import hypothesis
 import pytest
@@ -45,21 +45,22 @@ from fsdit.config import (
 from tests import programs
 
 programs.preloading_environment()
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, for programs under test too
+# nohup makes its command ignore SIGHUP, and the programs under test would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:
-    """Takes what was imported out of garbage collection, which took a twentieth of the time."""
+    """Excludes imported objects from garbage collection, which took a twentieth of test time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with large tests first, then medium ones: none of them may be left for last."""
+    """Puts files with large tests first, then medium ones, so that no long file runs last."""
     largest = collections.defaultdict(int)
     for item in items:
         largest[item.path] = max(largest[item.path], _size(item))
@@ -74,7 +75,7 @@ def _size(item: pytest.Item) -> int:
 _started: collections.Counter[str] = collections.Counter()  # events of this worker, by name
 
 
-@sys.addaudithook  # which cannot be removed
+@sys.addaudithook  # the hook stays, since Python cannot remove one
 def _count(event: str, arguments: tuple) -> None:
     if event in ("subprocess.Popen", programs.FORKED):
         _started[event] += 1
@@ -90,13 +91,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """JUnit's report says how many processes a test and its fixtures started."""
+    """Records how many processes a test and its fixtures started, for JUnit's report."""
     item.user_properties.append(("processes", _started.total() - item.stash[_BEFORE]))
 
 
 @pytest.fixture(autouse=True)
 def _own_tier(request, monkeypatch) -> None:
-    """A test of `make check` fails where it starts a process."""
+    """Fails a test of `make check` that starts a process; multiprocessing goes unseen."""
 
     def refuse(*arguments, **choices):
         pytest.fail("this test starts a process: mark it medium or large")
@@ -107,7 +108,7 @@ def _own_tier(request, monkeypatch) -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name`, which the first worker that needs it makes for all of them."""
+    """The folder `name`, made by the first worker that needs it and shared by all workers."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{folder}.lock"):
@@ -120,7 +121,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture
 def all_cores(tmp_path_factory) -> Iterator[None]:
-    """Held by one test at a time: pods of four processes would slow each other to a stop."""
+    """A lock for one test at a time: pods of four processes would slow each other to a stop."""
     base = tmp_path_factory.getbasetemp()
     with FileLock((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cores.lock"):
         yield
@@ -128,7 +129,7 @@ def all_cores(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def glyphs(tmp_path_factory) -> Path:
-    """The embedded dataset, made by its program."""
+    """The glyph dataset, made by data_prep.glyphs."""
 
     def make(folder: Path) -> None:
         run_module("data_prep.glyphs", f"--output_dir={folder}").check_returncode()
@@ -138,7 +139,7 @@ def glyphs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
-    """`siglip` and `vae` in the hub's layout: tiny, random."""
+    """A folder of tiny networks with random weights, `siglip` and `vae`, in the hub's layout."""
     from experiments.benchmarks import random_weights
 
     return made_once(tmp_path_factory, "weights", random_weights.write)
@@ -146,7 +147,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """Drawn photos of eight classes, 32 x 32, as the tiny miniImageNet recipe takes them."""
+    """A dataset of synthetic photos: eight classes, 32 x 32, for the tiny miniImageNet recipe."""
     from tests.data_prep.conversion.photos import class_folders
 
     def make(folder: Path) -> None:
@@ -160,7 +161,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def encoded(tmp_path_factory, photos, weights) -> Path:
-    """`photos` with the features and latents of `weights`."""
+    """The dataset `photos` with features and latents by the networks of `weights`."""
 
     def make(folder: Path) -> None:
         shutil.copytree(photos, folder)
@@ -172,7 +173,7 @@ def encoded(tmp_path_factory, photos, weights) -> Path:
 
 @pytest.fixture
 def frozen_config(photos, weights) -> Config:
-    """The tiny miniImageNet recipe on `photos` and `weights`: every frozen part, in seconds."""
+    """The tiny miniImageNet recipe on `photos` and `weights`: a run with frozen networks."""
     config = load_experiment(str(ROOT / "experiments" / "miniimagenet_tiny.py"))
     return apply_overrides(
         config,
@@ -186,7 +187,7 @@ def frozen_config(photos, weights) -> Config:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """The run that others are compared with, trained once for an experiment and its flags."""
+    """A function that trains an uninterrupted run, once for an experiment and its flags."""
     from tests.processes import finish, start
 
     def run(experiment: Path, *flags: str) -> Path:
@@ -201,13 +202,31 @@ def undisturbed(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="session")
+def _store() -> Iterator[dict[str, str]]:
+    """The environment of clients of a server with an empty bucket, one for each worker."""
+    from tests.storage.server import client_environment, serving
+
+    with serving() as address:
+        yield client_environment(address)
+
+
+@pytest.fixture
+def bucket(_store, monkeypatch, tmp_path) -> str:
+    """An empty folder of a bucket, gs://...; local copies go to tmp_path / "cache"."""
+    for name, value in _store.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"gs://bucket/{tmp_path.name}"
+
+
 @pytest.fixture
 def small_config(glyphs) -> Config:
     return small_run(glyphs)
 
 
 def small_run(glyphs: Path) -> Config:
-    """A run of seconds: every part of the model and of telemetry, at its smallest."""
+    """Configuration of a run of seconds, with every part of the model and of telemetry."""
     return Config(
         name="small",
         data=DataConfig(
@@ -244,7 +263,7 @@ def experiment_file(path: Path, config: Config) -> Path:
 
 @contextlib.contextmanager
 def small_disk_at(folder: Path, size: str) -> Iterator[Path]:
-    """A new file system of `size` ("200k") for a test; where none can be mounted, it is skipped."""
+    """A new file system of `size` ("200k"); skips the test where none can be mounted."""
     from experiments.benchmarks.lifecycle.small_disk import small_disk
 
     with small_disk(folder, size) as mounted:

@@ -6,11 +6,12 @@ import pytest
 
 from tests.programs import ROOT, run_module
 
-# Each room may import itself and the rooms before it. A program is a module at fsdit/*.py
-# that is not one of the foundation, and nothing imports it.
-ROOMS = (
+# Modules and packages of fsdit: each may import itself and those before it. Every other
+# module at fsdit/*.py is a program, and nothing imports it.
+ORDER = (
     "errors",
     "text",
+    "storage",
     "config",
     "checks",
     "randomness",
@@ -27,9 +28,9 @@ ROOMS = (
     "planning",
     "launch",
 )
-# What networks may use: whoever reads them needs to know no other room.
+# Networks may import only these, so that their reader needs to know no other package.
 FOR_MODELS = ("fsdit.models", "fsdit.config", "fsdit.errors", "fsdit.randomness")
-# What the bare package imports inside its functions, so that importing it needs no JAX.
+# `fsdit/__init__.py` imports these inside its functions, so that `import fsdit` needs no JAX.
 OFFERED = {"fsdit": {"fsdit.sampling.exported"}}
 FOR_DATA_PREP = (
     "fsdit.data",
@@ -37,6 +38,7 @@ FOR_DATA_PREP = (
     "fsdit.parallel",
     "fsdit.errors",
     "fsdit.program",
+    "fsdit.storage",
     "fsdit.text",
 )
 SOURCES = sorted([*ROOT.glob("fsdit/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
@@ -52,7 +54,7 @@ MODULES = {module_name(path) for path in SOURCES}
 
 
 def imports(source: str, module: str = "fsdit.here", package: bool = False) -> set[str]:
-    """Full names of what a module imports, wherever in it the import stands."""
+    """Full names of what a module imports, at its top or inside functions."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -78,15 +80,15 @@ def under(name: str, package: str) -> bool:
 
 
 def rank(module: str) -> int:
-    """Place of a module's room; programs come last, the bare package first."""
+    """Place of a module in ORDER; programs come last, `fsdit` itself first."""
     parts = module.split(".")
     if len(parts) == 1:
         return -1
-    return ROOMS.index(parts[1]) if parts[1] in ROOMS else len(ROOMS)
+    return ORDER.index(parts[1]) if parts[1] in ORDER else len(ORDER)
 
 
 def pointing_back(module: str, imported: set[str]) -> list[str]:
-    """Imports that a module of fsdit may not have."""
+    """Those imports of a module of fsdit that ORDER forbids."""
     own = rank(module)
     return sorted(
         name
@@ -94,7 +96,7 @@ def pointing_back(module: str, imported: set[str]) -> list[str]:
         if under(name, "data_prep")
         or under(name, "experiments")
         or under(name, "tests")
-        or (under(name, "fsdit") and (rank(name) > own or rank(name) == len(ROOMS)))
+        or (under(name, "fsdit") and (rank(name) > own or rank(name) == len(ORDER)))
     )
 
 
@@ -121,13 +123,13 @@ def test_an_import_that_points_back_is_found(module, source):
 @pytest.mark.parametrize(
     "path", [p for p in SOURCES if p.is_relative_to(ROOT / "data_prep")], ids=str
 )
-def test_data_prep_uses_of_fsdit_only_what_it_may(path):
+def test_data_prep_imports_only_allowed_parts_of_fsdit(path):
     ours = {name for name in imports_of(path) if under(name, "fsdit") and name != "fsdit"}
     assert {n for n in ours if not any(under(n, allowed) for allowed in FOR_DATA_PREP)} == set()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("fsdit/models/**/*.py")), ids=str)
-def test_models_use_of_fsdit_only_what_they_may(path):
+def test_models_import_only_allowed_parts_of_fsdit(path):
     ours = {name for name in imports_of(path) if under(name, "fsdit") and name != "fsdit"}
     assert {n for n in ours if not any(under(n, allowed) for allowed in FOR_MODELS)} == set()
 
@@ -151,9 +153,9 @@ def test_no_file_is_longer_than_300_lines():
     assert {name: n for name, n in lines.items() if n > 300} == {}
 
 
-def test_every_folder_of_fsdit_is_a_known_room():
+def test_every_folder_of_fsdit_is_in_the_order():
     folders = {p.name for p in (ROOT / "fsdit").iterdir() if p.is_dir() and p.name[0] != "_"}
-    assert folders <= set(ROOMS)
+    assert folders <= set(ORDER)
     assert {"data", "flow", "models", "parallel", "training"} <= folders
 
 
@@ -178,7 +180,7 @@ def test_nothing_imports_torch_or_pickle_or_uses_pmap(path):
 
 
 def test_torch_is_reached_in_one_place_only_and_when_it_is_needed():
-    """It is an extra, so it is imported by name, where its absence can be told in a line."""
+    """Torch is optional, so it is imported by name, where its absence is reported in one line."""
     named = {
         str(path.relative_to(ROOT))
         for path in SOURCES
@@ -203,6 +205,6 @@ def test_tensorflow_is_reached_in_one_place_only():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=str)
 def test_no_test_module_is_imported(path):
-    """What several of them use is a module of its own."""
+    """Code that several test modules share has a module of its own."""
     found = imports(path.read_text(), module_name(path))
     assert not [name for name in found if ".test_" in name and name.startswith("tests.")]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, UInt8
 
+from fsdit import storage
 from fsdit.data import records
 from fsdit.data.layout import DatasetInfo, FeaturesInfo, LatentsInfo
 from fsdit.models.pretrained import autoencoder_kl
@@ -40,7 +41,7 @@ class Output:
 
 def features(location: str, name: str, tokens: bool, dtype: str, compute_dtype: str) -> Output:
     """Pooled features, and tokens if `tokens` says so. Raises DataError like `load_encoder`."""
-    encoder, params = load_encoder(location, compute_dtype)
+    encoder, params = load_encoder(str(storage.local_copy(location)), compute_dtype)
     info = FeaturesInfo(
         encoder=location,
         sha256=encoder.checkpoint.sha256(),
@@ -71,10 +72,11 @@ def latents(
     compute_dtype: str,
 ) -> Output:
     """Posteriors of images and of their mirror images. Raises DataError, ConfigError."""
-    codec = autoencoder_kl.load(location, subfolder, dtype=compute_dtype)
+    folder = str(storage.local_copy(location))
+    codec = autoencoder_kl.load(folder, subfolder, dtype=compute_dtype)
     info = LatentsInfo(
         codec="/".join(part for part in (location, subfolder) if part),
-        sha256=open_checkpoint(location, subfolder).sha256(),
+        sha256=open_checkpoint(folder, subfolder).sha256(),
         dtype=dtype,
         shape=codec.latent_shape(dataset.image_size, dataset.channels),
     )

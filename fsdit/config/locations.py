@@ -1,25 +1,56 @@
-"""Paths among the settings, made absolute so that they hold from every folder."""
+"""Paths among the settings: checked, and made absolute so that they hold from every folder."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fsdit import storage
 from fsdit.config.settings import Config
+from fsdit.errors import ConfigError
 
-# Files and folders.
-_PATHS = ("data.dataset_dir", "evaluation.lpips", "evaluation.inception", "train.compilation_cache")
+# Files and folders that frozen networks are read from.
+_WEIGHTS = ("evaluation.lpips", "evaluation.inception")
+# Other files and folders.
+_PATHS = ("data.dataset_dir", "data.cache_dir", "train.compilation_cache", *_WEIGHTS)
 # Settings that name a folder, if there is one of this name, or else a hub id.
 _LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
 # Values that name no file.
 _WORDS = ("", "off")
 
 
+def check_locations(config: Config) -> None:
+    """Raises ConfigError for a path in a store that cannot be used."""
+
+    def check(name: str) -> Callable[[str], str]:
+        def checked(path: str) -> str:
+            try:
+                storage.check_place(path)
+            except ConfigError as error:
+                raise ConfigError(f"config.{name}={error}") from None
+            return path
+
+        return checked
+
+    for name in (*_PATHS, *_LOCATIONS):
+        _replaced(config, name, check(name))
+    if storage.is_remote(config.data.cache_dir):
+        raise ConfigError("config.data.cache_dir is for a local copy: name a folder on a disk")
+
+
+def with_changed_locations(config: Config, change: Callable[[str], str]) -> Config:
+    """Returns `config` with each location of a frozen network replaced by `change` of it."""
+    for name in (*_WEIGHTS, *_LOCATIONS):
+        config = _replaced(config, name, change)
+    return config
+
+
 def with_absolute_paths(config: Config) -> Config:
     """Returns `config` with absolute paths, so that a recorded one works from another folder."""
     for name in _PATHS:
-        config = _replaced(config, name, lambda path: str(Path(path).absolute()))
+        config = _replaced(config, name, lambda path: str(storage.absolute(path)))
     for name in _LOCATIONS:
-        config = _replaced(config, name, lambda p: str(Path(p).absolute()) if _is_dir(p) else p)
+        config = _replaced(config, name, lambda p: str(storage.absolute(p)) if _is_dir(p) else p)
     return config
 
 
@@ -30,11 +61,12 @@ def _is_dir(path: str) -> bool:
         return False
 
 
-def _replaced(holder: Any, name: str, change: Any) -> Any:
+def _replaced(holder: Any, name: str, change: Callable[[str], str]) -> Any:
+    """Returns settings with the path at a dotted name replaced by `change` of it."""
     first, _, rest = name.partition(".")
     value = getattr(holder, first)
     if rest:
         changed = _replaced(value, rest, change)
     else:
-        changed = value if value in _WORDS or "://" in value else change(value)
+        changed = value if value in _WORDS else change(value)
     return dataclasses.replace(holder, **{first: changed})

@@ -19,6 +19,7 @@ T = TypeVar("T")
 _RESUMABLE = (
     "name",
     "data.dataset_dir",
+    "data.cache_dir",
     "data.workers",
     "data.read_threads",
     "data.prefetch",

@@ -42,7 +42,10 @@ from fsdit.config.renamed import SUPPORT_TOKENS, is_true
 class DataConfig:
     """The dataset, which of its episodes a run trains on, and how they are read."""
 
-    dataset_dir: PathText = ""  # the folder that holds dataset.json
+    dataset_dir: PathText = ""  # the folder that holds dataset.json; it may lie in a bucket
+    # Folder for the copy of a dataset that lies in a bucket; "": in ~/.cache/fsdit; "off": no
+    # copy, each record is read from the bucket.
+    cache_dir: PathText = ""
     batch_size: BatchSize = 128  # episodes of a step, over all processes and devices
     shots: Shots = 5  # K, supports of an episode; 0: the target is its own single support
     # "file": the episodes in the files of the training split; "sampled": sampled by seed.

@@ -19,6 +19,7 @@ import numpy as np
 import pydantic
 from etils import epath
 
+from fsdit import storage
 from fsdit.data import manifests
 from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
@@ -199,21 +200,21 @@ def publish(partial: epath.PathLike, directory: epath.PathLike) -> None:
     epath.Path(partial).rename(directory)
 
 
-def read_dataset_info(directory: str | Path) -> DatasetInfo:
+def read_dataset_info(directory: storage.PathLike) -> DatasetInfo:
     """Reads `dataset.json`, and compares the manifests that are there with it.
 
     Raises DataError naming what is missing or wrong.
     """
     info = read_dataset_json(directory)
     for name, split in info.splits.items():
-        if other := manifests.other_kinds(Path(directory) / name, split.digests):
+        if other := manifests.other_kinds(storage.place(directory) / name, split.digests):
             raise DataError(other)
     return info
 
 
-def read_dataset_json(directory: str | Path) -> DatasetInfo:
+def read_dataset_json(directory: storage.PathLike) -> DatasetInfo:
     """Reads `dataset.json` alone. Raises DataError."""
-    path = Path(directory) / "dataset.json"
+    path = storage.place(directory) / "dataset.json"
     if not path.exists() and path.with_name(REBUILDING).exists():
         raise DataError(
             f"{path}: away while the episode files were rebuilt; "
@@ -222,7 +223,7 @@ def read_dataset_json(directory: str | Path) -> DatasetInfo:
     return read_description(path)
 
 
-def read_description(path: Path) -> DatasetInfo:
+def read_description(path: storage.AnyPath) -> DatasetInfo:
     """Reads a dataset's description from a file of any name. Raises DataError."""
     values = read_json(path, "make one with `python -m data_prep.glyphs --output_dir=...`")
     version = values.pop("version", None)
@@ -251,7 +252,7 @@ def read_description(path: Path) -> DatasetInfo:
     return dataclasses.replace(info, splits={name: info.splits[name] for name in order})
 
 
-def _check_names(path: Path, info: DatasetInfo) -> None:
+def _check_names(path: storage.AnyPath, info: DatasetInfo) -> None:
     """Raises DataError for names that cannot be those of files: `../x` leads out of the dataset."""
     for kind in ("splits", "features", "latents"):
         for name in getattr(info, kind):
@@ -271,7 +272,7 @@ def files_of(manifest: Mapping[str, Any], kind: str) -> list[str]:
     return sorted(name for name in manifest if shard_kind(name) == kind)
 
 
-def dataset_fingerprint(directory: str | Path, kinds: Sequence[str] = ()) -> str:
+def dataset_fingerprint(directory: storage.PathLike, kinds: Sequence[str] = ()) -> str:
     """Identifies a dataset by its content: a sha256 over the checksums in its manifests.
 
     kinds: files to cover beside images and episodes, such as "features-siglip2". Raises
@@ -279,7 +280,7 @@ def dataset_fingerprint(directory: str | Path, kinds: Sequence[str] = ()) -> str
     """
     digest = hashlib.sha256()
     for split in sorted(read_dataset_info(directory).splits):
-        folder = Path(directory) / split
+        folder = storage.place(directory) / split
         manifest = read_manifest(folder)
         present = set(map(shard_kind, manifest))
         for kind in kinds:

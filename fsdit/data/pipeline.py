@@ -14,7 +14,6 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import grain
@@ -23,6 +22,7 @@ from absl import flags
 from grain import experimental as grain_experimental
 from jaxtyping import Int, UInt8
 
+from fsdit import storage
 from fsdit.config import Config, DataConfig
 from fsdit.data import run_dataset
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
@@ -105,7 +105,7 @@ def training_examples(config: Config) -> ReadExample:
     if data.source == "sampled":
         episodes = SampledEpisodes(split, data.shots, config.seed, data.stratified)
     else:
-        reader = EpisodeReader(Path(data.dataset_dir) / "train", split, data.shots)
+        reader = EpisodeReader(storage.place(data.dataset_dir) / "train", split, data.shots)
         episodes = FileEpisodes(reader, config.seed, len(split.classes), data.stratified)
     location = config.features.location
     return _examples(config, info, "train", episodes, flip=data.flip, location=location)
@@ -163,7 +163,7 @@ def evaluation_examples(config: Config, split: str) -> FixedExamples:
     description = info.split(split)
     episodes: EpisodeStream
     if description.shots == data.shots:
-        episodes = EpisodeReader(Path(data.dataset_dir) / split, description, data.shots)
+        episodes = EpisodeReader(storage.place(data.dataset_dir) / split, description, data.shots)
     else:
         episodes = SampledEpisodes(description, data.shots, config.seed, stratified=True)
     size = description.episodes

@@ -1,13 +1,13 @@
 """Random access to the records of a dataset, checked against its description."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Float, UInt8
 
+from fsdit import storage
 from fsdit.data.layout import (
     DatasetInfo,
     FeaturesInfo,
@@ -38,8 +38,8 @@ class RecordReader:
     and record when one cannot be read. It can be pickled, for worker processes. Raises DataError.
     """
 
-    def __init__(self, directory: str | Path, kind: str):
-        self.directory = Path(directory)
+    def __init__(self, directory: storage.PathLike, kind: str):
+        self.directory = storage.place(directory)
         self.kind = kind
         manifest = read_manifest(self.directory)
         self._names = files_of(manifest, kind)
@@ -53,12 +53,12 @@ class RecordReader:
         self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
 
     @staticmethod
-    def _check_size(path: Path, size: int) -> None:
+    def _check_size(path: storage.AnyPath, size: int) -> None:
         if not path.is_file():
             raise DataError(f"{path}: missing, though the manifest lists it")
-        if path.stat().st_size != size:
+        if (found := storage.size_of(path)) != size:
             raise DataError(
-                f"{path}: {path.stat().st_size} bytes, the manifest says {size}: "
+                f"{path}: {found} bytes, the manifest says {size}: "
                 "damaged or half-copied; copy or convert it again"
             )
 
@@ -102,7 +102,7 @@ class ImageReader:
     """
 
     def __init__(
-        self, directory: str | Path, image_size: int, channels: int, count: int | None = None
+        self, directory: storage.PathLike, image_size: int, channels: int, count: int | None = None
     ):
         self._records = RecordReader(directory, "images")
         if count not in (None, len(self._records)):
@@ -133,16 +133,16 @@ class ImageReader:
         return pixels
 
 
-def split_images(dataset_dir: str | Path, info: DatasetInfo, split: str) -> ImageReader:
+def split_images(dataset_dir: storage.PathLike, info: DatasetInfo, split: str) -> ImageReader:
     """Opens all images of a split. Raises DataError."""
-    directory, count = Path(dataset_dir) / split, info.split(split).num_images
+    directory, count = storage.place(dataset_dir) / split, info.split(split).num_images
     return ImageReader(directory, info.image_size, info.channels, count)
 
 
 class EpisodeReader:
     """Episodes of a split by index, checked against the split's description."""
 
-    def __init__(self, directory: str | Path, split: SplitInfo, shots: int):
+    def __init__(self, directory: storage.PathLike, split: SplitInfo, shots: int):
         self._records = RecordReader(directory, "episodes")
         if not len(self._records):
             raise DataError(f"{directory}: has no episodes; make some, or set data.source=sampled")
@@ -195,7 +195,7 @@ class FeatureReader:
     name: NAME of the files. count: images of the split. Raises DataError.
     """
 
-    def __init__(self, directory: str | Path, name: str, info: FeaturesInfo, count: int):
+    def __init__(self, directory: storage.PathLike, name: str, info: FeaturesInfo, count: int):
         self._records = _precomputed(directory, f"features-{name}", count)
         self._info = info
 
@@ -223,7 +223,7 @@ class LatentReader:
     name: NAME of the files. count: images of the split. Raises DataError.
     """
 
-    def __init__(self, directory: str | Path, name: str, info: LatentsInfo, count: int):
+    def __init__(self, directory: storage.PathLike, name: str, info: LatentsInfo, count: int):
         self._records = _precomputed(directory, f"latents-{name}", count)
         self._info = info
 
@@ -245,7 +245,7 @@ class LatentReader:
         return record.mean, record.log_variance
 
 
-def _precomputed(directory: str | Path, kind: str, count: int) -> RecordReader:
+def _precomputed(directory: storage.PathLike, kind: str, count: int) -> RecordReader:
     records = RecordReader(directory, kind)
     if len(records) != count:
         raise DataError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from fsdit import storage
 from fsdit.config import Config
 from fsdit.data.layout import REBUILDING, DatasetInfo, default_name, read_dataset_info
 from fsdit.data.readers import FeatureReader, LatentReader
@@ -17,7 +18,7 @@ def read_run_dataset(config: Config) -> DatasetInfo:
 
     Raises DataError where it is damaged, or missing, which names the setting.
     """
-    directory = Path(config.data.dataset_dir)
+    directory = storage.place(config.data.dataset_dir)
     if not any((directory / name).exists() for name in ("dataset.json", REBUILDING)):
         relative = "" if directory.is_absolute() else f", looked for from {Path.cwd()}"
         raise DataError(
@@ -51,7 +52,7 @@ def feature_reader(config: Config, info: DatasetInfo, split: str) -> FeatureRead
             f"{config.data.dataset_dir}: the features {name!r} hold no tokens, and the model "
             "attends to them: encode with --tokens, or set config.model.cross_attention=none"
         )
-    directory = Path(config.data.dataset_dir) / split
+    directory = storage.place(config.data.dataset_dir) / split
     return FeatureReader(directory, name, described, info.split(split).num_images)
 
 
@@ -59,7 +60,7 @@ def latent_reader(config: Config, info: DatasetInfo, split: str) -> LatentReader
     """Opens the latents that `config` names. Raises DataError."""
     name = latents_name(config)
     described = _described(info.latents, name, config, "targets", "vae")
-    directory = Path(config.data.dataset_dir) / split
+    directory = storage.place(config.data.dataset_dir) / split
     return LatentReader(directory, name, described, info.split(split).num_images)
 
 

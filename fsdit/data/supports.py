@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from fsdit import storage
 from fsdit.config import Config, FeaturesConfig
 from fsdit.data.images.filenames import is_image_name
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation, read_photo
@@ -26,7 +27,7 @@ class SupportSet:
 
 
 def from_files(
-    names: Iterable[str | Path],
+    names: Iterable[storage.PathLike],
     image_size: int,
     channels: int,
     preparation: Preparation = DEFAULT_PREPARATION,
@@ -37,11 +38,15 @@ def from_files(
     printed line says so. Raises DataError for a file that is missing or no picture, and for a
     folder without one.
     """
-    files = [file for name in names for file in _files(Path(name).expanduser())]
+    files = [file for name in names for file in _files(_local(name))]
     if not files:
         raise DataError("no support pictures are named: give one or more files, or a folder")
     images = [read_photo(file, image_size, channels, preparation) for file in files]
     return SupportSet({"files": [str(file.absolute()) for file in files]}, np.stack(images))
+
+
+def _local(name: storage.PathLike) -> Path:
+    return storage.local_copy(name if storage.is_remote(name) else Path(name).expanduser())
 
 
 def _files(path: Path) -> list[Path]:

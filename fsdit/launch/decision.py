@@ -5,7 +5,7 @@ import enum
 import signal
 from collections.abc import Sequence
 
-from fsdit.errors import EXIT_PREEMPTED
+from fsdit.errors import EXIT_HELD, EXIT_PREEMPTED
 
 
 class Decision(enum.Enum):
@@ -14,6 +14,7 @@ class Decision(enum.Enum):
     WAIT = "wait for the other processes"
     DONE = "all processes have finished"
     RESTART = "start the pod again"
+    QUEUE = "start the pod again when the workdir may be free"
     LEAVE = "leave, as a signal to this launcher asked for"
     STOP = "stop, because of a user's error"
 
@@ -58,11 +59,14 @@ def decide(ended: Sequence[Exit], running: int, asked_to_leave: bool) -> Decisio
 
     A failed process ends the wait, because the others cannot train without it. If one process
     was killed, errors of its peers are consequences of that and no user's errors; if none was,
-    an error is the cause of the aborts of its peers.
+    an error is the cause of the aborts of its peers. Where another job owns the workdir, this one
+    waits for it, however long that takes.
     """
     failed = [e for e in ended if not e.well]
     if not failed and running:
         return Decision.WAIT
+    if any(e.status == EXIT_HELD for e in failed):
+        return Decision.LEAVE if asked_to_leave else Decision.QUEUE
     if not any(e.lost for e in failed) and any(e.error for e in failed):
         return Decision.STOP
     if all(e.status == 0 for e in ended) and not running:

@@ -14,6 +14,9 @@ from fsdit.launch.decision import Decision, Exit, Patience, decide
 from fsdit.launch.pod import Pod
 from fsdit.training.checkpoints import listing
 
+# Pause before a pod is started again whose workdir another job owned.
+_QUEUE_SECONDS = 30.0
+
 
 class Notice:
     """The signals that this launcher has received.
@@ -100,13 +103,16 @@ def supervise(
         if decision is Decision.DONE:
             return 0
         if decision is Decision.STOP:
-            errors = [end.error for end in ended.values() if end.error]
-            error = errors[0]
-            print(f"{error} [no restart: {story}]", file=sys.stderr, flush=True)
+            print(f"{_errors(ended)} [no restart: {story}]", file=sys.stderr, flush=True)
             return EXIT_ERROR
         if decision is Decision.LEAVE:
             _say(f"leaving as asked: {story}")
             return EXIT_PREEMPTED
+        if decision is Decision.QUEUE:
+            _say(f"the workdir is in use, trying again in {_QUEUE_SECONDS:.0f} s: {_errors(ended)}")
+            if notice.wait(_QUEUE_SECONDS):
+                return EXIT_PREEMPTED
+            continue
         # A different newest checkpoint is progress even if it is not later: a step that was
         # damaged and set aside has been made again.
         fruitless = 0 if progress() != before else fruitless + 1
@@ -151,6 +157,11 @@ def _attend(
             tick(pod)
         left = tick_seconds if deadline is None else min(tick_seconds, deadline - now)
         pod.listen(left, notice.file)
+
+
+def _errors(ended: dict[int, Exit]) -> str:
+    """The first line with an error that one of the processes printed."""
+    return next((end.error for end in ended.values() if end.error), "")
 
 
 def _story(ended: dict[int, Exit], count: int) -> str:

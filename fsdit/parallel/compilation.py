@@ -14,6 +14,7 @@ import jax
 from jax._src import compilation_cache  # jax 0.10 has no public interface to the cache
 from jax._src.compilation_cache_interface import CacheInterface
 
+from fsdit import storage
 from fsdit.parallel import processes
 
 
@@ -91,7 +92,7 @@ class CheckedCache(CacheInterface):
         if value + _digest(key, value) == entry:
             return value
         if processes.is_main_process():  # JAX does not overwrite entries: this one has to go
-            file = Path(self._path) / f"{key}-cache"
+            file = storage.place(self._path) / f"{key}-cache"
             print(
                 f"warning: {file} has no digest or another one: cut off, changed, or of another "
                 "program; compiled anew",

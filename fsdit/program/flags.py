@@ -9,6 +9,7 @@ from typing import Literal
 from absl import flags
 
 from fsdit import config as configs
+from fsdit import storage
 from fsdit.checks import validate
 from fsdit.errors import ConfigError, system_text
 
@@ -38,6 +39,9 @@ class _PathParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         path = configs.expanded(argument)
+        _check_place(path)
+        if storage.is_remote(path):
+            return path
         try:
             wrong = self._folder and Path(path).exists() and not Path(path).is_dir()
         except OSError as error:
@@ -52,7 +56,18 @@ class _PathParser(flags.ArgumentParser):
 
 class _PathsParser(flags.ListParser):
     def parse(self, argument: str | list[str]) -> list[str]:
-        return [configs.expanded(path) for path in super().parse(argument)]
+        paths = [configs.expanded(path) for path in super().parse(argument)]
+        for path in paths:
+            _check_place(path)
+        return paths
+
+
+def _check_place(path: str) -> None:
+    """Raises ValueError, which absl reports with the flag's name."""
+    try:
+        storage.check_place(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def define_path(
@@ -110,7 +125,9 @@ def define_config(
 
     def resolve() -> configs.Config:
         source = path.value or _held(workdir.value)
-        config = configs.apply_overrides(configs.load_experiment(source), overrides())
+        file = storage.local_file(source)
+        config = configs.apply_overrides(configs.load_experiment(file), overrides())
+        configs.check_locations(config)
         config = configs.with_absolute_paths(config)
         if not config.name:
             config = dataclasses.replace(config, name=Path(config.data.dataset_dir).name)
@@ -122,7 +139,7 @@ def define_config(
 
 def _held(workdir: str) -> str:
     """Returns the path of the configuration that a run was last started with."""
-    file = Path(workdir) / "config.json"
+    file = storage.place(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(f"{file}: no such file to go on with; name an experiment: --config=FILE")
     return str(file)

@@ -1,9 +1,11 @@
-"""One process at a time writes into a folder: a lock file with a heartbeat, by filelock.
+"""One process at a time writes into a folder: it holds a lease with a heartbeat.
 
-The file names host and process, and is deleted when the block ends. A killed process leaves it,
-and the next start takes it over: at once if the process ran on this machine and is gone (a start
-time distinguishes it from another process with the same number), and after EXPIRY seconds
-without a heartbeat if it ran elsewhere. Clocks of machines are not compared.
+On a disk the lease is a lock file, by filelock; in a bucket it is an object, by
+`fsdit.storage.lease`. The lease names host and process, and is given back when the block ends. A
+killed process leaves it, and the next start takes it over: at once if the process ran on this
+machine and is gone (a start time distinguishes it from another process with the same number),
+and after EXPIRY seconds without a heartbeat if it ran elsewhere. Clocks of machines are not
+compared.
 """
 
 import contextlib
@@ -16,19 +18,24 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from fsdit.errors import EXIT_ERROR, OutputError, remedy, system_text
+from fsdit import storage
+from fsdit.errors import EXIT_HELD, HeldError, OutputError, remedy, system_text
+from fsdit.storage.lease import EXPIRY, Held, Lease, now
 
-EXPIRY = 90.0  # seconds; NFS may show another machine's heartbeat 60 seconds late
 _POLL = 1.0  # seconds between two attempts
 
 
 @contextlib.contextmanager
-def owned(folder: str | Path, lock: str | Path | None = None) -> Iterator[None]:
+def owned(folder: storage.PathLike, lock: storage.PathLike | None = None) -> Iterator[None]:
     """Owns `folder` within the block, so that no other process does.
 
-    lock: the lock file; None: `folder`/lock. Its folder is made if it is missing. Raises
-    OutputError that names the owner.
+    lock: the lock file of a local folder; None: `folder`/lock. Its folder is made if it is
+    missing. Raises HeldError that names the owner.
     """
+    if storage.is_remote(folder):
+        with _leased(str(folder).rstrip("/")):
+            yield
+        return
     folder = Path(folder).absolute()
     path = Path(lock) if lock else folder / "lock"
     try:
@@ -41,15 +48,43 @@ def owned(folder: str | Path, lock: str | Path | None = None) -> Iterator[None]:
             on_compromise=lambda found: _lost(folder, found.reason),
         )
         _take(lease, folder)
+        _since(path).write_text(now())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {system_text(error)}; {remedy(error)}") from error
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            _since(path).unlink()
         lease.release()
         if made:
             with contextlib.suppress(OSError):
                 path.parent.rmdir()  # nothing was written
+
+
+@contextlib.contextmanager
+def _leased(folder: str) -> Iterator[None]:
+    """Holds the lease on a folder of a bucket within the block."""
+
+    def lost(reason: str) -> None:
+        if reason == "taken":
+            _leave(folder)
+        print(f"warning: {folder}: {reason}; do not start a second process", flush=True)
+
+    lease = Lease(f"{folder}/lock", lost)
+    try:
+        lease.acquire(lambda owner: _say_waiting(folder, owner))
+    except Held as held:
+        raise _held(folder, held.owner) from None
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _since(lock: Path) -> Path:
+    """The file that says since when a lock is held."""
+    return lock.with_name(f"{lock.name}.since")
 
 
 def _take(lease: SoftFileLease, folder: Path) -> None:
@@ -67,18 +102,25 @@ def _take(lease: SoftFileLease, folder: Path) -> None:
         if late and owner is None:  # an empty lock file, which a kill or a full disk leaves
             lease.force_break()
         elif alive or late:
-            raise OutputError(
-                f"{folder} is in use by {_name(owner)}: wait until it has ended, end it, or name "
-                "another folder"
-            )
+            raise _held(folder, _name(owner, Path(lease.lock_file)))
         if seen is None:
-            print(
-                f"{folder} was in use by {_name(owner)}: waiting for up to {EXPIRY:.0f} s whether "
-                "that one is still there",
-                flush=True,
-            )
+            _say_waiting(folder, _name(owner, Path(lease.lock_file)))
         seen = beat or seen
         time.sleep(_POLL)
+
+
+def _held(folder: storage.PathLike, owner: object) -> HeldError:
+    return HeldError(
+        f"{folder} is in use by {owner}: wait until it has ended, end it, or name another folder"
+    )
+
+
+def _say_waiting(folder: storage.PathLike, owner: object) -> None:
+    print(
+        f"{folder} was in use by {owner}: waiting for up to {EXPIRY:.0f} s whether that one is "
+        "still there",
+        flush=True,
+    )
 
 
 def _beat(lease: SoftFileLease) -> tuple[int, int] | None:
@@ -120,10 +162,14 @@ def _names_of_this_host() -> set[str]:
         return {host}
 
 
-def _name(owner) -> str:
+def _name(owner, lock: Path) -> str:
     if owner is None:
         return "another process"
-    return f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
+    name = f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
+    try:
+        return f"{name} since {_since(lock).read_text()[:40]}"
+    except OSError:  # taken this moment, or by an older version
+        return name
 
 
 def _lost(folder: Path, reason: str) -> None:
@@ -131,6 +177,10 @@ def _lost(folder: Path, reason: str) -> None:
     if reason != "owner-changed":
         print(f"warning: {folder}: its lock is lost ({reason}); do not start a second process")
         return
-    # This process was suspended so long that another one has taken over its work.
+    _leave(folder)
+
+
+def _leave(folder: storage.PathLike) -> None:
+    """Ends this process at once: it was suspended so long that another took over its work."""
     print(f"error: {folder} was taken over by another process", file=sys.stderr, flush=True)
-    os._exit(EXIT_ERROR)
+    os._exit(EXIT_HELD)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from fsdit.errors import EXIT_ERROR, FsditError, first_line, system_text
+from fsdit.errors import EXIT_ERROR, EXIT_HELD, FsditError, HeldError, first_line, system_text
 from fsdit.program.flags import parse
 from fsdit.program.terminal import guard_output
 
@@ -29,7 +29,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     """Parses flags, runs `main(argv)` and exits with the status it returns (None: 0).
 
     takes_arguments: whether argv may hold more than the program's name. A user's error
-    is printed as one line, with exit status EXIT_ERROR.
+    is printed as one line, with exit status EXIT_ERROR, or EXIT_HELD where another process owns
+    the folder to write to.
     """
 
     def parse_or_fail(argv: list[str]) -> list[str]:
@@ -50,7 +51,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
         except Exception as error:
             if message := users_error(error):
                 logging.info("%s", traceback.format_exc())  # --verbosity=0 shows where
-                _fail(message)
+                _fail(message, EXIT_HELD if isinstance(error, HeldError) else EXIT_ERROR)
             traceback.print_exc()
             _leave()
 
@@ -101,15 +102,15 @@ def _is_path(name: object) -> bool:
     return isinstance(name, str | bytes | os.PathLike)
 
 
-def _fail(error: object) -> NoReturn:
+def _fail(error: object, status: int = EXIT_ERROR) -> NoReturn:
     message = " ".join(str(error).split())
     print(f"error: {message}", file=sys.stderr)
-    _leave()
+    _leave(status)
 
 
-def _leave() -> NoReturn:
+def _leave(status: int = EXIT_ERROR) -> NoReturn:
     """Exits at once, without JAX's shutdown barrier, which other processes may never reach."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # for example a file on a full disk
             stream.flush()
-    os._exit(EXIT_ERROR)
+    os._exit(status)

@@ -20,6 +20,7 @@ import jax
 from flax import traverse_util
 from safetensors.numpy import save as to_safetensors
 
+from fsdit import storage
 from fsdit.checks import validate
 from fsdit.config import Config, apply_overrides, changed_fields, from_dict, to_dict
 from fsdit.config.bounds import CountOrNone, PatchSize
@@ -27,6 +28,7 @@ from fsdit.config.problems import shown
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.data.layout import is_free, publish, write_json
 from fsdit.errors import CheckpointError, ConfigError, DataError
+from fsdit.features.staging import with_local_networks
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.models.pretrained.stored.files import parse_fields, read_json
@@ -57,13 +59,13 @@ class ExportedInfo:
     preparation: Preparation = DEFAULT_PREPARATION
 
 
-def check_free(directory: str | Path) -> None:
+def check_free(directory: storage.PathLike) -> None:
     """Raises ConfigError where the folder holds something already."""
     if not is_free(directory):
         raise ConfigError(f"{directory} exists and is not empty: name a new folder to export to")
 
 
-def save(directory: str | Path, generator: Generator) -> None:
+def save(directory: storage.PathLike, generator: Generator) -> None:
     """Exports a model; the folder is complete or absent.
 
     Raises ConfigError where the folder holds something already.
@@ -95,9 +97,9 @@ def save(directory: str | Path, generator: Generator) -> None:
         raise
 
 
-def read_info(directory: str | Path) -> ExportedInfo:
+def read_info(directory: storage.PathLike) -> ExportedInfo:
     """Raises DataError where there is no exported model, or one of another version."""
-    path = _config_file(directory)
+    path = _config_file(storage.local_copy(directory))
     if not path.exists():
         raise DataError(f"{path}: no such file; make an exported model with fsdit.export")
     values = read_json(path)
@@ -108,11 +110,11 @@ def read_info(directory: str | Path) -> ExportedInfo:
     return parse_fields(ExportedInfo, values, str(path))
 
 
-def _config_file(directory: str | Path) -> Path:
+def _config_file(directory: storage.PathLike) -> Path:
     return Path(directory).expanduser() / "config.json"
 
 
-def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
+def _saved_config(directory: storage.PathLike, info: ExportedInfo) -> Config:
     """The run's settings; those that the export is too old to have get their defaults."""
     try:
         saved = from_dict(info.config)
@@ -122,7 +124,9 @@ def _saved_config(directory: str | Path, info: ExportedInfo) -> Config:
     return saved
 
 
-def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Generator:
+def load(
+    directory: storage.PathLike, overrides: Mapping[str, str] = MappingProxyType({})
+) -> Generator:
     """Reads an exported model on the host; no device is used before it samples.
 
     overrides: settings as text by dotted path: those of sampling ("sampling.num_steps": "20"),
@@ -130,6 +134,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
     Raises DataError, ConfigError, or CheckpointError where the frozen networks are not those
     that the model was trained with.
     """
+    directory = storage.local_copy(directory)
     info = read_info(directory)
     checkpoint = open_checkpoint(str(directory))
     saved = _saved_config(directory, info)
@@ -137,6 +142,7 @@ def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType(
     if changes := changed_fields(to_dict(saved), config):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
     validate(config)
+    config = with_local_networks(config)
     spec, frozen = online_networks(config, info.image_size, info.channels)
     for name, digest in frozen.weights.items():
         if info.frozen.get(name) != digest:

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
+from fsdit import storage
 from fsdit.config import Config, to_dict
 from fsdit.data import pipeline, run_dataset
 from fsdit.data.layout import dataset_fingerprint, write_json
@@ -19,6 +19,7 @@ from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
 from fsdit.features.resident import ResidentFeatures
+from fsdit.features.staging import with_local_copies
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import preemption, processes, sharding
 from fsdit.parallel.chips import find_chip
@@ -35,17 +36,22 @@ from fsdit.training.step import StepBatch, compile_train_step
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.telemetry import Telemetry
 
+# What a resumed run continues, by name in the workdir; the other processes of a pod need the last.
+_CONTINUED = ("metrics.jsonl", "goodput.jsonl", "tensorboard/", "compilation_cache/")
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """The networks and data of a run, opened and checked; no device is used yet.
 
+    config: the configuration, with local copies of what it reads from buckets.
     training: reads training episode i. evaluation: fixed validation episodes of each split.
     few_shot: what the few-shot metrics in training need, or None where they are off.
     identity: digests of the dataset and of the frozen weights, by name. changes: a line for
     each changed setting by which a resumed run computes its steps differently.
     """
 
+    config: Config
     spec: ModelSpec
     frozen: Frozen
     training: pipeline.ReadExample
@@ -55,29 +61,30 @@ class Inputs:
     changes: list[str]
 
 
-def open_inputs(config: Config, workdir: Path, *, start_over: bool = False) -> Inputs:
+def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = False) -> Inputs:
     """Opens and checks the inputs of a run, before any device work.
 
     start_over: whether a workdir whose checkpoints are all damaged may begin again. Raises
     ConfigError, DataError or CheckpointError.
     """
     check_workdir(workdir)
-    info = read_run_dataset(config)
-    training = pipeline.training_examples(config)
+    read = with_local_copies(config, splits=(SEEN, UNSEEN))
+    info = read_run_dataset(read)
+    training = pipeline.training_examples(read)
     training(0)  # raises DataError where the first example cannot be read
     watched = [split for split in (SEEN, UNSEEN) if split in info.splits]
-    few_shot = open_few_shot(config, info, UNSEEN) if config.train.few_shot_interval else None
-    evaluation = {split: pipeline.evaluation_examples(config, split) for split in watched}
-    spec, frozen = open_networks(config, info)
-    dataset = dataset_fingerprint(config.data.dataset_dir, run_dataset.feature_files(config))
+    few_shot = open_few_shot(read, info, UNSEEN) if config.train.few_shot_interval else None
+    evaluation = {split: pipeline.evaluation_examples(read, split) for split in watched}
+    spec, frozen = open_networks(read, info)
+    dataset = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
-    return Inputs(spec, frozen, training, evaluation, few_shot, identity, changes)
+    return Inputs(read, spec, frozen, training, evaluation, few_shot, identity, changes)
 
 
 def train(
     config: Config,
-    workdir: Path,
+    workdir: storage.AnyPath,
     inputs: Inputs,
     *,
     start_over: bool = False,
@@ -93,14 +100,24 @@ def train(
     # The main process owns the workdir for its whole pod; the others wait until it does.
     with owned(workdir) if processes.is_main_process() else contextlib.nullcontext():
         processes.wait_for_all("owned")
-        return _train(config, workdir, inputs, start_over)
+        continued = _CONTINUED if processes.is_main_process() else _CONTINUED[-1:]
+        with storage.mirrored(
+            workdir, jax.process_index(), lambda name: name.startswith(continued)
+        ) as mirror:
+            return _train(config, workdir, mirror, inputs, start_over)
 
 
-def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> int:
-    clock, spec = Clock(), inputs.spec
+def _train(
+    config: Config,
+    workdir: storage.AnyPath,
+    mirror: storage.Mirror,
+    inputs: Inputs,
+    start_over: bool,
+) -> int:
+    clock, spec, read = Clock(), inputs.spec, inputs.config
     mesh = sharding.make_mesh(config)
-    use_cache(config.train.compilation_cache, workdir)
-    feed = Feed(config, mesh, inputs.frozen, resident=_resident(config, mesh))
+    use_cache(config.train.compilation_cache, mirror.folder)
+    feed = Feed(read, mesh, inputs.frozen, resident=_resident(read, mesh))
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(spec, tx, mesh)
     with clock.part("restore"):
@@ -114,25 +131,26 @@ def _train(config: Config, workdir: Path, inputs: Inputs, start_over: bool) -> i
     if restored.step >= config.train.num_steps:
         return 0
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    mirror.folder.mkdir(parents=True, exist_ok=True)
     if processes.is_main_process():
-        write_json(workdir / "config.json", to_dict(config))
+        write_json(mirror.folder / "config.json", to_dict(config))
     telemetry = Telemetry(
-        workdir,
+        mirror.folder,
         config,
         restored.step,
         restored.running,
         clock,
         lambda batch: flops.of_step(spec, config, template.params, batch),
         feed.counters,
+        mirror.publish if mirror.remote else None,
     )
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     selected = selection.resumed(workdir, config, restored.step, restored.best)
     checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, selected)
     few_shot = None
     if inputs.few_shot:
-        few_shot = FewShotEvaluator(config, spec, feed, mesh, inputs.few_shot)
-    diagnostics = Diagnostics(spec, config, mesh, feed, workdir, inputs.evaluation)
+        few_shot = FewShotEvaluator(read, spec, feed, mesh, inputs.few_shot)
+    diagnostics = Diagnostics(spec, read, mesh, feed, mirror.folder, inputs.evaluation)
     batches = feed.batches(
         inputs.training,
         config.data.batch_size,
@@ -221,7 +239,7 @@ def _resident(config: Config, mesh: Mesh) -> ResidentFeatures | None:
 
 
 def _announce(
-    config: Config, workdir: Path, mesh: Mesh, restored: Restored, inputs: Inputs
+    config: Config, workdir: storage.AnyPath, mesh: Mesh, restored: Restored, inputs: Inputs
 ) -> None:
     """Prints the model, the devices, and what the run starts or resumes from."""
     if not processes.is_main_process():

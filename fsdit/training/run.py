@@ -2,17 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from fsdit import storage
 from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import open_networks
+from fsdit.features.staging import with_local_copies
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.generator import Generator, online_networks
@@ -35,13 +36,15 @@ class Run:
 
 
 def saved_config(
-    workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
+    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
 ) -> Config:
     """The configuration of a workdir's run. Touches no device; raises what `load_run` raises."""
     return _saved(workdir, overrides, step)[2]
 
 
-def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest") -> Run:
+def load_run(
+    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
+) -> Run:
     """Loads a workdir for evaluation, on a mesh over all devices.
 
     overrides: settings as text by dotted path, of those that may change on resume.
@@ -53,6 +56,7 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
     features = dataclasses.replace(config.features, location="host")
     config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
     validate(config)
+    config = with_local_copies(config)
     info = read_run_dataset(config)
     spec, frozen = open_networks(config, info)
     listing.check_identity(workdir, found, meta, frozen.weights)
@@ -62,7 +66,7 @@ def load_run(workdir: str | Path, overrides: Mapping[str, str], step: Choice = "
 
 
 def load_generator(
-    workdir: str | Path, overrides: Mapping[str, str], step: Choice = "newest"
+    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
 ) -> Generator:
     """Loads a workdir for sampling from a user's pictures, on this process's devices.
 
@@ -71,6 +75,7 @@ def load_generator(
     """
     found, meta, config = _saved(workdir, overrides, step)
     validate(config)
+    config = with_local_copies(config, splits=())
     info = read_run_dataset(config)
     spec, frozen = online_networks(config, info.image_size, info.channels)
     listing.check_identity(workdir, found, meta, frozen.weights)
@@ -80,7 +85,7 @@ def load_generator(
 
 
 def _saved(
-    workdir: str | Path, overrides: Mapping[str, str], choice: Choice
+    workdir: storage.PathLike, overrides: Mapping[str, str], choice: Choice
 ) -> tuple[int, dict[str, Any], Config]:
     """(step, meta, configuration) of the chosen checkpoint; "newest" has the newest valid meta."""
     found = listing.saved_meta(workdir, choice)
@@ -94,7 +99,7 @@ def _saved(
 
 
 def _restored(
-    workdir: str | Path, config: Config, spec: ModelSpec, mesh: Mesh, step: int | None
+    workdir: storage.PathLike, config: Config, spec: ModelSpec, mesh: Mesh, step: int | None
 ) -> tuple[dict, int]:
     """(EMA weights, step) of the checkpoint of `step`, or with None of the newest valid one."""
     template = train_state.abstract(spec, optimizer.transformation(config.optimizer), mesh)

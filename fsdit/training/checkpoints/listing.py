@@ -2,9 +2,9 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
+from fsdit import storage
 from fsdit.config import Config, changed_fields, flatten, from_dict, to_dict
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.training.checkpoints import metadata
@@ -22,12 +22,12 @@ _ANNOUNCED = ("optimizer.peak_learning_rate", "optimizer.final_learning_rate", "
 Choice = int | Literal["newest", "best"]
 
 
-def directory(workdir: str | Path) -> Path:
+def directory(workdir: storage.PathLike) -> storage.AnyPath:
     """The folder of a workdir that holds its checkpoints."""
-    return Path(workdir).absolute() / "checkpoints"
+    return storage.absolute(workdir) / "checkpoints"
 
 
-def steps(workdir: str | Path) -> list[int]:
+def steps(workdir: storage.PathLike) -> list[int]:
     """The steps that have a folder in the workdir, newest first, whether valid or not.
 
     Raises UnreadableCheckpointError.
@@ -48,7 +48,9 @@ def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and (name[0] != "0" or name == "0")
 
 
-def saved_meta(workdir: str | Path, step: Choice = "newest") -> tuple[int, dict[str, Any]] | None:
+def saved_meta(
+    workdir: storage.PathLike, step: Choice = "newest"
+) -> tuple[int, dict[str, Any]] | None:
     """(step, meta) of the checkpoint that `step` chooses; "newest" is the newest valid meta.
 
     None where the workdir holds no step, or no valid one to be the newest. Touches no device.
@@ -72,12 +74,12 @@ def saved_meta(workdir: str | Path, step: Choice = "newest") -> tuple[int, dict[
     return step, _meta(workdir, step)
 
 
-def _meta(workdir: str | Path, step: int) -> dict[str, Any]:
+def _meta(workdir: storage.PathLike, step: int) -> dict[str, Any]:
     return metadata.read(directory(workdir) / str(step))[0]
 
 
 def readable_metas(
-    workdir: str | Path, candidates: Iterable[int]
+    workdir: storage.PathLike, candidates: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, meta) of each candidate whose meta is valid. Raises UnreadableCheckpointError."""
     for step in candidates:
@@ -86,7 +88,11 @@ def readable_metas(
 
 
 def check_resumable(
-    workdir: str | Path, config: Config, identity: Mapping[str, str], *, start_over: bool = False
+    workdir: storage.PathLike,
+    config: Config,
+    identity: Mapping[str, str],
+    *,
+    start_over: bool = False,
 ) -> list[str]:
     """Raises CheckpointError unless `config` can continue the workdir's run.
 
@@ -115,7 +121,7 @@ def check_resumable(
     ]
 
 
-def none_is_valid(workdir: str | Path) -> CheckpointError:
+def none_is_valid(workdir: storage.PathLike) -> CheckpointError:
     """The error of a run whose checkpoints are all damaged."""
     there = ", ".join(map(str, sorted(steps(workdir))))
     return CheckpointError(
@@ -124,7 +130,7 @@ def none_is_valid(workdir: str | Path) -> CheckpointError:
     )
 
 
-def saved_settings(workdir: str | Path, step: int, meta: Mapping[str, Any]) -> Config:
+def saved_settings(workdir: storage.PathLike, step: int, meta: Mapping[str, Any]) -> Config:
     """The configuration in a checkpoint's meta.
 
     Raises CheckpointError where this version cannot read it.
@@ -138,7 +144,7 @@ def saved_settings(workdir: str | Path, step: int, meta: Mapping[str, Any]) -> C
 
 
 def check_identity(
-    workdir: str | Path, step: int, meta: Mapping[str, Any], identity: Mapping[str, str]
+    workdir: storage.PathLike, step: int, meta: Mapping[str, Any], identity: Mapping[str, str]
 ) -> None:
     """Raises CheckpointError where a digest in `identity` differs from the saved one."""
     for name, found in identity.items():

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+from fsdit import storage
 from fsdit.config import RENAMED
 from fsdit.errors import CheckpointError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
@@ -80,7 +80,7 @@ _META, _DATA = TypeAdapter(_Meta), TypeAdapter(_Data)
 class DamagedCheckpointError(CheckpointError):
     """The content of a checkpoint is not what was saved; `reason` says how that showed."""
 
-    def __init__(self, folder: Path, reason: str):
+    def __init__(self, folder: storage.AnyPath, reason: str):
         super().__init__(f"{folder} is damaged ({reason}); name another --step")
         self.reason = reason
 
@@ -100,7 +100,7 @@ def seal(
     return {**meta, "digest": _digest(step, meta, data)}, data
 
 
-def read(folder: Path) -> tuple[dict[str, Any], int]:
+def read(folder: storage.AnyPath) -> tuple[dict[str, Any], int]:
     """(meta, next index) of the checkpoint in `folder`, whose name is its step.
 
     Raises DamagedCheckpointError or UnreadableCheckpointError.
@@ -152,7 +152,7 @@ def _digest(step: int, meta: dict[str, Any], data: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def explained(folder: Path, error: Exception) -> CheckpointError:
+def explained(folder: storage.AnyPath, error: Exception) -> CheckpointError:
     """The error to raise where reading failed: a damaged content, or no access to it."""
     if cannot_be_read(error):
         return UnreadableCheckpointError(

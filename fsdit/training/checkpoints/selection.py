@@ -9,11 +9,11 @@ so a run that resumes from a checkpoint also resumes the selection as it was the
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from fsdit import storage
 from fsdit.config import Config, flatten, to_dict
 from fsdit.parallel import processes
 from fsdit.training.checkpoints import listing
@@ -52,7 +52,7 @@ class Selection:
         return to_meta(self._newest if scored else None, self.best)
 
 
-def resumed(workdir: str | Path, config: Config, step: int, best: Score | None) -> Selection:
+def resumed(workdir: storage.PathLike, config: Config, step: int, best: Score | None) -> Selection:
     """The selection of a run that resumes from `step`, whose checkpoint names `best`.
 
     Where the best checkpoint is lost, the best of the other checkpoints up to `step` takes

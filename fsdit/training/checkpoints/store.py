@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from fsdit import storage
 from fsdit.config import Config, to_dict
 from fsdit.errors import CheckpointError, first_line, remedy
 from fsdit.parallel import processes
@@ -63,7 +63,7 @@ class Restored:
 
 
 def restore(
-    workdir: str | Path,
+    workdir: storage.PathLike,
     template: PyTree[jax.ShapeDtypeStruct],
     *,
     set_aside: bool,
@@ -97,7 +97,7 @@ def restore(
 
 
 def restore_step(
-    workdir: str | Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
+    workdir: storage.PathLike, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> Restored:
     """The checkpoint of `step`. Raises CheckpointError where it is damaged or unreadable."""
     folder = directory(workdir) / str(step)
@@ -108,7 +108,7 @@ def restore_step(
 
 
 def _valid(
-    folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]
+    folder: storage.AnyPath, step: int, template: PyTree[jax.ShapeDtypeStruct]
 ) -> tuple[Restored | None, str]:
     """(the checkpoint, "") where every process finds it valid, or (None, what is wrong)."""
     restored, problem = None, None
@@ -127,7 +127,7 @@ def _valid(
     return restored, ""
 
 
-def _read(folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]) -> Restored:
+def _read(folder: storage.AnyPath, step: int, template: PyTree[jax.ShapeDtypeStruct]) -> Restored:
     """Reads a checkpoint with Orbax's handlers: these have no barriers, so that one process
     may fail while the others succeed."""
     meta, next_index = metadata.read(folder)
@@ -142,7 +142,7 @@ def _read(folder: Path, step: int, template: PyTree[jax.ShapeDtypeStruct]) -> Re
     return Restored(step, state, next_index, meta["running"], meta["fingerprint"], best)
 
 
-def _free_name(folder: Path) -> Path:
+def _free_name(folder: storage.AnyPath) -> storage.AnyPath:
     name, n = folder.with_name(folder.name + ".damaged"), 1
     while name.exists():
         name, n = folder.with_name(f"{folder.name}.damaged-{n}"), n + 1
@@ -170,7 +170,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: storage.PathLike,
         config: Config,
         identity: Mapping[str, str],
         mesh: Mesh,

@@ -10,14 +10,13 @@ All weights w_p are odd and so invertible modulo 2^32: a single changed word alw
 of integers do not depend on their order: any mesh computes the same.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from fsdit import storage
 from fsdit.errors import CheckpointError, first_line
 from fsdit.training.checkpoints import metadata
 from fsdit.training.checkpoints.metadata import DamagedCheckpointError
@@ -48,7 +47,7 @@ def fingerprint(state: PyTree[jax.Array]) -> dict[str, int]:
     }
 
 
-def read_back(folder: Path) -> None:
+def read_back(folder: storage.AnyPath) -> None:
     """Reads the small parts of a checkpoint that was just written.
 
     Raises CheckpointError where they cannot be read: in some folders files can be written and

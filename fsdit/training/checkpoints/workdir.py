@@ -4,6 +4,7 @@ import re
 import unicodedata
 from pathlib import Path
 
+from fsdit import storage
 from fsdit.errors import ConfigError, system_text
 
 # Orbax passes the complete path to glob, which reads these characters as a pattern.
@@ -14,23 +15,24 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 
 
-def check_workdir(workdir: Path) -> None:
+def check_workdir(workdir: storage.AnyPath) -> None:
     """Raises ConfigError where the folder cannot be a workdir. Writes nothing."""
-    wrong = _wrong_name(workdir.absolute()) or _in_the_way(workdir.absolute())
+    path = storage.absolute(workdir)
+    wrong = _wrong_name(path) or (isinstance(path, Path) and _in_the_way(path))
     if wrong:
         raise ConfigError(f"--workdir={str(workdir)!r}: {wrong}; name another folder")
 
 
-def _wrong_name(path: Path) -> str:
+def _wrong_name(path: storage.AnyPath) -> str:
     """Returns what is wrong with the path itself, or ""."""
     text = str(path)
     if found := _PATTERN.search(text):
         return f"the path holds {found[0]!r}, which Orbax reads as a pattern"
     if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         return "the path holds a line break or another character that cannot be printed"
-    for part in path.parts:
+    for part in () if storage.is_remote(path) else path.parts:
         if _SCHEME.fullmatch(part):
-            return f"{part} names no local folder: mount what is remote"
+            return f"{part} names no local folder, and gs://BUCKET/FOLDER is the only other place"
     return ""
 
 

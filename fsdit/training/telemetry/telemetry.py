@@ -43,12 +43,15 @@ class Telemetry:
         clock: Clock,
         flops: Callable[[StepBatch], int],
         counters: Callable[[], Mapping[str, int | float]] = dict,
+        publish: Callable[[], None] | None = None,
     ):
         """start: completed steps. running: `self.running` as they were saved with it, or {}.
 
         flops: counts the model FLOPs of a step on a batch. counters: returns further values
-        for each line that is written.
+        for each line that is written. publish: copies the files of the workdir to where they are
+        kept, if that is elsewhere.
         """
+        self._publish = publish
         self._clock, self._flops, self._counters = clock, flops, counters
         self._log_interval, self._last = config.train.log_interval, config.train.num_steps
         self._done = start
@@ -93,6 +96,10 @@ class Telemetry:
         self.read()
         self._mark()
         with self.timed("checkpoint_stall"):
+            if self._publish is not None:
+                if self._writer is not None:
+                    self._writer.flush()
+                self._publish()
             yield
 
     @contextlib.contextmanager

@@ -51,6 +51,11 @@ class MetricsWriter:
         with writing(self._directory):
             self._events.write_images(step, _copied(values))
 
+    def flush(self) -> None:
+        """Waits until everything is in the files."""
+        with writing(self._directory):
+            self._events.flush()
+
     def close(self) -> None:
         with writing(self._directory):
             self._events.close()

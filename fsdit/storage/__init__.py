@@ -1,0 +1,34 @@
+"""Where files are: on a local disk or in a bucket, and the few things in which these differ."""
+
+from fsdit.storage.copies import copy, folder_of, local_copy, local_file
+from fsdit.storage.outputs import Mirror, changed_folder, mirrored, new_folder, output_file
+from fsdit.storage.places import (
+    AnyPath,
+    PathLike,
+    absolute,
+    check_place,
+    is_remote,
+    place,
+    size_of,
+    split,
+)
+
+__all__ = [
+    "AnyPath",
+    "Mirror",
+    "PathLike",
+    "absolute",
+    "changed_folder",
+    "check_place",
+    "copy",
+    "folder_of",
+    "is_remote",
+    "local_copy",
+    "local_file",
+    "mirrored",
+    "new_folder",
+    "output_file",
+    "place",
+    "size_of",
+    "split",
+]
