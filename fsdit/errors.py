@@ -38,6 +38,10 @@ class HeldError(OutputError):
     """Another process owns the folder that this one would write to; it may give it back."""
 
 
+class UnavailableError(FsditError):
+    """A store in the network does not answer; the same command may succeed later."""
+
+
 class NonFiniteError(FsditError):
     """Too many updates in a row were not finite."""
 

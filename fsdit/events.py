@@ -41,6 +41,8 @@ _FILTER = _WithoutTracebacks()
 def hush_tracebacks() -> None:
     """Hides the tracebacks of background threads, whose errors end the program with one line."""
     absl_logging.get_absl_handler().addFilter(_FILTER)
+    # Clients of Google's stores add a handler of their own to the root logger.
+    absl_logging.get_absl_logger().addFilter(_FILTER)
     # A failed thread can leave objects whose destructors raise, which Python would print.
     sys.unraisablehook = lambda found: absl_logging.info("%s: %r", found.object, found.exc_value)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fsdit import storage
 from fsdit.config import Config
 from tests.conftest import experiment_file
 from tests.programs import start_program
@@ -74,8 +75,15 @@ def pod_losses(count, experiment, workdir, step, *flags):
     return {s: loss for s, loss in losses(workdir).items() if s <= step}
 
 
+def files_of(workdir):
+    """The local folder with the logs of a run, also of one in a bucket while it runs here."""
+    if storage.is_remote(workdir):
+        return storage.folder_of(str(workdir), "runs") / "0" / Path(str(workdir)).name
+    return Path(workdir)
+
+
 def rows(workdir):
-    path = Path(workdir) / "metrics.jsonl"
+    path = files_of(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -95,7 +103,7 @@ def wait_for_step(process, workdir, step, timeout=600):
 
 def wait_for_start(process, workdir, count, timeout=600):
     """Returns once the run has started `count` times, and so compiles its first step."""
-    path, deadline = workdir / "goodput.jsonl", time.monotonic() + timeout
+    path, deadline = files_of(workdir) / "goodput.jsonl", time.monotonic() + timeout
     while not path.exists() or path.read_text().count('"event": "start"') < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the run does not start"
@@ -107,3 +115,12 @@ def final_state(workdir, step):
     handler = ocp.StandardCheckpointHandler()
     state = handler.restore(folder, args=ocp.args.StandardRestore())
     return jax.tree.map(np.asarray, state)
+
+
+def wait_for_text(process, log, text, timeout=300):
+    """Returns as soon as the file that a running process writes to holds the text."""
+    deadline = time.monotonic() + timeout
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"{text!r} was not printed: {log.read_text()}"
+        time.sleep(0.1)

@@ -45,6 +45,7 @@ _RESUMABLE = (
     "train.few_shot_interval",
     "train.few_shot_samples",
     "train.compilation_cache",
+    "train.stop_after_minutes",
     "checkpoint",
     "mesh",
     "profile",

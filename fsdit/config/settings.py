@@ -234,6 +234,7 @@ class TrainConfig:
     # Where what was compiled is kept for the next start. "": JAX_COMPILATION_CACHE_DIR where
     # that is set, else compilation_cache in the workdir; "off": nowhere.
     compilation_cache: PathText = ""
+    stop_after_minutes: NotNegative = 0.0  # of a process: it saves and leaves (75) by then; 0: off
 
 
 @settings

@@ -8,11 +8,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+from fsdit import storage
 from fsdit.config.objects import parse_object
 from fsdit.data.images.filenames import is_plain_name
 from fsdit.data.shards import attempt_name, shard_kind
@@ -93,7 +93,7 @@ def digests_in(directory: epath.PathLike) -> dict[str, str]:
     return digests(read_manifest(directory)) if (directory / "manifest.json").exists() else {}
 
 
-def other_kinds(directory: Path, expected: Mapping[str, str]) -> str | None:
+def other_kinds(directory: storage.AnyPath, expected: Mapping[str, str]) -> str | None:
     """Returns what is wrong where a manifest lists other files than `dataset.json` describes.
 
     expected: `digests` of the kinds to compare. Returns None where they agree, or there is no

@@ -15,7 +15,7 @@ class Decision(enum.Enum):
     DONE = "all processes have finished"
     RESTART = "start the pod again"
     QUEUE = "start the pod again when the workdir may be free"
-    LEAVE = "leave, as a signal to this launcher asked for"
+    LEAVE = "leave, as a signal to this launcher or the run's time limit asks for"
     STOP = "stop, because of a user's error"
 
 
@@ -24,11 +24,13 @@ class Exit:
     """The end of one process.
 
     status: 128 + N (of a shell) and -N (of subprocess) mean that signal N killed it.
-    error: the line "error: ..." that it printed, or "".
+    error: the line "error: ..." that it printed, or "". time_is_up: whether it printed that
+    its time limit has come.
     """
 
     status: int
     error: str = ""
+    time_is_up: bool = False
 
     @property
     def signal(self) -> int:
@@ -71,7 +73,8 @@ def decide(ended: Sequence[Exit], running: int, asked_to_leave: bool) -> Decisio
         return Decision.STOP
     if all(e.status == 0 for e in ended) and not running:
         return Decision.DONE
-    return Decision.LEAVE if asked_to_leave else Decision.RESTART
+    leave = asked_to_leave or any(e.time_is_up for e in ended)
+    return Decision.LEAVE if leave else Decision.RESTART
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from fsdit.launch.decision import Exit
+from fsdit.training.deadline import TIME_LIMIT
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -24,8 +25,9 @@ def _say(number: int, line: str) -> None:
 class _Member:
     """One process of a pod.
 
-    error: the last line "error: ..." that it printed, or "". pipe: file descriptor of its
-    output. end: file descriptor that is readable once the process has ended.
+    error: the last line "error: ..." that it printed, or "". time_is_up: whether it printed that
+    its time limit has come. pipe: file descriptor of its output. end: file descriptor that is
+    readable once the process has ended.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class _Member:
             if os.getppid() != launcher:  # the launcher had died already
                 os._exit(1)
 
-        self.number, self.error = number, ""
+        self.number, self.error, self.time_is_up = number, "", False
         self._hear, self._partial = hear, b""
         self.process = subprocess.Popen(
             command,
@@ -73,6 +75,7 @@ class _Member:
             text = line.decode(errors="replace")
             if text.startswith("error: "):
                 self.error = text
+            self.time_is_up |= text.startswith(TIME_LIMIT)
             self._hear(self.number, text)
 
     def close(self) -> None:
@@ -157,7 +160,7 @@ class Pod:
         for member in self._members:
             if (status := member.process.poll()) is not None:
                 member.read()
-                exits[member.number] = Exit(status, member.error)
+                exits[member.number] = Exit(status, member.error, member.time_is_up)
         return exits
 
     def send(self, number: int) -> None:

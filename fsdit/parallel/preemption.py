@@ -77,6 +77,12 @@ def listen(*, at_once: bool = False) -> None:
     threading.Thread(target=_attend, args=(reading,), name="signals", daemon=True).start()
 
 
+def announce(reason: str) -> None:
+    """Prints the reason and gives this process, and through JAX its whole job, a notice."""
+    _say(reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def received() -> bool:
     """Whether this process was asked to leave; False where there is no listener."""
     return _listener is not None and _listener.received

@@ -12,7 +12,16 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from fsdit.errors import EXIT_ERROR, EXIT_HELD, FsditError, HeldError, first_line, system_text
+from fsdit.errors import (
+    EXIT_ERROR,
+    EXIT_HELD,
+    EXIT_PREEMPTED,
+    FsditError,
+    HeldError,
+    UnavailableError,
+    first_line,
+    system_text,
+)
 from fsdit.program.flags import parse
 from fsdit.program.terminal import guard_output
 
@@ -29,8 +38,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
     """Parses flags, runs `main(argv)` and exits with the status it returns (None: 0).
 
     takes_arguments: whether argv may hold more than the program's name. A user's error
-    is printed as one line, with exit status EXIT_ERROR, or EXIT_HELD where another process owns
-    the folder to write to.
+    is printed as one line. The exit status is then EXIT_ERROR; EXIT_HELD where another process
+    owns the folder to write to; EXIT_PREEMPTED where a store does not answer.
     """
 
     def parse_or_fail(argv: list[str]) -> list[str]:
@@ -51,7 +60,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = 
         except Exception as error:
             if message := users_error(error):
                 logging.info("%s", traceback.format_exc())  # --verbosity=0 shows where
-                _fail(message, EXIT_HELD if isinstance(error, HeldError) else EXIT_ERROR)
+                _fail(message, _status(error))
             traceback.print_exc()
             _leave()
 
@@ -96,6 +105,12 @@ def users_error(error: Exception) -> str | None:
 
 # Compared by name, because many programs start without importing JAX.
 _OF_XLA = ("JaxRuntimeError", "XlaRuntimeError")
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, HeldError):
+        return EXIT_HELD
+    return EXIT_PREEMPTED if isinstance(error, UnavailableError) else EXIT_ERROR
 
 
 def _is_path(name: object) -> bool:

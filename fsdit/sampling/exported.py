@@ -142,8 +142,7 @@ def load(
     if changes := changed_fields(to_dict(saved), config):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
     validate(config)
-    config = with_local_networks(config)
-    spec, frozen = online_networks(config, info.image_size, info.channels)
+    spec, frozen = online_networks(with_local_networks(config), info.image_size, info.channels)
     for name, digest in frozen.weights.items():
         if info.frozen.get(name) != digest:
             raise CheckpointError(

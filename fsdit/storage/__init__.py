@@ -12,6 +12,7 @@ from fsdit.storage.places import (
     size_of,
     split,
 )
+from fsdit.storage.trouble import is_out_of_reach, is_unavailable
 
 __all__ = [
     "AnyPath",
@@ -22,7 +23,9 @@ __all__ = [
     "check_place",
     "copy",
     "folder_of",
+    "is_out_of_reach",
     "is_remote",
+    "is_unavailable",
     "local_copy",
     "local_file",
     "mirrored",

@@ -1,7 +1,8 @@
 """Objects of a bucket: listed, read, downloaded and uploaded, with retries.
 
 Requests that fail with a status such as 429 or 503, or whose connection is cut, are repeated for
-up to RETRY_SECONDS. The client compares the checksum of each object that it transfers.
+up to RETRY_SECONDS, and then end in UnavailableError. The client compares the checksum of each
+object that it transfers.
 """
 
 import contextlib
@@ -11,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fsdit.errors import DataError, FsditError, OutputError, first_line
+from fsdit.errors import DataError, FsditError, OutputError, UnavailableError, first_line
 from fsdit.storage.places import split
 
 RETRY_SECONDS = 600.0
+_FIRST_PAUSE = 1.0  # seconds before a request is repeated; the pause doubles, up to a minute
 _TIMEOUT = 60.0  # seconds in which the store has to answer a request
 
 
@@ -42,7 +44,8 @@ def _patience() -> dict[str, Any]:
     """The arguments of a request that say how long to wait and when to repeat it."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return {"retry": DEFAULT_RETRY.with_timeout(RETRY_SECONDS), "timeout": _TIMEOUT}
+    retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS).with_delay(initial=_FIRST_PAUSE)
+    return {"retry": retry, "timeout": _TIMEOUT}
 
 
 def objects(folder: str) -> dict[str, Object]:
@@ -131,21 +134,24 @@ def write(path: str, content: bytes, generation: int) -> int | None:
 
 @contextlib.contextmanager
 def explained(path: str, kind: type[FsditError]) -> Iterator[None]:
-    """Turns an error of the store within the block into one line of the given kind."""
+    """Turns an error of the store within the block into one line.
+
+    It is of the given kind, and an UnavailableError where the store does not answer.
+    """
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
     from requests import exceptions as http
 
     try:
         yield
-    except auth.DefaultCredentialsError:
+    except (auth.DefaultCredentialsError, auth.RefreshError, api.Unauthorized):
         raise kind(
             f"{path}: no credentials: run `gcloud auth application-default login`, or name a key "
             "file with GOOGLE_APPLICATION_CREDENTIALS"
         ) from None
-    except api.NotFound as error:
-        raise kind(f"{path}: no such bucket or object ({_reason(error)})") from None
-    except (api.Forbidden, api.Unauthorized) as error:
+    except api.NotFound:
+        raise kind(f"{path}: no such bucket or object") from None
+    except api.Forbidden as error:
         raise kind(
             f"{path}: this account may not do that: give it the role Storage Object User on the "
             f"bucket ({_reason(error)})"
@@ -153,10 +159,10 @@ def explained(path: str, kind: type[FsditError]) -> Iterator[None]:
     except api.PreconditionFailed:
         raise kind(f"{path}: it was changed meanwhile; start the same command again") from None
     except (api.GoogleAPIError, auth.GoogleAuthError, http.RequestException, OSError) as error:
-        raise kind(
+        raise UnavailableError(
             f"{path}: the store does not answer ({_reason(error)}); start the same command again"
         ) from None
 
 
 def _reason(error: Exception) -> str:
-    return first_line(error)[-200:]
+    return first_line(error)[:300]

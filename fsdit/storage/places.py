@@ -4,7 +4,9 @@
 gs://bucket/glyphs    objects of a bucket whose names begin with "glyphs/"
 """
 
+import functools
 import importlib.util
+import logging
 import os
 import re
 from pathlib import Path
@@ -35,7 +37,10 @@ def is_remote(path: PathLike) -> bool:
 def place(path: PathLike) -> AnyPath:
     """Makes a path object of a flag or a setting, which `check_place` has accepted."""
     text = os.fspath(path)
-    return epath.Path(text.rstrip("/")) if is_remote(text) else Path(text)
+    if not is_remote(text):
+        return Path(text)
+    _set_up_client()
+    return epath.Path(text.rstrip("/"))
 
 
 def absolute(path: PathLike) -> AnyPath:
@@ -68,6 +73,23 @@ def split(path: PathLike) -> tuple[str, str]:
     """Splits gs://BUCKET/NAME into (BUCKET, NAME)."""
     bucket, _, name = os.fspath(path).removeprefix(_GS).partition("/")
     return bucket, name.rstrip("/")
+
+
+@functools.cache
+def _set_up_client() -> None:
+    """Sets the defaults of gcsfs, through which etils' paths, and so Orbax and JAX, read a bucket.
+
+    Listings are not kept, because another process may write to the folder. An emulator knows no
+    credentials, so none are looked for.
+    """
+    import fsspec.config
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its errors are raised as well
+
+    settings = fsspec.config.conf.setdefault("gcs", {})
+    settings.setdefault("use_listings_cache", False)
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        settings.setdefault("token", "anon")
 
 
 def size_of(file: AnyPath) -> int:

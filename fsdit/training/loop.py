@@ -31,6 +31,7 @@ from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import SELECTED_BY
 from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
+from fsdit.training.deadline import TIME_LIMIT, Deadline
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.step import StepBatch, compile_train_step
 from fsdit.training.telemetry.clock import Clock
@@ -163,7 +164,15 @@ def _train(
     try:
         with jax.transfer_guard("disallow"), clock.part("step"):
             finished = _run(
-                config, restored, batches, step_fn, telemetry, diagnostics, few_shot, checkpoints
+                config,
+                restored,
+                batches,
+                step_fn,
+                telemetry,
+                diagnostics,
+                few_shot,
+                checkpoints,
+                Deadline(config.train.stop_after_minutes, clock.elapsed),
             )
     except NonFiniteError:
         checkpoints.finish()  # the last checkpoint may still be on its way to disk
@@ -189,6 +198,7 @@ def _run(
     diagnostics: Diagnostics,
     few_shot: FewShotEvaluator | None,
     checkpoints: Checkpoints,
+    deadline: Deadline,
 ) -> bool:
     """Runs steps until the last one or a preemption; returns whether the last one was reached."""
     state, next_index, last = restored.state, restored.next_index, config.train.num_steps
@@ -219,6 +229,8 @@ def _run(
             is_best = checkpoints.selection.consider(step, found[SELECTED_BY])
 
         checkpoints.check()
+        if deadline.reached(checkpoints.longest_save) and not preemption.received():
+            preemption.announce(f"{TIME_LIMIT}={config.train.stop_after_minutes:g} minutes")
         preempted = processes.preemption_reached()
         if step % config.checkpoint.interval == 0 or step == last or preempted or is_best:
             with telemetry.saving():

@@ -75,9 +75,9 @@ def load_generator(
     """
     found, meta, config = _saved(workdir, overrides, step)
     validate(config)
-    config = with_local_copies(config, splits=())
-    info = read_run_dataset(config)
-    spec, frozen = online_networks(config, info.image_size, info.channels)
+    read = with_local_copies(config, splits=())
+    info = read_run_dataset(read)
+    spec, frozen = online_networks(read, info.image_size, info.channels)
     listing.check_identity(workdir, found, meta, frozen.weights)
     mesh = sharding.local_mesh()
     ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)

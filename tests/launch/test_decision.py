@@ -6,6 +6,7 @@ from fsdit.launch.decision import Decision, Exit, Patience, decide
 
 DONE, PREEMPTED, ERROR = Exit(0), Exit(75), Exit(1, "error: config.seed is wrong")
 KILLED, ABORTED, TRACEBACK = Exit(-signal.SIGKILL), Exit(-signal.SIGABRT), Exit(1)
+HELD, TIME_IS_UP = Exit(69, "error: the folder is in use"), Exit(75, time_is_up=True)
 FOLLOWING = Exit(1, "error: cannot write a checkpoint: its peer is gone")
 
 # (exits, number of running processes, decision, decision of a launcher asked to leave).
@@ -27,6 +28,12 @@ CASES = {
     "a user's error on all": ([ERROR, ERROR], 0, Decision.STOP, Decision.STOP),
     "a user's error, peers abort": ([ERROR, ABORTED], 0, Decision.STOP, Decision.STOP),
     "a scheduler's command": ([Exit(128 + signal.SIGKILL)], 0, Decision.RESTART, Decision.LEAVE),
+    "the workdir is held": ([HELD], 0, Decision.QUEUE, Decision.LEAVE),
+    "the workdir is held, peers abort": ([HELD, ABORTED], 0, Decision.QUEUE, Decision.LEAVE),
+    "the workdir is held, a peer runs": ([HELD], 1, Decision.QUEUE, Decision.LEAVE),
+    "time is up": ([TIME_IS_UP, PREEMPTED], 0, Decision.LEAVE, Decision.LEAVE),
+    "time is up, a peer still saves": ([TIME_IS_UP], 1, Decision.WAIT, Decision.WAIT),
+    "time is up, and a peer was killed": ([TIME_IS_UP, KILLED], 0, Decision.LEAVE, Decision.LEAVE),
     "its task's error": ([Exit(134, ERROR.error)], 0, Decision.STOP, Decision.STOP),
 }
 

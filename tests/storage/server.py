@@ -60,7 +60,5 @@ def client_environment(address: str) -> dict[str, str]:
         "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # array_record
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         "GOOGLE_CLOUD_PROJECT": "tests",
-        "FSSPEC_GCS_TOKEN": "anon",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask another service
-        "NO_GCE_CHECK": "true",
     }

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fsdit import storage
 from fsdit.config import Config, changed_fields, flatten, from_dict, to_dict
+from fsdit.config.objects import parse_object
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.training.checkpoints import metadata
 from fsdit.training.checkpoints.metadata import DamagedCheckpointError, score_in
@@ -30,17 +31,52 @@ def directory(workdir: storage.PathLike) -> storage.AnyPath:
 def steps(workdir: storage.PathLike) -> list[int]:
     """The steps that have a folder in the workdir, newest first, whether valid or not.
 
-    Raises UnreadableCheckpointError.
+    Those that a killed run was still saving do not count. Raises UnreadableCheckpointError.
     """
+    return [step for step, complete in _folders(workdir) if complete]
+
+
+def unfinished(workdir: storage.PathLike) -> list[storage.AnyPath]:
+    """The folders of steps in a bucket whose save was cut off by a kill.
+
+    On a disk a step has a temporary name until it is complete. Raises UnreadableCheckpointError.
+    """
+    return [directory(workdir) / str(step) for step, done in _folders(workdir) if not done]
+
+
+def _folders(workdir: storage.PathLike) -> list[tuple[int, bool]]:
+    """(step, whether its save came to an end) of each folder of a step, newest first."""
     folder = directory(workdir)
     try:
         entries = list(folder.iterdir())
-        found = [int(p.name) for p in entries if _is_step(p.name) and p.is_dir()]
+        found = [
+            (int(p.name), not _was_cut_off(p)) for p in entries if _is_step(p.name) and p.is_dir()
+        ]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        raise metadata.explained(folder, error) from error
+    except Exception as error:
+        if isinstance(error, OSError) or storage.is_out_of_reach(error):
+            raise metadata.explained(folder, error) from error
+        raise
     return sorted(found, reverse=True)
+
+
+def _was_cut_off(folder: storage.AnyPath) -> bool:
+    """Whether Orbax began a step in a bucket, and did not note the time at which it was complete.
+
+    A step without that note, such as a half-copied one, is not known to be cut off.
+    """
+    if not storage.is_remote(folder):
+        return False
+    try:
+        note = parse_object((folder / "_CHECKPOINT_METADATA").read_bytes())
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+    return (
+        note.get("init_timestamp_nsecs") is not None
+        and note.get("commit_timestamp_nsecs", 0) is None
+        and not (folder / "commit_success.txt").exists()
+    )
 
 
 def _is_step(name: str) -> bool:

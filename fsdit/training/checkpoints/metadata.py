@@ -25,7 +25,7 @@ from pydantic import (
 
 from fsdit import storage
 from fsdit.config import RENAMED
-from fsdit.errors import CheckpointError, cannot_be_read, with_type
+from fsdit.errors import CheckpointError, UnavailableError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
 
 _Word = Annotated[int, Field(ge=0, lt=2**32)]
@@ -87,6 +87,10 @@ class DamagedCheckpointError(CheckpointError):
 
 class UnreadableCheckpointError(CheckpointError):
     """A checkpoint could not be opened: nothing is known of its content."""
+
+
+class UnreachedCheckpointError(UnreadableCheckpointError, UnavailableError):
+    """The store with a checkpoint does not answer: the same command may succeed later."""
 
 
 def seal(
@@ -154,7 +158,12 @@ def _digest(step: int, meta: dict[str, Any], data: dict[str, Any]) -> str:
 
 def explained(folder: storage.AnyPath, error: Exception) -> CheckpointError:
     """The error to raise where reading failed: a damaged content, or no access to it."""
-    if cannot_be_read(error):
+    if storage.is_unavailable(error):
+        return UnreachedCheckpointError(
+            f"{folder} cannot be read: the store does not answer ({_reason(error)}): nothing has "
+            "been changed; start the same command again"
+        )
+    if cannot_be_read(error) or storage.is_out_of_reach(error):
         return UnreadableCheckpointError(
             f"{folder} cannot be read ({_reason(error)}): nothing has been changed; see to "
             "it that this user can read it, then start the same command again"

@@ -17,6 +17,7 @@ it deletes once a better one is complete.
 import contextlib
 import dataclasses
 import importlib.metadata
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,9 +34,9 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from fsdit import storage
 from fsdit.config import Config, to_dict
-from fsdit.errors import CheckpointError, first_line, remedy
+from fsdit.errors import CheckpointError, UnavailableError, first_line, remedy
 from fsdit.parallel import processes
-from fsdit.training.checkpoints import metadata
+from fsdit.training.checkpoints import listing, metadata
 from fsdit.training.checkpoints.listing import directory, none_is_valid, steps
 from fsdit.training.checkpoints.metadata import (
     DamagedCheckpointError,
@@ -93,6 +94,9 @@ def restore(
             for folder in damaged:
                 folder.rename(_free_name(folder))
         processes.wait_for_all("set_aside")
+    if set_aside and processes.is_main_process():
+        for folder in listing.unfinished(workdir):
+            folder.rmtree()  # else a save of the same step would mix with it
     return restored
 
 
@@ -118,7 +122,8 @@ def _valid(
         problem = error
     opened = not isinstance(problem, UnreadableCheckpointError)
     if not processes.agree(opened):
-        raise UnreadableCheckpointError(str(problem or f"{folder}: another process cannot read it"))
+        other = UnreadableCheckpointError(f"{folder}: another process cannot read it")
+        raise other if opened else problem
     if not processes.agree(restored is not None):
         return None, getattr(problem, "reason", "another process cannot load it")
     # All processes compute the fingerprint together, so all of them must have got here.
@@ -187,6 +192,9 @@ class Checkpoints:
         self._saving = newest
         # The first checkpoint of a start is read back once; _unread: that is still to be done.
         self._saves, self._unread = 0, False
+        self._begun: float | None = None
+        # Seconds of the longest save that ended before the next one began; None: of none yet.
+        self.longest_save: float | None = None
         self._meta = {
             "config": to_dict(config),
             "identity": dict(identity),
@@ -198,7 +206,9 @@ class Checkpoints:
         self._kept = AnyPreservationPolicy([LatestN(kept.keep_last), *every, CustomSteps([])])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
-            cleanup_tmp_directories=True,
+            # In a bucket a step has no temporary name: Orbax would delete each that lacks its mark
+            # of completeness, and with that every checkpoint that was copied from a disk.
+            cleanup_tmp_directories=not storage.is_remote(workdir),
             enable_async_checkpointing=True,
         )
         with self._explained():
@@ -233,6 +243,7 @@ class Checkpoints:
         # force: the loop decides when to save, not the manager.
         with self._explained(), jax.transfer_guard("allow"):
             self._read_first_back(wait=True)
+            self._begun = time.monotonic()
             self._manager.save(step, args=items, force=True)
         self._newest_complete, self._saving = self._saving, step
         self._unread = self._saves == 0
@@ -242,6 +253,7 @@ class Checkpoints:
         """Raises CheckpointError where a save in the background has failed."""
         with self._explained():
             self._manager.check_for_errors()
+            self._time_save()
             self._read_first_back(wait=False)
 
     def finish(self) -> None:
@@ -250,6 +262,11 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._read_first_back(wait=True)
             self._manager.close()
+
+    def _time_save(self) -> None:
+        if self._begun is not None and not self._manager.is_saving_in_progress():
+            took, self._begun = time.monotonic() - self._begun, None
+            self.longest_save = took if self.longest_save is None else max(took, self.longest_save)
 
     def _read_first_back(self, *, wait: bool) -> None:
         """Reads the first checkpoint of this start back, once it is complete.
@@ -268,13 +285,14 @@ class Checkpoints:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (CheckpointError, jax.errors.JaxRuntimeError):
+        except (CheckpointError, UnavailableError, jax.errors.JaxRuntimeError):
             raise  # a JaxRuntimeError comes from another process or a device, not from the disk
         except Exception as error:
             reason = first_line(error)[:300]
             newest = self._newest_complete
             kept = f"step {newest} is complete" if newest else "none is complete"
-            raise CheckpointError(
-                f"cannot write a checkpoint to {directory(self._workdir)}: {reason}; "
-                f"{kept}; {remedy(error)}"
-            ) from error
+            failed = f"cannot write a checkpoint to {directory(self._workdir)}"
+            if storage.is_unavailable(error):
+                text = f"{failed}: the store does not answer ({reason}); {kept}"
+                raise UnavailableError(f"{text}; start the same command again") from error
+            raise CheckpointError(f"{failed}: {reason}; {kept}; {remedy(error)}") from error
