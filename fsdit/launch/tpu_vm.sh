@@ -2,14 +2,13 @@
 # Trains on all workers of a TPU VM slice, and gets a new slice when it is taken away.
 #
 #   export ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-16
-#   export MOUNT='mountpoint -q ~/bucket || { mkdir -p ~/bucket && gcsfuse BUCKET ~/bucket; }'
-#   fsdit/launch/tpu_vm.sh NAME --config=... --workdir=/home/USER/bucket/runs/NAME
+#   fsdit/launch/tpu_vm.sh NAME --config=... --workdir=gs://BUCKET/runs/NAME
 #
 # Run it in the repository, where gcloud is logged in; the committed files go to the workers.
 # Every worker runs the local launcher, which restarts training; this script looks after the
 # slice. Exit status: that of training. 0: finished, and the slice is deleted. 1: an error that
 # you have to fix, and the slice stays. 75: too many failures; the same command resumes. The
-# workdir must outlive the slice, so it must lie on what MOUNT mounts.
+# workdir must outlive the slice: it lies in a bucket, or on a disk that the command MOUNT mounts.
 set -euo pipefail
 
 usage="usage: ZONE=... ACCELERATOR_TYPE=... $0 NAME FLAGS_OF_FSDIT_MAIN..."
@@ -23,7 +22,7 @@ mount="${MOUNT:-true}"
 # Makes .venv in the code's folder. TPU images carry an older Python than is needed.
 install="${INSTALL:-pip install --user --quiet uv &&
   ~/.local/bin/uv venv --quiet --allow-existing --python 3.11 .venv &&
-  ~/.local/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[tpu]'}"
+  ~/.local/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[tpu,gcs]'}"
 if [ "${SPOT:-yes}" = yes ]; then spot=(--spot); else spot=(); fi
 
 patience="${MAX_FAILURES:-5}" # failures in a row: of gcloud, or of training on a live slice
