@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 
+import numpy as np
 import pytest
 
 import fsdit
@@ -113,6 +114,20 @@ def test_checkpoints_copied_from_a_disk_in_any_order_go_on_in_a_bucket(bucket, t
     assert status == 0 and "11 is damaged" in output and "after step 9" in output, output
     assert any("checkpoints/11.damaged/" in name for name in objects.objects(f"{bucket}/run"))
     assert published(f"{bucket}/run") == list(range(1, 13))
+
+
+def test_a_state_saved_on_eight_devices_goes_on_on_two(bucket, tmp_path, config):
+    experiment, workdir = experiment_file(tmp_path / "experiment.py", config), f"{bucket}/run"
+    for devices, steps in ((8, 3), (2, 5)):
+        flags = (f"--config.mesh.fsdp={devices}", f"--config.train.num_steps={steps}")
+        status, output = finish(start(experiment, workdir, *flags, devices=devices))
+        assert status == 0, output
+    assert "after step 3" in output
+    one_device = f"{bucket}/one"
+    assert finish(start(experiment, one_device, "--config.train.num_steps=5"))[0] == 0
+    np.testing.assert_allclose(
+        list(losses(workdir).values()), list(losses(one_device).values()), rtol=1e-4
+    )
 
 
 def test_a_first_save_that_a_kill_cut_off_does_not_count_and_a_half_copied_one_does(

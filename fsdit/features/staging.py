@@ -28,7 +28,10 @@ def with_local_copies(config: Config, splits: Collection[str] | None = None) -> 
     """
     config = with_local_networks(config)
     location, cache = config.data.dataset_dir, config.data.cache_dir
-    if cache == OFF or not storage.is_remote(location):
+    if not storage.is_remote(location):
+        return config
+    if cache == OFF:
+        storage.is_there(f"{location}/dataset.json")  # raises where the bucket cannot be read
         return config
     target = storage.folder_of(location, "datasets", cache) / Path(location).name
     _copy_dataset(config, location, target, splits)

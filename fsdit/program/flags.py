@@ -139,10 +139,10 @@ def define_config(
 
 def _held(workdir: str) -> str:
     """Returns the path of the configuration that a run was last started with."""
-    file = storage.place(workdir) / "config.json"
-    if not file.is_file():
+    file = f"{workdir.rstrip('/')}/config.json"
+    if not storage.is_there(file):
         raise ConfigError(f"{file}: no such file to go on with; name an experiment: --config=FILE")
-    return str(file)
+    return file
 
 
 def define_step() -> Callable[[], int | Literal["newest", "best"]]:

@@ -1,6 +1,6 @@
 """Where files are: on a local disk or in a bucket, and the few things in which these differ."""
 
-from fsdit.storage.copies import copy, folder_of, local_copy, local_file
+from fsdit.storage.copies import copy, folder_of, is_there, local_copy, local_file
 from fsdit.storage.outputs import Mirror, changed_folder, mirrored, new_folder, output_file
 from fsdit.storage.places import (
     AnyPath,
@@ -25,6 +25,7 @@ __all__ = [
     "folder_of",
     "is_out_of_reach",
     "is_remote",
+    "is_there",
     "is_unavailable",
     "local_copy",
     "local_file",

@@ -87,8 +87,8 @@ def upload(source: Path, path: str) -> Object:
 
     Two uploads of one name write the same content here, so that repeating one is safe.
     """
-    blob = _blob(path)
     with explained(path, OutputError):
+        blob = _blob(path)
         blob.upload_from_filename(str(source), **_patience())
     return Object(blob.size, blob.generation)
 
@@ -105,8 +105,8 @@ def read(path: str) -> tuple[bytes, int] | None:
     """Reads a small object: (content, generation), or None where there is none."""
     from google.api_core import exceptions
 
-    blob = _blob(path)
     with explained(path, DataError):
+        blob = _blob(path)
         try:
             content = blob.download_as_bytes(**_patience())
         except exceptions.NotFound:
@@ -121,8 +121,8 @@ def write(path: str, content: bytes, generation: int) -> int | None:
     """
     from google.api_core import exceptions
 
-    blob = _blob(path)
     with explained(path, OutputError):
+        blob = _blob(path)
         try:
             blob.upload_from_string(content, if_generation_match=generation, **_patience())
         except exceptions.PreconditionFailed:

@@ -52,6 +52,11 @@ def local_file(path: PathLike) -> Path:
     return copy({name: found}, parent, target) / name
 
 
+def is_there(path: PathLike) -> bool:
+    """Whether there is a file of this name. Raises DataError where a bucket cannot be read."""
+    return bucket.find(str(path)) is not None if is_remote(path) else Path(path).is_file()
+
+
 def local_copy(path: PathLike) -> Path:
     """Returns the path of a file or a folder on a disk, after copying it there from a bucket.
 
@@ -132,7 +137,8 @@ def _check_room(target: Path, missing: dict[str, Object], folder: str) -> None:
     if needed and needed + _SPARE > free:
         raise OutputError(
             f"{target}: {free / 1e6:.0f} MB are free, the copy of {folder} needs "
-            f"{(needed + _SPARE) / 1e6:.0f}: make room, or set XDG_CACHE_HOME to another disk"
+            f"{(needed + _SPARE) / 1e6:.0f}: make room, or name another disk with XDG_CACHE_HOME, or "
+            "for a dataset with config.data.cache_dir"
         )
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from fsdit import storage
-from fsdit.errors import OutputError, UnavailableError
+from fsdit.errors import FsditError, OutputError, UnavailableError
 from fsdit.storage import bucket as objects
 from tests.conftest import experiment_file
 from tests.processes import finish, losses, start, wait_for_step
@@ -70,6 +70,22 @@ def test_a_store_that_forbids_is_not_asked_again(proxy, bucket, status, words):
     with pytest.raises(OutputError, match=words):
         objects.write(f"{bucket}/lock", b"1", 0)
     assert len([path for _, path in proxy.log if "upload" in path]) == 1
+
+
+def test_missing_credentials_are_one_line(bucket, monkeypatch, tmp_path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    objects._client.cache_clear()
+    for action in (
+        lambda: storage.local_copy(bucket),
+        lambda: storage.is_there(f"{bucket}/x"),
+        lambda: objects.write(f"{bucket}/lock", b"1", 0),
+    ):
+        with pytest.raises(FsditError, match=r"no credentials: run `gcloud auth") as caught:
+            action()
+        assert "\n" not in str(caught.value)
+    objects._client.cache_clear()
 
 
 @pytest.mark.large
