@@ -137,8 +137,8 @@ def _check_room(target: Path, missing: dict[str, Object], folder: str) -> None:
     if needed and needed + _SPARE > free:
         raise OutputError(
             f"{target}: {free / 1e6:.0f} MB are free, the copy of {folder} needs "
-            f"{(needed + _SPARE) / 1e6:.0f}: make room, or name another disk with XDG_CACHE_HOME, or "
-            "for a dataset with config.data.cache_dir"
+            f"{(needed + _SPARE) / 1e6:.0f}: make room, or name another disk with XDG_CACHE_HOME "
+            "(for a dataset: config.data.cache_dir)"
         )
 
 
