@@ -2,16 +2,26 @@
 # make check     before each commit: lint, and the unit tests that start no process
 # make test      what CI runs: the above, and programs as their users start them
 # make test-all  everything: also pods of four, true sizes, endurance
+#
+# PYTHON=python3.12 make ... makes .venv with that Python: 3.11, 3.12 or 3.13.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/glyphs
 DATA := datasets/glyphs
 
-.PHONY: demo check test test-all lint format clean
+.PHONY: demo check test test-all lint format clean same-python
 .DEFAULT_GOAL := demo
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# A .venv keeps the Python that made it, so one that is asked for by name has to be that one.
+same-python:
+	@test "$(origin PYTHON)" = file || test ! -e $(BIN)/python || \
+	  test "$$($(PYTHON) -V)" = "$$($(BIN)/python -V)" || \
+	  { echo "error: $(VENV) has $$($(BIN)/python -V): remove it to use $(PYTHON)" >&2; false; }
+
+$(VENV)/installed: pyproject.toml constraints.txt | same-python
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+	  'error: fsdit needs Python 3.11 or later, not %d.%d: PYTHON=python3.12 make' % sys.version_info[:2])"
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .

@@ -115,10 +115,13 @@ def read_result(folder: ConversionFolder, shard: Shard) -> dict[str, Any]:
     Its fields: `entry` of the manifest, `images` (name, class id, digest), `skipped` (class,
     name, reason), and `image_size` in pixels.
     """
-    path = folder.result(shard.stem)
-    result = layout.read_json(path, f"delete {folder.root} to begin again")
+    path, advice = folder.result(shard.stem), f"delete {folder.root} to begin again"
+    try:
+        result = layout.read_json(path, "its task did not finish")
+    except DataError as error:
+        raise DataError(f"{error}: {advice}") from None
     if result.keys() != _RESULT_FIELDS:
-        raise DataError(f"{path}: not the result of a task: delete {folder.root} to begin again")
+        raise DataError(f"{path}: not the result of a task: {advice}")
     return result
 
 
