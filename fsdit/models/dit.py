@@ -18,6 +18,7 @@ from fsdit.config import ModelConfig
 from fsdit.models import layers
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
+from fsdit.models.multihead import Attention
 
 _TIME_FEATURES = 256
 
@@ -35,11 +36,9 @@ class DiTBlock(nnx.Module):
         branches = 3 if cross else 2
         self.cls_only = config.cross_attention == "cls"
         self.modulation = layers.ZeroLinear(dim, 3 * branches * dim, dtype=dtype, rngs=rngs)
-        self.attention = layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype)
+        self.attention = Attention(dim, config.num_heads, rngs=rngs, dtype=dtype)
         self.cross = (
-            layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True)
-            if cross
-            else None
+            Attention(dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True) if cross else None
         )
         self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
 

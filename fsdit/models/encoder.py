@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from fsdit.config import EncoderConfig
 from fsdit.models import layers
 from fsdit.models.codec import scale_pixels
+from fsdit.models.multihead import Attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class _TransformerLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
     def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.attention = layers.Attention(dim, num_heads, rngs=rngs, dtype=dtype)
+        self.attention = Attention(dim, num_heads, rngs=rngs, dtype=dtype)
         self.mlp = layers.Mlp(dim, 4 * dim, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
