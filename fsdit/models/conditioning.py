@@ -72,7 +72,14 @@ class SupportConditioner(nnx.Module):
         self.token_in = layers.Linear(encoder_dim, dim, dtype=dtype, rngs=rngs)
         if config.num_latents:
             self.latents = nnx.Param(normal(rngs.params(), (config.num_latents, dim)))
-            self.attention = Attention(dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True)
+            self.attention = Attention(
+                dim,
+                config.num_heads,
+                rngs=rngs,
+                dtype=dtype,
+                cross=True,
+                kernel=config.attention,
+            )
             self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Multi-head attention, the module around `fsdit.models.attention`."""
+"""Multi-head attention, the module around the kernels of `fsdit.models.attention`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from fsdit.models import layers
-from fsdit.models.attention import KEPT, attend
+from fsdit.models.attention import KEPT, KERNELS, Kernel, attend
+
+
+def is_few(queries: int, num_heads: int, dim: int) -> bool:
+    """Whether cross-attention projects its queries instead of its context."""
+    return queries * num_heads <= dim
 
 
 class Attention(nnx.Module):
@@ -15,13 +20,22 @@ class Attention(nnx.Module):
 
     Cross-attention starts with equal query and key kernels, so that at first a token attends to
     those like it in place and content (the idea of Trockman and Kolter, arXiv 2305.09828).
+    kernel: what computes equations (1) to (3) of `fsdit.models.attention`, by name.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype, cross: bool = False
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+        cross: bool = False,
+        kernel: Kernel = "plain",
     ):
         self.num_heads = num_heads
         self.cross = cross
+        self.kernel = kernel
         if cross:
             self.query = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
             self.key = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
@@ -50,11 +64,12 @@ class Attention(nnx.Module):
         self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"] | None = None
     ) -> Float[Array, "B N D"]:
         """Attends from x. Over a context, x may have one row that serves the complete batch."""
-        if self.cross and x.shape[1] * self.num_heads <= x.shape[2]:
+        if self.cross and is_few(x.shape[1], self.num_heads, x.shape[2]):
             mixed = self._over_few(x, context)
         else:
             rows = x.shape[0] if context is None else context.shape[0]
-            mixed = attend(*self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context))
+            projected = self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context)
+            mixed = KERNELS[self.kernel](*projected)
         return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
 
     def _over_few(
@@ -66,7 +81,8 @@ class Attention(nnx.Module):
         the queries are projected instead of the context. The weighted mean of W_v c is W_v times
         the weighted mean of c, so the means are projected. The key's bias adds the same to all
         logits of a query, which leaves the softmax as it is; the value's bias is added to the
-        mean, since the weights sum to one.
+        mean, since the weights sum to one. The queries are few, and as wide as the
+        context, which is wider than cuDNN allows as a rule: this form computes by `attend` always.
         """
         (b, _, dim), heads = context.shape, self.num_heads
         query = self._heads(self.query(x)) * (dim // heads) ** -0.5

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from fsdit.models import layers
+from fsdit.models.attention import KERNELS
 from fsdit.models.multihead import Attention
 
 pytestmark = pytest.mark.medium
@@ -98,3 +99,21 @@ def test_untrained_cross_attention_prefers_the_same_position():
     query, key, _ = attention.project(x, x)
     logits = np.einsum("bhnd,bhmd->bhnm", query, key)
     assert (logits.argmax(-1) == np.arange(n)).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("cross", "queries", "called"),
+    [(False, 5, True), (True, 5, True), (True, 4, False)],
+    ids=["self", "cross", "cross by few queries"],
+)
+def test_the_chosen_kernel_computes_all_but_the_few_queries(monkeypatch, cross, queries, called):
+    """Another kernel than the plain one is seen by its result, here zeros."""
+    monkeypatch.setitem(KERNELS, "cudnn", lambda query, key, value: jnp.zeros_like(query))
+    plain, other = (
+        Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross, kernel=kernel)
+        for kernel in ("plain", "cudnn")
+    )
+    x, context = normal(2, queries, 12), normal(2, 7, 12, seed=1) if cross else None
+    assert np.abs(plain(x, context)).max() > 0.1
+    expected = jnp.zeros_like(x) if called else plain(x, context)
+    np.testing.assert_array_equal(other(x, context), expected)
