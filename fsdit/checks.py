@@ -14,6 +14,7 @@ def validate(config: Config) -> None:
     """Raises ConfigError naming a setting that does not go with the others."""
     checks = (
         *_size_checks(config),
+        *_attention_checks(config),
         *_run_checks(config),
         *_frozen_checks(config),
         *_evaluation_checks(config),
@@ -48,6 +49,38 @@ def _size_checks(config: Config) -> Iterator[Check]:
         f"config.model.mlp_ratio={model.mlp_ratio} leaves nothing of "
         f"config.model.hidden_size={model.hidden_size}",
     )
+
+
+# Widths of a head that cuDNN's attention takes, and the widest on GPUs before Hopper: those that
+# JAX checks in jax/_src/cudnn/fused_attention_stablehlo.py. (cuDNN's guide names 128 as the
+# widest for training on A100 and its generation, and 256 for Hopper.)
+CUDNN_WIDTHS = range(8, 256 + 1, 8)
+CUDNN_WIDEST_BEFORE_HOPPER = 128
+
+
+def head_widths(config: Config) -> Iterator[tuple[str, int]]:
+    """(setting of the number of heads, width of a head) of each attention that is trained."""
+    model, encoder = config.model, config.model.encoder
+    yield "config.model.num_heads", model.hidden_size // model.num_heads
+    if encoder.name == "learned":
+        yield "config.model.encoder.num_heads", encoder.hidden_size // encoder.num_heads
+
+
+def _attention_checks(config: Config) -> Iterator[Check]:
+    if config.model.attention != "cudnn":
+        return
+    yield (
+        config.model.dtype != "bfloat16",
+        f"config.model.attention=cudnn computes in bfloat16 only: set config.model.dtype=bfloat16 "
+        f"(it is {config.model.dtype}), or config.model.attention=plain",
+    )
+    for setting, width in head_widths(config):
+        yield (
+            width not in CUDNN_WIDTHS,
+            f"config.model.attention=cudnn: heads of width {width} are not possible; change "
+            f"{setting} so that it is a multiple of 8, at most {CUDNN_WIDTHS[-1]}, or set "
+            "config.model.attention=plain",
+        )
 
 
 def _run_checks(config: Config) -> Iterator[Check]:

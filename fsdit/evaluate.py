@@ -43,6 +43,8 @@ _STEP = program.define_step()
 
 def main(argv: list[str]) -> None:
     del argv
+    import jax
+
     from fsdit.evaluation import evaluate
     from fsdit.evaluation.protocol import make_cells
     from fsdit.evaluation.report import write
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> None:
     info = read_run_dataset(config)
     cells = make_cells(config, info, _SPLIT.value)
     backend.open_devices()
+    backend.check_attention(config, jax.devices())
     inputs = evaluate.open_evaluation(config, info, cells)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())

@@ -81,6 +81,7 @@ def test_a_nonfinite_run_stops_and_keeps_its_checkpoint(tmp_path, experiment):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
 
 
+CUDNN = ["--config.model.attention=cudnn", "--config.model.dtype=bfloat16"]
 WRONG = {
     "unknown field": (["--config.data.bach_size=3"], ["data.bach_size", "data.batch_size"]),
     "wrong type": (["--config.data.batch_size=many"], ["config.data.batch_size", "integer"]),
@@ -92,6 +93,11 @@ WRONG = {
     "heads": (["--config.model.num_heads=5"], ["config.model.num_heads=5"]),
     "batch": (["--config.data.batch_size=6"], ["config.data.batch_size=6", "4 devices"]),
     "mesh": (["--config.mesh.data=3"], ["config.mesh.data=3", "4 devices"]),
+    "attention": (CUDNN, ["config.model.attention=cudnn", "this device is cpu"]),
+    "odd tokens": (
+        [*CUDNN, "--config.model.cross_attention=cls"],
+        ["17 tokens of the DiT with its cls", "config.model.attention=plain"],
+    ),
     "no samples": (
         ["--config.train.few_shot_samples=0"],
         ["config.train.few_shot_samples", "least 1"],

@@ -52,6 +52,11 @@ _RESUMABLE = (
     "watchdog",
 )
 
+# Settings that may differ too where weights are only used, to sample, evaluate or export. cuDNN's
+# attention rounds otherwise than the plain kernel, and its backward pass may add in another order
+# each time, so a run keeps its kernel. Its weights serve on machines without cuDNN.
+_USABLE = ("model.attention",)
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns settings as a nested dictionary that can be written as JSON."""
@@ -85,16 +90,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
+def changed_fields(saved: Mapping[str, Any], config: Config, *, training: bool = True) -> list[str]:
     """Returns why `config` cannot continue a run that was saved with `saved`, field by field.
 
-    A setting that `saved` does not know yet had its default there. Raises ConfigError where
-    this version cannot read `saved`.
+    training: whether steps are to follow, or its weights are only used. A setting that `saved`
+    does not know yet had its default there. Raises ConfigError where this version cannot read
+    `saved`.
     """
+    allowed = _RESUMABLE if training else _RESUMABLE + _USABLE
     old, new = flatten(to_dict(from_dict(saved))), flatten(to_dict(config))
     return [
         f"config.{path} is {new[path]!r}, the checkpoint has {old[path]!r}"
         for path in sorted(new)
         if old[path] != new[path]
-        and not any(path == r or path.startswith(r + ".") for r in _RESUMABLE)
+        and not any(path == r or path.startswith(r + ".") for r in allowed)
     ]

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from fsdit.config import ModelConfig
 from fsdit.models import layers
+from fsdit.models.multihead import Attention
 
 
 @dataclass
@@ -71,8 +72,13 @@ class SupportConditioner(nnx.Module):
         self.token_in = layers.Linear(encoder_dim, dim, dtype=dtype, rngs=rngs)
         if config.num_latents:
             self.latents = nnx.Param(normal(rngs.params(), (config.num_latents, dim)))
-            self.attention = layers.Attention(
-                dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True
+            self.attention = Attention(
+                dim,
+                config.num_heads,
+                rngs=rngs,
+                dtype=dtype,
+                cross=True,
+                kernel=config.attention,
             )
             self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
 

@@ -10,6 +10,8 @@ cross-attention to the support context between self-attention and MLP. Each of i
 so a new block is the identity. `vector` is the sum of the time's embedding and of the condition.
 """
 
+import functools
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -18,6 +20,7 @@ from fsdit.config import ModelConfig
 from fsdit.models import layers
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
+from fsdit.models.multihead import Attention
 
 _TIME_FEATURES = 256
 
@@ -35,12 +38,11 @@ class DiTBlock(nnx.Module):
         branches = 3 if cross else 2
         self.cls_only = config.cross_attention == "cls"
         self.modulation = layers.ZeroLinear(dim, 3 * branches * dim, dtype=dtype, rngs=rngs)
-        self.attention = layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype)
-        self.cross = (
-            layers.Attention(dim, config.num_heads, rngs=rngs, dtype=dtype, cross=True)
-            if cross
-            else None
+        attention = functools.partial(
+            Attention, dim, config.num_heads, rngs=rngs, dtype=dtype, kernel=config.attention
         )
+        self.attention = attention()
+        self.cross = attention(cross=True) if cross else None
         self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
 
     def __call__(
@@ -118,6 +120,7 @@ class FewShotDiT(nnx.Module):
                 scan_layers=config.scan_layers,
                 remat=config.remat,
                 dtype=dtype,
+                kernel=config.attention,
                 rngs=rngs,
             )
             if features is None

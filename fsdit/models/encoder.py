@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, UInt8
 
 from fsdit.config import EncoderConfig
 from fsdit.models import layers
+from fsdit.models.attention import Kernel
 from fsdit.models.codec import scale_pixels
+from fsdit.models.multihead import Attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,10 @@ class FeatureShape:
 class _TransformerLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.attention = layers.Attention(dim, num_heads, rngs=rngs, dtype=dtype)
+    def __init__(
+        self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype, kernel: Kernel
+    ):
+        self.attention = Attention(dim, num_heads, rngs=rngs, dtype=dtype, kernel=kernel)
         self.mlp = layers.Mlp(dim, 4 * dim, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -53,6 +57,7 @@ class LearnedEncoder(nnx.Module):
         remat: str,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        kernel: Kernel = "plain",
     ):
         self.dim = config.hidden_size
         self.patch_size = config.patch_size
@@ -63,7 +68,9 @@ class LearnedEncoder(nnx.Module):
         self.embed = layers.Linear(pixels, self.dim, dtype=dtype, rngs=rngs)
         self.blocks = layers.stack(
             config.depth,
-            lambda r: _TransformerLayer(self.dim, config.num_heads, rngs=r, dtype=dtype),
+            lambda r: _TransformerLayer(
+                self.dim, config.num_heads, rngs=r, dtype=dtype, kernel=kernel
+            ),
             rngs,
         )
         grid = image_size // config.patch_size

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fsdit.models.attention import KEPT, attend
+from fsdit.models.attention import KEPT
 
 _XAVIER = nnx.initializers.xavier_uniform()
 
@@ -162,87 +162,6 @@ def unpatchify(
     c = p // size**2
     grid = patches.reshape(b, height // size, width // size, size, size, c)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
-
-
-class Attention(nnx.Module):
-    """Multi-head attention of `x` over itself or, with `cross`, over a context.
-
-    Cross-attention starts with equal query and key kernels, so that at first a token attends to
-    those like it in place and content (the idea of Trockman and Kolter, arXiv 2305.09828).
-    """
-
-    def __init__(
-        self, dim: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype, cross: bool = False
-    ):
-        self.num_heads = num_heads
-        self.cross = cross
-        if cross:
-            self.query = Linear(dim, dim, dtype=dtype, rngs=rngs)
-            self.key = Linear(dim, dim, dtype=dtype, rngs=rngs)
-            self.value = Linear(dim, dim, dtype=dtype, rngs=rngs)
-            self.key.kernel[...] = self.query.kernel[...]
-        else:
-            self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
-        self.out = Linear(dim, dim, dtype=dtype, rngs=rngs)
-
-    def project(
-        self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None
-    ) -> list[Float[Array, "B heads _ d"]]:
-        """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
-        if self.cross:
-            parts = [self.query(x), self.key(context), self.value(context)]
-        else:
-            parts = jnp.split(self.qkv(x), 3, axis=-1)
-        query, key, value = (self._heads(p) for p in parts)
-        scaled = query * query.shape[-1] ** -0.5
-        return [checkpoint_name(p, KEPT) for p in (scaled, key, value)]
-
-    def _heads(self, x: Float[Array, "B N D"]) -> Float[Array, "B heads N d"]:
-        return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
-
-    def __call__(
-        self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"] | None = None
-    ) -> Float[Array, "B N D"]:
-        """Attends from x. Over a context, x may have one row that serves the complete batch."""
-        if self.cross and x.shape[1] * self.num_heads <= x.shape[2]:
-            mixed = self._over_few(x, context)
-        else:
-            rows = x.shape[0] if context is None else context.shape[0]
-            mixed = attend(*self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context))
-        return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
-
-    def _over_few(
-        self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"]
-    ) -> Float[Array, "B heads N d"]:
-        """The same attention for few queries, without keys and values of the context.
-
-        The logit of a query x and a context token c is (W_q x) . (W_k c) = (W_k^T W_q x) . c, so
-        the queries are projected instead of the context. The weighted mean of W_v c is W_v times
-        the weighted mean of c, so the means are projected. The key's bias adds the same to all
-        logits of a query, which leaves the softmax as it is; the value's bias is added to the
-        mean, since the weights sum to one.
-        """
-        (b, _, dim), heads = context.shape, self.num_heads
-        query = self._heads(self.query(x)) * (dim // heads) ** -0.5
-        key, value = (
-            linear.kernel[...].astype(query.dtype).reshape(dim, heads, -1)
-            for linear in (self.key, self.value)
-        )
-        query = jnp.einsum("bhnd,Dhd->bhnD", query, key).reshape(x.shape[0], 1, -1, dim)
-        query = jnp.broadcast_to(query, (b, *query.shape[1:]))
-        context = context.astype(query.dtype)[:, None]
-        mixed = attend(query, context, context).reshape(b, heads, -1, dim)
-        mixed = jnp.einsum("bhnD,Dhd->bhnd", mixed, value)
-        return mixed + self.value.bias[...].astype(mixed.dtype).reshape(heads, 1, -1)
-
-    def entropy(
-        self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None = None
-    ) -> Float[Array, "heads"]:
-        """Mean entropy -sum_j P_ij log P_ij of the attention rows of each head, in nats."""
-        query, key, _ = self.project(x, context)
-        logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
-        log_p = jax.nn.log_softmax(logits)
-        return -(jnp.exp(log_p) * log_p).sum(-1).mean((0, 2))
 
 
 # The backward pass keeps GELU's argument only and computes the intermediate values again.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+from collections.abc import Iterator
 
 import jax
 from flax import nnx
@@ -11,6 +13,7 @@ from fsdit.errors import ConfigError, divisors, would
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.encoder import FeatureShape
+from fsdit.models.multihead import is_few
 from fsdit.randomness import stream_key
 
 
@@ -43,6 +46,44 @@ class ModelSpec:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.codec.latent_shape(self.image_size, self.channels)
+
+    def check_training(self, num_supports: int) -> None:
+        """Raises ConfigError where the kernel of attention cannot train this model.
+
+        In the installed JAX, cuDNN's backward pass is for even numbers of tokens only, with a
+        bias and also without one (check_is_flash_attention in
+        jax/_src/cudnn/fused_attention_stablehlo.py). num_supports: those of an episode.
+        """
+        if self.config.attention != "cudnn":
+            return
+        for tokens, count in self._attended(num_supports):
+            if count % 2:
+                raise ConfigError(
+                    "config.model.attention=cudnn trains on even numbers of tokens only, and "
+                    f"there are {count} {tokens}: set config.model.attention=plain"
+                )
+
+    def _attended(self, num_supports: int) -> Iterator[tuple[str, int]]:
+        """(what they are, number) of the tokens of each attention that the kernel computes."""
+        config, (height, width, _) = self.config, self.latent_shape
+        patches = height * width // config.patch_size**2
+        cls = config.cross_attention == "cls"
+        yield "tokens of the DiT" if not cls else "tokens of the DiT with its cls", patches + cls
+        if self.features is None:
+            each = (self.image_size // config.encoder.patch_size) ** 2
+            yield "tokens of a support", each
+        else:
+            each = math.prod(self.features.grid)
+        if not config.use_context:
+            return
+        queries, context = 1 if cls else patches, num_supports * each
+        if config.num_latents:
+            if not is_few(config.num_latents, config.num_heads, config.hidden_size):
+                yield "latents of the Perceiver", config.num_latents
+                yield "tokens of all supports", context
+            context = config.num_latents
+        if not is_few(queries, config.num_heads, config.hidden_size):
+            yield "tokens of the context", context
 
     def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
         size = (self.image_size, self.channels)

@@ -6,10 +6,13 @@ or break it in the middle, get the values that this project was written and test
 """
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 
+from fsdit.checks import CUDNN_WIDEST_BEFORE_HOPPER, head_widths
+from fsdit.config import Config
 from fsdit.errors import ConfigError, first_line
 
 # Setting -> the value that is enforced, JAX's default. So a run computes the same wherever it
@@ -97,3 +100,41 @@ def _reason(error: Exception, text: str) -> str:
     if isinstance(error, AssertionError):
         return "its plugin for JAX is not installed, or finds no device"
     return text.partition(" (set JAX_PLATFORMS")[0]
+
+
+# Compute capabilities of A100, the oldest GPU that cuDNN's attention supports, and of Hopper.
+_AMPERE, _HOPPER = (8, 0), (9, 0)
+
+
+def check_attention(config: Config, devices: Iterable[jax.Device]) -> None:
+    """Raises ConfigError where `config.model.attention` cannot run on one of the devices.
+
+    `fsdit.checks.validate` has checked what does not depend on devices.
+    """
+    if config.model.attention == "cudnn":
+        for device in devices:
+            check_cudnn(config, device.device_kind, cuda_capability(device))
+
+
+def cuda_capability(device: jax.Device) -> tuple[int, int]:
+    """(major, minor) compute capability of an NVIDIA GPU; (0, 0) for any other device."""
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return (0, 0)
+    major, minor = device.compute_capability.split(".")
+    return int(major), int(minor)
+
+
+def check_cudnn(config: Config, kind: str, capability: tuple[int, int]) -> None:
+    """Raises ConfigError where cuDNN's attention cannot run on devices of this kind."""
+    if capability < _AMPERE:
+        raise ConfigError(
+            "config.model.attention=cudnn needs NVIDIA GPUs of compute capability 8.0 (A100) or "
+            f"later, and this device is {kind}: set config.model.attention=plain"
+        )
+    for setting, width in head_widths(config):
+        if width > CUDNN_WIDEST_BEFORE_HOPPER and capability < _HOPPER:
+            raise ConfigError(
+                f"config.model.attention=cudnn: heads of width {width} need a GPU of compute "
+                f"capability 9.0 (H100) or later, and this device is {kind}: change {setting}, "
+                "or set config.model.attention=plain"
+            )

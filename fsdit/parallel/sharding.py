@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 
 from fsdit.config import Config
 from fsdit.errors import ConfigError, divisors, multiples_near
+from fsdit.parallel import backend
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)
@@ -66,9 +67,10 @@ def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
     """The mesh over the given devices, by default all devices of the job.
 
     Its axes are Auto: XLA's partitioner places the collectives, so that the model's code needs
-    no names of axes.
+    no names of axes. Raises ConfigError where mesh, batch or attention do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
+    backend.check_attention(config, devices)
     sizes = axis_sizes(config, len(devices))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 

@@ -25,6 +25,7 @@ import jax
 from fsdit.config import Config, MeshConfig
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError
+from fsdit.parallel.backend import check_attention
 from fsdit.parallel.chips import Chip, find_chip
 from fsdit.parallel.sharding import axis_sizes
 from fsdit.planning import costs, programs
@@ -131,12 +132,16 @@ class Job:
 
 
 def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]) -> list[Job]:
-    """A job for every mesh on every target. Raises ConfigError where a mesh does not fit."""
+    """A job for every mesh on every target.
+
+    Raises ConfigError where a mesh does not fit a target, or its devices lack the attention.
+    """
     made = []
     for target in targets:
         for mesh in meshes:
             changed = dataclasses.replace(config, mesh=mesh)
             try:
+                check_attention(changed, target.devices)
                 axis_sizes(changed, len(target.devices))
             except ConfigError as error:
                 raise ConfigError(f"--topology={target.name}: {error}") from None

@@ -51,6 +51,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
     spec, frozen = abstract_networks(config, info)
     mesh = sharding.make_mesh(config, target.devices)
     if step == "train":
+        spec.check_training(num_supports(config.data.shots))
         lowered = _train(spec, frozen, config, info, mesh)
         yield Program("train", config.data.batch_size, mesh, lowered)
     elif step == "sample":

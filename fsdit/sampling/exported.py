@@ -130,7 +130,7 @@ def load(
     """Reads an exported model on the host; no device is used before it samples.
 
     overrides: settings as text by dotted path: those of sampling ("sampling.num_steps": "20"),
-    and where frozen weights lie ("model.encoder.location": "DIR").
+    where frozen weights lie ("model.encoder.location": "DIR"), and the kernel of attention.
     Raises DataError, ConfigError, or CheckpointError where the frozen networks are not those
     that the model was trained with.
     """
@@ -139,7 +139,7 @@ def load(
     checkpoint = open_checkpoint(str(directory))
     saved = _saved_config(directory, info)
     config = apply_overrides(saved, dict(overrides))
-    if changes := changed_fields(to_dict(saved), config):
+    if changes := changed_fields(to_dict(saved), config, training=False):
         raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
     validate(config)
     spec, frozen = online_networks(with_local_networks(config), info.image_size, info.channels)

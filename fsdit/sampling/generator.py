@@ -27,7 +27,7 @@ from fsdit.features.frozen import Frozen, open_networks
 from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel import sharding
+from fsdit.parallel import backend, sharding
 from fsdit.sampling.images import sample_images
 
 
@@ -114,6 +114,7 @@ class Generator:
             if not low <= value < 2**32:
                 raise ConfigError(f"{name}={value} must be at least {low} and below 2**32")
         validate(dataclasses.replace(self.config, sampling=sampling))
+        backend.check_attention(self.config, self._mesh.devices.flat)
 
     def _batches(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int

@@ -12,6 +12,7 @@ from fsdit import storage
 from fsdit.config import Config, to_dict
 from fsdit.data import pipeline, run_dataset
 from fsdit.data.layout import dataset_fingerprint, write_json
+from fsdit.data.records import num_supports
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.in_training import FewShotEvaluator, FewShotInputs, open_few_shot
@@ -77,6 +78,7 @@ def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = 
     few_shot = open_few_shot(read, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(read, split) for split in watched}
     spec, frozen = open_networks(read, info)
+    spec.check_training(num_supports(config.data.shots))
     dataset = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)

@@ -47,7 +47,8 @@ def load_run(
 ) -> Run:
     """Loads a workdir for evaluation, on a mesh over all devices.
 
-    overrides: settings as text by dotted path, of those that may change on resume.
+    overrides: settings as text by dotted path, of those that may change on resume, and the
+    kernel of attention.
     step: "newest" takes the newest valid checkpoint; "best" and a number take that checkpoint
     and no other. Raises CheckpointError, ConfigError or DataError.
     """
@@ -93,7 +94,7 @@ def _saved(
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
     step, meta = found
     config = apply_overrides(listing.saved_settings(workdir, step, meta), dict(overrides))
-    if changes := changed_fields(meta["config"], config):
+    if changes := changed_fields(meta["config"], config, training=False):
         raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
     return step, meta, config
 

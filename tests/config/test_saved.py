@@ -73,6 +73,18 @@ def test_a_setting_newer_than_the_saved_run_had_its_default(path):
     assert found == [] if group == "evaluation" else f"the checkpoint has {default}" in found[0]
 
 
+def test_a_run_keeps_its_attention_and_its_weights_may_be_used_with_another():
+    saved, older = configs.to_dict(VALID), configs.to_dict(VALID)
+    del older["model"]["attention"]
+    changed = configs.apply_overrides(VALID, {"model.attention": "cudnn"})
+    for values in (saved, older):
+        (text,) = configs.changed_fields(values, changed)
+        assert text == "config.model.attention is 'cudnn', the checkpoint has 'plain'"
+        assert configs.changed_fields(values, changed, training=False) == []
+    wider = configs.apply_overrides(VALID, {"model.hidden_size": "1024"})
+    assert configs.changed_fields(saved, wider, training=False) != []
+
+
 def test_a_group_newer_than_the_saved_run_had_its_defaults():
     saved = configs.to_dict(VALID)
     del saved["flow"], saved["watchdog"], saved["model"]["codec"]

@@ -139,6 +139,23 @@ def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, mes
         make()
 
 
+CUDNN = {"model.attention": "cudnn"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"model.num_heads": "3"},
+        {"model.encoder.num_heads": "32", "model.encoder.name": "frozen"},
+        {"model.hidden_size": "1152", "model.num_heads": "16"},
+    ],
+)
+def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides):
+    overrides = {"model.encoder.location": "somewhere", **CUDNN, **overrides}
+    validate(configs.apply_overrides(VALID, overrides))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -154,6 +171,10 @@ def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, mes
         ({"evaluation.seeds": ""}, "config.evaluation.seeds is empty"),
         ({"evaluation.shots": "1,1"}, "config.evaluation.shots=.* repeats a value"),
         ({"mesh.fsdp": "0"}, "config.mesh: an axis is a positive size"),
+        ({**CUDNN, "model.dtype": "float32"}, "cudnn computes in bfloat16 only: set config.model"),
+        ({**CUDNN, "model.num_heads": "64"}, "heads of width 12 .*change config.model.num_heads"),
+        ({**CUDNN, "model.num_heads": "2"}, "heads of width 384 .*at most 256, or set .*=plain"),
+        ({**CUDNN, "model.encoder.num_heads": "32"}, "width 12 .*config.model.encoder.num_heads"),
     ],
 )  # fmt: skip
 def test_validate_names_the_field_and_a_remedy(overrides, message):

@@ -9,7 +9,7 @@ import torch
 
 from experiments.benchmarks import all as all_benchmarks
 from experiments.benchmarks import turns
-from experiments.benchmarks.compute import pytorch_dit, train_step
+from experiments.benchmarks.compute import attention, pytorch_dit, train_step
 from experiments.benchmarks.input import feeding
 from tests.programs import run_module
 
@@ -115,3 +115,14 @@ def test_one_command_measures_and_a_failure_does_not_stop_it(tmp_path, glyphs):
     assert warm["compile_seconds"] < cold["compile_seconds"]
     assert "error" in failed["starts"]
     assert failed["sampler"]["batches"]["1"]["images_per_second"] > 0
+
+
+def test_kernels_of_attention_agree_and_the_one_that_this_machine_lacks_is_named():
+    keys = (("self", 6), ("cross", 10))
+    found = attention.measure(attention.Settings(turns=1, calls=1, batch=2, queries=6, keys=keys))
+    assert "cudnn" in found["missing"] and "cpu" in found["missing"]
+    for sides in found["forms"].values():
+        assert sides.keys() == {"plain", "xla"}
+        for side in sides.values():
+            assert side["milliseconds"] > 0
+            assert all(0 < error < 0.02 for error in side["errors"].values())

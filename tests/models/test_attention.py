@@ -1,10 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from fsdit.models.attention import attend
+from fsdit.models.attention import KERNELS, attend, attend_by_jax
 
 SHAPES = [(2, 3, 5, 7, 8), (1, 1, 1, 4, 2), (2, 2, 6, 6, 4)]  # B, heads, N, M, d
 
@@ -47,3 +49,23 @@ def test_bfloat16_is_close_to_float32_and_keeps_no_float32_scores():
         np.testing.assert_allclose(gradient.astype(jnp.float32), expected, atol=0.1)
     kept = [x for x in jax.tree.leaves(pull) if x.dtype == jnp.float32]
     assert kept and max(x.size for x in kept) < 2 * 3 * 40 * 50
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients_are_those_of_jax(shape):
+    """cuDNN's kernel is reached through the same function, with the same axes and scale."""
+    query, key, value, probe = (jnp.asarray(x) for x in draw(*shape))
+    by_jax = functools.partial(attend_by_jax, implementation="xla")
+    (mixed, pull), (expected, pull_expected) = (
+        jax.vjp(kernel, query, key, value) for kernel in (attend, by_jax)
+    )
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+    for gradient, other in zip(pull(probe), pull_expected(probe), strict=True):
+        np.testing.assert_allclose(gradient, other, atol=2e-5)
+
+
+def test_the_kernels_of_the_setting_are_the_plain_one_and_jaxs_with_cudnn():
+    assert {"plain": attend, "cudnn": attend_by_jax} == KERNELS
+    arrays = [jax.ShapeDtypeStruct((2, 3, 8, 16), jnp.bfloat16)] * 3
+    text = str(jax.make_jaxpr(functools.partial(attend_by_jax, implementation="xla"))(*arrays))
+    assert "cudnn" not in text and "dot_general" in text

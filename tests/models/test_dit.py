@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig, dit
 from fsdit.errors import ConfigError
+from fsdit.models.encoder import FeatureShape
 from fsdit.models.spec import ModelSpec
 
 pytestmark = pytest.mark.medium
@@ -171,3 +173,43 @@ def test_the_presets_have_the_published_number_of_parameters(size, width, depth,
     own = {name: p for name, p in params.items() if name not in ("encoder", "conditioner")}
     count = sum(p.size for p in jax.tree.leaves(own))
     assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "supports", "settings", "message"),
+    [
+        (12, 2, {}, None),
+        (12, 2, {"cross_attention": "cls"}, "5 tokens of the DiT with its cls"),
+        (18, 2, {}, "9 tokens of the DiT"),
+        (12, 2, {"num_latents": 9}, "9 latents of the Perceiver"),
+        (12, 2, {"num_latents": 3}, None),
+        (12, 1, {"num_latents": 0}, None),
+        (18, 2, {"patch_size": 3}, "9 tokens of a support"),
+        (18, 3, {"patch_size": 9, "cross_attention": "none"}, "9 tokens of a support"),
+    ],
+)
+def test_cudnn_trains_on_even_numbers_of_tokens_only(size, supports, settings, message):
+    plain = spec(size, **settings)
+    plain.check_training(supports)
+    chosen = spec(size, attention="cudnn", **settings)
+    if message is None:
+        chosen.check_training(supports)
+        return
+    with pytest.raises(ConfigError, match=rf"^config\.model\.attention=cudnn .*{message}: set "):
+        chosen.check_training(supports)
+
+
+def test_odd_tokens_of_a_frozen_encoder_are_odd_tokens_of_the_context():
+    features = FeatureShape(8, (3, 3))
+    chosen = dataclasses.replace(
+        spec(num_latents=0, patch_size=3, attention="cudnn"), features=features
+    )
+    chosen.check_training(2)
+    with pytest.raises(ConfigError, match="27 tokens of the context"):
+        chosen.check_training(3)
+
+
+@pytest.mark.parametrize("cross", CROSS)
+def test_the_kernel_of_attention_changes_no_parameter(cross):
+    plain, chosen = (spec(cross_attention=cross, attention=a) for a in ("plain", "cudnn"))
+    jax.tree.map(np.testing.assert_array_equal, plain.init(3), chosen.init(3))

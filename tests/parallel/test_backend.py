@@ -3,8 +3,9 @@ import re
 import jax
 import pytest
 
+from fsdit.config import Config, ModelConfig
 from fsdit.errors import ConfigError
-from fsdit.parallel import backend
+from fsdit.parallel import backend, sharding
 from tests.conftest import experiment_file
 from tests.programs import run_module
 
@@ -85,3 +86,39 @@ def test_programs_name_a_backend_that_is_not_here(
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: JAX_PLATFORMS=nonsense: no such backend here (")
     assert not (tmp_path / "run").exists()
+
+
+A100, H100 = "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "num_heads", "message"),
+    [
+        (A100, (8, 0), 12, None),
+        (H100, (9, 0), 3, None),
+        ("NVIDIA B200", (10, 0), 3, None),
+        (A100, (8, 0), 3, "heads of width 256 need a GPU of compute capability 9.0 (H100)"),
+        ("Tesla T4", (7, 5), 12, "8.0 (A100) or later, and this device is Tesla T4: set config"),
+        ("TPU v5 lite", (0, 0), 12, "8.0 (A100) or later, and this device is TPU v5 lite: set"),
+    ],
+)
+def test_attention_by_cudnn_is_refused_on_devices_that_lack_it(
+    kind, capability, num_heads, message
+):
+    config = Config(model=ModelConfig(num_heads=num_heads, attention="cudnn"))
+    if message is None:
+        backend.check_cudnn(config, kind, capability)
+        return
+    with pytest.raises(ConfigError, match=f"^config.model.attention=cudnn.*{re.escape(message)}"):
+        backend.check_cudnn(config, kind, capability)
+
+
+def test_a_cpu_has_no_compute_capability_and_the_plain_attention_needs_none():
+    (device, *_) = jax.devices()
+    assert backend.cuda_capability(device) == (0, 0)
+    backend.check_attention(Config(), [device])
+
+
+def test_a_mesh_for_attention_by_cudnn_is_not_made_of_this_machines_cpus():
+    with pytest.raises(ConfigError, match="this device is cpu: set config"):
+        sharding.make_mesh(Config(model=ModelConfig(attention="cudnn")))

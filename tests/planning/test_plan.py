@@ -55,8 +55,12 @@ def error_of(done):
         (["--topology=local", "--mesh=-1x0"], ["config.mesh: an axis is a positive size"]),
         (["--topology=local", "--config.data.batch_size=12"], ["batch_size=12", "divisible by 8"]),
         (["--topology=local", "--steps=encode"], ["--steps=encode", "no frozen network"]),
+        (
+            ["--topology=local", "--config.model.attention=cudnn", "--config.model.dtype=bfloat16"],
+            ["--topology=local", "attention=cudnn", "this device is cpu"],
+        ),
     ],
-    ids=["topology", "mesh", "empty mesh", "batch", "nothing to encode"],
+    ids=["topology", "mesh", "empty mesh", "batch", "nothing to encode", "attention"],
 )
 def test_a_wrong_flag_gives_one_line(experiment, flags, words):
     line = error_of(run_plan(experiment, *flags))

@@ -106,6 +106,19 @@ def test_settings_of_the_trained_model_cannot_be_overridden(small):
         fsdit.load(folder, {"model.depth": "3"})
 
 
+def test_a_model_trained_with_cudnns_attention_is_sampled_here_with_the_plain_one(exported_copy):
+    config = json.loads((exported_copy / "config.json").read_text())["config"]
+    config["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
+    _edit(exported_copy, config=config)
+    loaded = fsdit.load(exported_copy)
+    with pytest.raises(
+        ConfigError, match=r"this device is cpu: set config\.model\.attention=plain"
+    ):
+        loaded.generate(supports_for(loaded))
+    plain = fsdit.load(exported_copy, {"model.attention": "plain"})
+    assert plain.generate(supports_for(plain), 2).std() > 5
+
+
 def test_an_export_older_than_a_setting_samples_with_its_default(small, exported_copy):
     config = json.loads((exported_copy / "config.json").read_text())["config"]
     del config["sampling"]["shift"], config["features"]

@@ -17,6 +17,7 @@ from fsdit.config.bounds import Depth, Epsilon, ImageSize, Width
 from fsdit.config.problems import shown
 from fsdit.errors import DataError
 from fsdit.models import layers
+from fsdit.models.multihead import Attention
 from fsdit.models.pretrained import vit
 from fsdit.models.pretrained.stored.checkpoint import Checkpoint
 from fsdit.models.pretrained.stored.weights import Mapped, Source, linear, norm
@@ -62,7 +63,7 @@ class _PoolingHead(nnx.Module):
     def __init__(self, config: SiglipConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         dim = config.hidden_size
         self.probe = nnx.Param(jnp.zeros(dim))
-        self.attention = layers.Attention(
+        self.attention = Attention(
             dim, config.num_attention_heads, rngs=rngs, dtype=dtype, cross=True
         )
         self.norm = vit.layer_norm(dim, config.layer_norm_eps, dtype=dtype, rngs=rngs)

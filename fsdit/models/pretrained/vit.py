@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fsdit.models import layers
+from fsdit.models.multihead import Attention
 
 # Activation functions by the names that transformers gives them.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -71,7 +72,7 @@ class VitBlock(nnx.Module):
     def __init__(self, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         norm = functools.partial(layer_norm, shape.dim, shape.norm_eps, dtype=dtype, rngs=rngs)
         self.norm1, self.norm2 = norm(), norm()
-        self.attention = layers.Attention(shape.dim, shape.num_heads, rngs=rngs, dtype=dtype)
+        self.attention = Attention(shape.dim, shape.num_heads, rngs=rngs, dtype=dtype)
         self.mlp = VitMlp(shape, dtype=dtype, rngs=rngs)
         self.layer_scale = shape.layer_scale
         if shape.layer_scale:
