@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "BUILD.md")),
         *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("docs/**/*.ipynb"),
     ]
 )
 # A page that names files of other projects.
@@ -31,17 +33,27 @@ SETTINGS = flatten(to_dict(Config()))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-_PATH = re.compile(r"\b(?:fsdit|data_prep|experiments|tests|docs)/[\w./-]*\.(?:py|md|sh|png|jinja)")
+_PATH = re.compile(
+    r"\b(?:fsdit|data_prep|experiments|tests|docs)/[\w./-]*\.(?:py|md|sh|png|jinja|ipynb)"
+)
+
+
+def text_of(page: Path) -> str:
+    """The text of a page. Of a notebook: its markdown cells."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
 def prose(page: Path) -> str:
     """The text of a page without its code blocks."""
-    return _FENCE.sub("", page.read_text())
+    return _FENCE.sub("", text_of(page))
 
 
 def code(page: Path) -> Iterator[str]:
     """The lines of the page's shell blocks, and its inline code."""
-    for language, block in _FENCE.findall(page.read_text()):
+    for language, block in _FENCE.findall(text_of(page)):
         if language == "sh":
             yield from block.replace("\\\n", " ").splitlines()
     yield from _SPAN.findall(prose(page))
