@@ -51,8 +51,14 @@ def session(kernel: str, folder: Path, changes: dict[str, object]) -> nbformat.N
     known = parameters(cell.source)
     assert changes.keys() <= known.keys()
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in (known | changes).items())
-    resources = {"metadata": {"path": str(folder)}}
-    return NotebookClient(nb, kernel_name=kernel, timeout=500, resources=resources).execute()
+    client = NotebookClient(
+        nb,
+        kernel_name=kernel,
+        startup_timeout=300,
+        timeout=900,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    return client.execute()
 
 
 def printed(nb: nbformat.NotebookNode) -> str:
