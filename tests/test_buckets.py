@@ -115,6 +115,7 @@ def test_checkpoints_copied_from_a_disk_in_any_order_go_on_in_a_bucket(bucket, t
     assert published(f"{bucket}/run") == list(range(1, 13))
 
 
+@pytest.mark.large
 def test_a_state_saved_on_eight_devices_goes_on_on_two(bucket, tmp_path, config):
     experiment, workdir = experiment_file(tmp_path / "experiment.py", config), f"{bucket}/run"
     for devices, steps in ((8, 3), (2, 5)):
