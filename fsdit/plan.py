@@ -12,15 +12,15 @@ the devices of this machine.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from fsdit import program
+from fsdit import program, storage
 from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig
 from fsdit.data.layout import DatasetInfo, read_dataset_info, write_json
 from fsdit.errors import ConfigError
+from fsdit.features.staging import with_local_copies
 
 _CONFIG = program.define_config()
 _TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")
@@ -46,8 +46,8 @@ def _meshes(config: Config) -> list[MeshConfig]:
 
 def _dataset(config: Config) -> DatasetInfo:
     """The description of the dataset, or an assumed one where there is no dataset."""
-    if (Path(config.data.dataset_dir) / "dataset.json").exists():
-        return read_dataset_info(config.data.dataset_dir)
+    if storage.is_there(f"{config.data.dataset_dir}/dataset.json"):
+        return read_dataset_info(with_local_copies(config, splits=()).data.dataset_dir)
     size, channels = _IMAGE_SIZE.value, int(_CHANNELS.value)
     print(
         f"no dataset at {config.data.dataset_dir}: planned for images of {size} x {size} x "
@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> None:
                 print(f"{made.program} on {made.topology}: {took}", flush=True)
     print(report.text(plans))
     if _JSON.value:
-        write_json(Path(_JSON.value), report.document(plans, config))
+        with storage.output_file(_JSON.value) as output:
+            write_json(output, report.document(plans, config))
 
 
 if __name__ == "__main__":
