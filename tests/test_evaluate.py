@@ -166,7 +166,7 @@ def test_more_samples_than_the_disk_holds_are_refused_before_sampling(evaluated,
     with small_disk_at(tmp_path / "disk", "4m") as disk:
         result = evaluate(evaluated[0], disk / "result")
         assert result.returncode == 1
-        assert f"error: {disk}: the samples need 64 MB" in result.stderr.splitlines()[-1]
+        assert f"error: {disk}/result: the samples need 64 MB" in result.stderr.splitlines()[-1]
         assert not sample_files(disk / "result")
 
 

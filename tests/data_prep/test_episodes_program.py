@@ -139,7 +139,7 @@ def _state(directory: Path, old: dict[str, str], new: dict[str, str]) -> str:
     except DataError as error:
         assert f"python -m data_prep.episodes --dataset_dir={directory}" in str(error)
         return "named"
-    found = {name: digest for name, digest in files(directory).items() if name != "lock"}
+    found = {n: digest for n, digest in files(directory).items() if n not in ("lock", "lock.since")}
     extra = found.keys() - old.keys()
     assert len(damages) == len(extra)
     for damage in damages:
