@@ -60,7 +60,8 @@ def is_there(path: PathLike) -> bool:
 def local_copy(path: PathLike) -> Path:
     """Returns the path of a file or a folder on a disk, after copying it there from a bucket.
 
-    A local path is returned as it is. Raises DataError where there is nothing of this name.
+    A local path is returned as it is. What an earlier copy of the folder holds and the bucket no
+    longer has is deleted. Raises DataError where there is nothing of this name.
     """
     if not is_remote(path):
         return Path(path)
@@ -68,7 +69,10 @@ def local_copy(path: PathLike) -> Path:
     inside = bucket.objects(path)
     if not inside:
         return local_file(path)
-    return copy(inside, path, folder_of(path, "copies") / Path(split(path)[1]).name)
+    target = copy(inside, path, folder_of(path, "copies") / Path(split(path)[1]).name)
+    for name in copied(target).keys() - inside.keys():
+        (target / name).unlink(missing_ok=True)
+    return target
 
 
 def copy(
@@ -149,20 +153,28 @@ def _has_size(file: Path, size: int) -> bool:
 def copied(target: Path) -> dict[str, list[int]]:
     """What the local folder `target` holds of a bucket's folder: name -> [size, generation]."""
     try:
-        found = json.loads(_state_file(target).read_bytes())
-    except (FileNotFoundError, ValueError):
+        lines = _notes(target).read_bytes().splitlines()
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    held = {}
+    for line in lines:
+        try:
+            name, *state = json.loads(line)
+        except (ValueError, TypeError):  # a kill cut it off: that file is copied again
+            continue
+        held[name] = state
+    return {name: state for name, state in held.items() if state}
 
 
-def note_copied(target: Path, name: str, found: Object) -> None:
-    """Notes that a file of `target` has the content of this generation of an object."""
-    held = {**copied(target), name: [found.size, found.generation]}
-    path = _state_file(target)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(held))
-    partial.replace(path)
+def note_copied(target: Path, name: str, found: Object | None) -> None:
+    """Notes that a file of `target` has the content of this generation of an object.
+
+    found: None for an object that was deleted. One line is appended, since there may be many files.
+    """
+    line = [name, found.size, found.generation] if found else [name]
+    with _notes(target).open("a", encoding="utf-8") as notes:
+        notes.write(json.dumps(line) + "\n")
 
 
-def _state_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.copied.json")
+def _notes(target: Path) -> Path:
+    return target.with_name(f"{target.name}.copied.jsonl")

@@ -78,6 +78,7 @@ class Mirror:
                 self._published[name] = files[name]
         for name in [name for name in self._published if name not in files]:
             bucket.delete(f"{self._output}/{name}")
+            note_copied(self.folder, name, None)
             del self._published[name]
 
     def discard(self) -> None:

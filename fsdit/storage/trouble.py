@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from fsdit.errors import causes
 
 # Packages whose errors come from the connection to a store, or from the store's answer.
-_CLIENTS = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
+_CLIENTS = (
+    *("gcsfs", "aiohttp", "requests", "urllib3"),
+    *("google.api_core", "google.auth", "google.cloud", "google.resumable_media"),
+)
 # TensorStore gives the kind of an error in its message only.
 _NO_ANSWER = re.compile(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED)\b")
 _NO_ACCESS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED)\b")
@@ -37,4 +40,4 @@ def _answers(error: BaseException) -> Iterator[tuple[BaseException, int | None]]
 
 
 def _is_of_client(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in _CLIENTS
+    return f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in _CLIENTS))

@@ -50,6 +50,37 @@ def test_what_has_changed_in_the_bucket_or_on_the_disk_is_copied_again(bucket):
     assert content(storage.local_copy(bucket)) == {**FILES, "a.txt": b"b"}
 
 
+def test_what_the_bucket_no_longer_has_leaves_the_copy(bucket):
+    put(bucket, FILES)
+    storage.local_copy(bucket)
+    objects.delete(f"{bucket}/a.txt")
+    left = {name: data for name, data in FILES.items() if name != "a.txt"}
+    assert content(storage.local_copy(bucket)) == left
+    put(bucket, {"a.txt": b"back"})
+    assert content(storage.local_copy(bucket)) == {**left, "a.txt": b"back"}
+
+
+def test_notes_of_copies_that_a_kill_cut_off_are_copied_again(bucket, monkeypatch):
+    put(bucket, FILES)
+    copy = storage.local_copy(bucket)
+    notes = copy.with_name(f"{copy.name}.copied.jsonl")
+    notes.write_bytes(notes.read_bytes()[:-4])
+    fetched, download = [], objects.download
+    monkeypatch.setattr(objects, "download", lambda *a: fetched.append(a[0]) or download(*a))
+    assert content(storage.local_copy(bucket)) == FILES and len(fetched) == 1
+
+
+def test_an_interrupted_publication_with_a_deletion_goes_on(bucket, monkeypatch):
+    put(bucket, FILES)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(storage.Mirror, "discard", lambda mirror: 1 / 0)
+        with storage.changed_folder(bucket) as folder:
+            (folder / "a.txt").unlink()
+    with storage.changed_folder(bucket) as folder:
+        assert not (folder / "a.txt").exists()
+    assert content(bucket).keys() == FILES.keys() - {"a.txt"}
+
+
 def test_what_is_not_there_is_named(bucket):
     with pytest.raises(DataError, match=f"{bucket}/none: no such object"):
         storage.local_copy(f"{bucket}/none")
