@@ -12,6 +12,7 @@ still run, and ends.
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import json
@@ -71,6 +72,7 @@ def become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     os.setsid()  # a process group of its own, so that a test can see when the whole group ends
     os.dup2(output, 1)
     os.dup2(errors, 2)
+    faulthandler.register(signal.SIGUSR2)  # prints where each thread is
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

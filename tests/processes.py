@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 from fsdit import storage
 from fsdit.config import Config
 from tests.conftest import experiment_file
-from tests.programs import start_program
+from tests.programs import Fork, start_program
 
 # A run that saves at each step is too slow to end before it notices a preemption: JAX looks
 # for one once a second.
@@ -59,7 +60,12 @@ def start_pod(count, experiment, workdir, *flags, devices=1, module="fsdit.main"
 
 
 def finish(process, timeout=600):
-    output, _ = process.communicate(timeout=timeout)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        if isinstance(process, Fork):
+            raise AssertionError(f"runs after {timeout} s:\n{process.traces()}") from error
+        raise
     return process.returncode, output
 
 

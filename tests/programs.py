@@ -72,6 +72,16 @@ class Fork:
     def communicate(self, timeout: float | None = None) -> tuple[str, str | None]:
         """(output, errors) of the ended program; None where errors went to the output."""
         self.wait(timeout)
+        return self._texts()
+
+    def traces(self) -> str:
+        """Outputs of the running program so far, followed by where each of its threads is."""
+        self.send_signal(signal.SIGUSR2)  # tests/forkserver.py says what this prints
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(2.0)
+        return "\n".join(text for text in self._texts() if text)
+
+    def _texts(self) -> tuple[str, str | None]:
         return tuple(stream and _text(stream) for stream in self._outputs)
 
     def send_signal(self, number: int) -> None:

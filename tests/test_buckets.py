@@ -93,6 +93,7 @@ def test_a_pod_in_a_bucket_computes_what_it_computes_on_a_disk(bucket, tmp_path,
     assert sorted(losses(copy)) == list(range(1, STEPS + 4))
 
 
+@pytest.mark.large
 def test_checkpoints_copied_from_a_disk_in_any_order_go_on_in_a_bucket(bucket, tmp_path, config):
     experiment = experiment_file(tmp_path / "experiment.py", config)
     short = "--config.train.num_steps=9"

@@ -17,6 +17,9 @@ from fsdit.errors import ConfigError
 
 # TensorFlow's own client, which etils would prefer, knows no emulator. etils reads this once.
 os.environ["EPATH_USE_TF"] = "0"
+# gcsfs would ask another service, by gRPC, of which kind each bucket is. A store without that
+# service is waited for, and threads of gRPC do not survive the forks that start other programs.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 PathLike = str | os.PathLike[str]
 # Either kind of path; both have the methods of pathlib that read and write files.

@@ -60,5 +60,4 @@ def client_environment(address: str) -> dict[str, str]:
         "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # array_record
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
         "GOOGLE_CLOUD_PROJECT": "tests",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask another service
     }

@@ -138,7 +138,7 @@ def small_disk(tmp_path):
         yield disk
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize("kind", [pytest.param("folder", marks=pytest.mark.large), "tar"])
 def test_a_disk_without_space_is_reported_with_the_output(folder, small_disk, tmp_path, kind):
     source = folder
     if kind == "tar":  # the working folder has no space for a copy of the tar
