@@ -15,8 +15,9 @@ _WEIGHTS = ("evaluation.lpips", "evaluation.inception")
 _PATHS = ("data.dataset_dir", "data.cache_dir", "train.compilation_cache", *_WEIGHTS)
 # Settings that name a folder, if there is one of this name, or else a hub id.
 _LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
-# Values that name no file.
+# Values that name no file, of any of these settings and of one.
 _WORDS = ("", "off")
+_OWN_WORDS = {"critic": ("auto", "trained", "pixels")}
 
 
 def check_locations(config: Config) -> None:
@@ -68,5 +69,6 @@ def _replaced(holder: Any, name: str, change: Callable[[str], str]) -> Any:
     if rest:
         changed = _replaced(value, rest, change)
     else:
-        changed = value if value in _WORDS else change(value)
+        named = value not in (*_WORDS, *_OWN_WORDS.get(name, ()))
+        changed = change(value) if named else value
     return dataclasses.replace(holder, **{first: changed})

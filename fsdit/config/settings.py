@@ -194,9 +194,9 @@ class EvaluationConfig:
     guidance_scales: tuple[Scale, ...] = ()  # more tables of the unseen classes, one each
     seen: bool = True  # also evaluate classes of the training split
     ways: Annotated[int, whole(2)] = 5  # classes that the few-shot classifier tells apart
-    # The critic, in whose features images are compared: the frozen encoder at this directory
-    # or hub id; "": the pixels.
-    critic: PathText = ""
+    # In whose features images are compared: "trained" on the training split, "pixels", or the
+    # frozen encoder at this directory or hub id. "auto": trained, for images up to 64 x 64.
+    critic: PathText = "auto"
     lpips: PathText = ""  # directory of LPIPS weights; "": no LPIPS
     inception: PathText = ""  # file of torch-fidelity's Inception weights; "": no Inception FID
     batch_size: BatchSize = 64  # samples made at once

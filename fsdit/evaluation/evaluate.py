@@ -12,7 +12,7 @@ from fsdit.data.layout import DatasetInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.errors import ConfigError
 from fsdit.evaluation.comparison import Comparison, RealImages, compare, read_real_images
-from fsdit.evaluation.critics.critic import Critic, open_critic
+from fsdit.evaluation.critics.critic import LARGEST_SMALL, PIXELS, Critic, open_critic
 from fsdit.evaluation.critics.inception import check_inception
 from fsdit.evaluation.critics.lpips import load_lpips
 from fsdit.evaluation.protocol import SEEN, Cell
@@ -28,11 +28,12 @@ from fsdit.models.pretrained.lpips import MIN_SIZE
 class EvaluationInputs:
     """Everything an evaluation reads beside the run, opened and checked on the host.
 
+    critics: the one that config.evaluation names, and for small images the pixels beside it.
     perceptual: LPIPS, or None. images: readers by split.
     """
 
     cells: list[Cell]
-    critic: Critic
+    critics: tuple[Critic, ...]
     perceptual: Perceptual | None
     images: dict[str, ImageReader]
 
@@ -48,9 +49,11 @@ def open_evaluation(config: Config, info: DatasetInfo, cells: list[Cell]) -> Eva
     if config.evaluation.inception:
         check_inception(Path(config.evaluation.inception))
     splits = {cell.split for cell in cells} | ({SEEN} & info.splits.keys())
+    critic = open_critic(config, info)
+    by_pixels = critic is not PIXELS and info.image_size <= LARGEST_SMALL
     return EvaluationInputs(
         cells=cells,
-        critic=open_critic(config),
+        critics=(critic, PIXELS) if by_pixels else (critic,),
         perceptual=load_lpips(lpips).pairwise if lpips else None,
         images={split: split_images(config.data.dataset_dir, info, split) for split in splits},
     )
@@ -74,24 +77,26 @@ def evaluate(
         for cell in inputs.cells:
             files.load_or_make(sampler, ema, cell, bar.update)
     real = {
-        split: read_real_images(images, info.split(split), inputs.critic)
+        split: [read_real_images(images, info.split(split), each) for each in inputs.critics]
         for split, images in tqdm(inputs.images.items(), desc="real images", unit="split")
     }
+    training = real[SEEN][0] if SEEN in real else None
     tables, pictures = [], []
     for cell in tqdm(inputs.cells, desc="scoring", unit="table"):
         # Read from the files again, so that only one cell's samples are in memory at a time.
         samples = files.load_or_make(sampler, ema, cell)
-        comparison = compare(cell, samples, real[cell.split], inputs.critic)
+        pairs = zip(real[cell.split], inputs.critics, strict=True)
+        comparison, *by_pixels = [compare(cell, samples, *pair) for pair in pairs]
         table, nearest = score_cell(
-            comparison, cell, real.get(SEEN), config.evaluation, inputs.perceptual
+            comparison, by_pixels, cell, training, config.evaluation, inputs.perceptual
         )
         tables.append(table)
-        pictures += _class_pictures(cell, table, comparison, nearest, real.get(SEEN))
+        pictures += _class_pictures(cell, table, comparison, nearest, training)
     results = Results(
         name=config.name,
         step=step,
         split=inputs.cells[0].split,
-        critic=inputs.critic.name,
+        critic=inputs.critics[0].name,
         protocol=config.evaluation,
         sampling=config.sampling,
         tables=tuple(tables),

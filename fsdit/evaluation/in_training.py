@@ -35,7 +35,7 @@ def open_few_shot(config: Config, info: DatasetInfo, split: str) -> FewShotInput
             f"config.train.few_shot_interval={config.train.few_shot_interval} evaluates samples "
             f"of {split} classes, {config.data.dataset_dir} has no {split} split: set it to 0"
         )
-    return FewShotInputs(info, training_cell(config, info, split), open_critic(config))
+    return FewShotInputs(info, training_cell(config, info, split), open_critic(config, info))
 
 
 class FewShotEvaluator:

@@ -14,13 +14,10 @@ from fsdit.data.episodes import SampledEpisodes, check_class_sizes, class_order
 from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.data.records import Episode
 from fsdit.errors import ConfigError, DataError
+from fsdit.evaluation.critics.critic import kind_of
 from fsdit.evaluation.results import table_name
 
 SEEN = "train"  # the split of the classes that the model was trained on
-
-# The largest side of images for which the pixels may be the critic. Distances of larger images
-# by their pixels say little about likeness and take much memory.
-_LARGEST_PIXELS = 64
 
 # Sets with fewer images than this are not compared as sets.
 MIN_SET = 20
@@ -132,12 +129,7 @@ def _cell(
             f"config.evaluation.classes={count}: the split {split!r} has {len(description.classes)}"
         )
     check_class_sizes(description, shots)
-    if not evaluation.critic and info.image_size > _LARGEST_PIXELS:
-        raise ConfigError(
-            f"config.evaluation.critic is empty: images of {info.image_size} x {info.image_size} "
-            "are too large to be compared by their pixels; name a frozen encoder, such as "
-            "facebook/dinov2-base"
-        )
+    kind_of(evaluation.critic, info.image_size)  # refuses a critic that these images cannot have
     # The seed is fixed, so that the chosen classes do not depend on config.evaluation.seeds.
     order = class_order(len(description.classes), seed=0)[: count or None]
     return Cell(

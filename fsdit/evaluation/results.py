@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 
 from fsdit.config import EvaluationConfig, SamplingConfig, renamed_in, to_dict, with_new_names
 from fsdit.data.layout import write_json
 from fsdit.errors import DataError, first_line
+from fsdit.evaluation.metrics import METRICS
 
 # The image sets that a table compares: the model's samples, then the baselines.
 IMAGE_SETS = {
@@ -24,139 +25,6 @@ IMAGE_SETS = {
 
 # Names in results.json of older versions: old name -> new name.
 _RENAMED = {"judge": "critic", "drawings": "samples"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """How a metric is presented.
-
-    better: which values are good; "real": those near the value of real images.
-    """
-
-    label: str
-    group: Literal["fidelity to the set", "fidelity to the class", "use", "variety", "copying"]
-    better: Literal["higher", "lower", "real"]
-    meaning: str
-
-
-METRICS = {
-    "frechet_distance": Metric(
-        "FD",
-        "fidelity to the set",
-        "lower",
-        "Fréchet distance between Gaussians fitted to the critic's features of the images and of "
-        "half of the real images; every column has as many images; interval by jackknife over "
-        "groups of episodes",
-    ),
-    "kernel_distance": Metric(
-        "KID",
-        "fidelity to the set",
-        "lower",
-        "kernel distance: squared MMD of the critic's features under the cubic kernel, unbiased; "
-        "interval of two standard errors over random subsets of images",
-    ),
-    "gaussian_distance": Metric(
-        "CMMD",
-        "fidelity to the set",
-        "lower",
-        "1000 times the squared MMD of the critic's features, scaled to unit length, under a "
-        "Gaussian kernel, unbiased; interval of two standard errors over random subsets of images",
-    ),
-    "precision": Metric(
-        "precision",
-        "fidelity to the set",
-        "higher",
-        "share of samples that are as near to a real image as its neighbours are",
-    ),
-    "recall": Metric(
-        "recall",
-        "fidelity to the set",
-        "higher",
-        "share of real images that are as near to a sample as its neighbours are",
-    ),
-    "density": Metric(
-        "density",
-        "fidelity to the set",
-        "higher",
-        "number of neighbourhoods of real images in which a sample lies, over k; 1 where the "
-        "distributions are equal",
-    ),
-    "coverage": Metric(
-        "coverage",
-        "fidelity to the set",
-        "higher",
-        "share of real images that have a sample in their neighbourhood",
-    ),
-    "top1": Metric(
-        "top-1 retrieval",
-        "fidelity to the class",
-        "higher",
-        "share whose nearest real image of the split, without the episode's supports, is of "
-        "the right class, or of one that shares an identical image with it",
-    ),
-    "top1_exact": Metric(
-        "top-1 retrieval, exact class",
-        "fidelity to the class",
-        "higher",
-        "the same, but classes that share an image do not count as right",
-    ),
-    "top5": Metric(
-        "top-5 retrieval",
-        "fidelity to the class",
-        "higher",
-        "share for which a right class is among the five nearest",
-    ),
-    "classifier": Metric(
-        "few-shot classifier",
-        "use",
-        "higher",
-        "accuracy on real images of a classifier trained on these images alone; in the column "
-        "of copied supports, on all supports",
-    ),
-    "classifier_with_supports": Metric(
-        "few-shot classifier, with supports",
-        "use",
-        "higher",
-        "accuracy on real images of a classifier trained on the real supports and these images",
-    ),
-    "pairwise_distance": Metric(
-        "pairwise distance",
-        "variety",
-        "real",
-        "mean distance between two images of one episode",
-    ),
-    "lpips": Metric(
-        "LPIPS",
-        "variety",
-        "real",
-        "mean perceptual distance between two images of one episode",
-    ),
-    "support_distance": Metric(
-        "distance to the nearest support",
-        "copying",
-        "real",
-        "mean distance of an image to the nearest of its episode's supports",
-    ),
-    "near_copies": Metric(
-        "near-copies",
-        "copying",
-        "lower",
-        "share of images that are as near to a support as the nearest twentieth of real images",
-    ),
-    "training_distance": Metric(
-        "distance to the nearest training image",
-        "copying",
-        "real",
-        "mean distance of an image to the nearest image of the training split",
-    ),
-    "inception_distance": Metric(
-        "Inception FID",
-        "fidelity to the set",
-        "lower",
-        "the FID as torch-fidelity computes it, to compare with papers; it does not depend on "
-        "the critic",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)

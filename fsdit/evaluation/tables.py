@@ -1,8 +1,10 @@
 """The table of a cell: all metrics of its samples and of their baselines.
 
-The same functions score every image set. Distances are those of the critic's features.
+The same functions score every image set. Distances are those of the critic's features, and for
+small images those of the pixels beside them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from jaxtyping import Int
 
 from fsdit.config import EvaluationConfig
 from fsdit.evaluation.comparison import Comparison, RealImages
+from fsdit.evaluation.metrics import BY_PIXELS, METRICS
 from fsdit.evaluation.protocol import SEEN, Cell
 from fsdit.evaluation.results import Table
 from fsdit.evaluation.scoring.classifiers import classifier_scores
@@ -20,11 +23,13 @@ from fsdit.evaluation.scoring.episodes import (
     training_copies,
     variety,
 )
+from fsdit.evaluation.scoring.scores import Scores
 from fsdit.evaluation.scoring.sets import inception_scores, set_fidelity
 
 
 def score_cell(
     comparison: Comparison,
+    by_pixels: Sequence[Comparison],
     cell: Cell,
     training: RealImages | None,
     protocol: EvaluationConfig,
@@ -32,7 +37,8 @@ def score_cell(
 ) -> tuple[Table, Int[np.ndarray, "N R"] | None]:
     """The table of a cell, and the index of the training image nearest to each sample.
 
-    training: the images of the training split; without them (None) there is no nearest one.
+    by_pixels: the same comparison by pixels, or none. training: the images of the training split;
+    without them (None) there is no nearest one.
     """
     inception: dict = {}
     if protocol.inception:
@@ -52,6 +58,8 @@ def score_cell(
         **copied,
         **memorised,
     }
+    for other in by_pixels:
+        scores |= pixel_scores(other)
     names = comparison.real.split.classes
     by_class = {
         metric: {names[c]: float(values[comparison.class_id == c].mean()) for c in cell.classes}
@@ -68,3 +76,15 @@ def score_cell(
         by_class=by_class,
     )
     return table, nearest
+
+
+def pixel_scores(comparison: Comparison) -> Scores:
+    """The scores of a comparison by pixels, under the names of METRICS that begin with pixel_."""
+    found = {
+        **set_fidelity(comparison, jackknife=True),
+        **class_fidelity(comparison)[0],
+        **variety(comparison, None)[0],
+        **support_copies(comparison)[0],
+    }
+    named = {BY_PIXELS + metric: sets for metric, sets in found.items()}
+    return {metric: named[metric] for metric in METRICS if metric in named}

@@ -3,8 +3,9 @@
 import numpy as np
 
 from fsdit.config import EvaluationConfig, SamplingConfig
+from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.report.class_pictures import ClassPictures
-from fsdit.evaluation.results import IMAGE_SETS, METRICS, Results, Score, Table
+from fsdit.evaluation.results import IMAGE_SETS, Results, Score, Table
 
 BY_CLASS = ("top1", "classifier", "pairwise_distance", "support_distance", "near_copies")
 # Scores that are left out, as an evaluation leaves out scores without a meaning.

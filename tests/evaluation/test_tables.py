@@ -9,7 +9,7 @@ from fsdit.config import Config, DataConfig, EvaluationConfig, SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
 from fsdit.evaluation.comparison import ImageSet, compare, read_real_images
-from fsdit.evaluation.critics.critic import open_critic
+from fsdit.evaluation.critics.critic import PIXELS
 from fsdit.evaluation.critics.lpips import load_lpips
 from fsdit.evaluation.protocol import make_cells
 from fsdit.evaluation.scoring.classifiers import classifier_scores
@@ -21,7 +21,9 @@ from tests.models.pretrained import lpips_original
 
 pytestmark = pytest.mark.medium
 
-PROTOCOL = EvaluationConfig(classes=20, samples_per_episode=4, episodes_per_class=1)
+PROTOCOL = EvaluationConfig(
+    critic="pixels", classes=20, samples_per_episode=4, episodes_per_class=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def scored(glyphs):
     """(table of good samples, function that scores the real images after an edit of them)."""
     data = DataConfig(dataset_dir=str(glyphs), shots=5)
     config = Config(data=data, evaluation=PROTOCOL, sampling=SamplingConfig())
-    info, critic = read_dataset_info(glyphs), open_critic(config)
+    info, critic = read_dataset_info(glyphs), PIXELS
     cell = make_cells(config, info, "test")[0]
     splits = ("test", "train")
     real, training = (
@@ -45,7 +47,7 @@ def scored(glyphs):
         return compare(cell, edit(images, shown).astype(np.uint8), real, critic)
 
     def table(edit):
-        return score_cell(comparison(edit), cell, training, PROTOCOL, perceptual=None)[0]
+        return score_cell(comparison(edit), [], cell, training, PROTOCOL, perceptual=None)[0]
 
     # Noise is added because a generated sample never equals a real image.
     rng = np.random.default_rng(0)

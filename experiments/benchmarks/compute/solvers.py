@@ -74,7 +74,7 @@ def make_kid(overrides: dict[str, str]) -> Callable[[str, int], float]:
     run = load_run(_WORKDIR.value, overrides)
     info = read_dataset_info(run.config.data.dataset_dir)
     (cell,) = make_cells(run.config, info, "test")
-    critic = open_critic(run.config)
+    critic = open_critic(run.config, info)
     images = split_images(run.config.data.dataset_dir, info, "test")
     real = read_real_images(images, info.split("test"), critic)
     sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh)

@@ -1,8 +1,8 @@
 """The critic: in whose features samples and real images are compared.
 
-It is the pixels themselves, or a frozen encoder. An encoder is a fair critic only if it is not
-the one that conditions the model: the model could please that encoder in ways that no other
-encoder, and no person, would see.
+It is trained on the training split, or it is the pixels themselves or a frozen encoder. An
+encoder is a fair critic only if it is not the one that conditions the model: the model could
+please that encoder in ways that no other encoder, and no person, would see.
 """
 
 import itertools
@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from fsdit.config import Config
-from fsdit.data.layout import read_dataset_info
+from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.run_dataset import features_name
 from fsdit.errors import ConfigError
+from fsdit.evaluation.critics.trained import open_trained
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
@@ -31,28 +33,51 @@ Images = Iterable[UInt8[np.ndarray, "H W C"]]
 class Critic:
     """A function from images to the features in which they are compared.
 
-    name: "pixels", or the encoder's location.
+    name: "trained-" with digits of what it is trained on, "pixels", or the encoder's location.
 
     features: N >= 1 images -> (N, *D), in the same order. The pixel critic returns the uint8
-    images themselves, an encoder its pooled output in float32. An encoder takes one batch of
-    `images` at a time, so they may be read from disk as it goes. It runs on this process's
-    devices and leaves nothing on them.
+    images themselves, the trained one vectors of unit length, an encoder its pooled output, both
+    in float32. An encoder takes one batch of `images` at a time, so they may be read from disk as
+    it goes. It runs on this process's devices and leaves nothing on them.
     """
 
     name: str
     features: Callable[[Images], Shaped[np.ndarray, "N *D"]]
 
 
-def open_critic(config: Config) -> Critic:
+# The largest side of images that the critic "auto" compares, and that pixels may compare: those
+# of larger images say little about likeness, and their distances take much memory.
+LARGEST_SMALL = 64
+
+
+def kind_of(critic: str, image_size: int) -> Literal["trained", "pixels", "encoder"]:
+    """What config.evaluation.critic means for images of this size.
+
+    "" is how older versions named the pixels. Raises ConfigError where the images are too large.
+    """
+    kind = {"auto": "trained", "trained": "trained", "": "pixels", "pixels": "pixels"}.get(critic)
+    if critic != "trained" and kind and image_size > LARGEST_SMALL:
+        raise ConfigError(
+            f"config.evaluation.critic={critic}: images of {image_size} x {image_size} are too "
+            "large to be compared by their pixels or gradients; name a frozen encoder, such as "
+            "facebook/dinov2-base"
+        )
+    return kind or "encoder"
+
+
+def open_critic(config: Config, info: DatasetInfo) -> Critic:
     """Opens and checks, on the host, the critic that config.evaluation names.
 
-    Errors:
-        ConfigError: the critic is the encoder that conditions.
+    info: of the dataset. Errors:
+        ConfigError: the critic is the encoder that conditions, or the dataset cannot have it.
         DataError: weights are missing, damaged or of another architecture.
     """
     location = config.evaluation.critic
-    if not location:
-        return Critic("pixels", _pixels)
+    kind = kind_of(location, info.image_size)
+    if kind == "pixels":
+        return PIXELS
+    if kind == "trained":
+        return Critic(*open_trained(config.data.dataset_dir, info))
     _check_independent(config)
     encoder, params = load_encoder(location, "float32")
     return Critic(location, partial(_encode, encoder, params, config.features.encode_batch))
@@ -85,6 +110,9 @@ def _conditioning_checksum(config: Config) -> str:
 
 def _pixels(images: Images) -> UInt8[np.ndarray, "N H W C"]:
     return images if isinstance(images, np.ndarray) else np.stack(list(images))
+
+
+PIXELS = Critic("pixels", _pixels)
 
 
 def _encode(

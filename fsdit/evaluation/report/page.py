@@ -1,11 +1,13 @@
 """The page of an evaluation: everything that `report.html.jinja` shows."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jinja2
 
 from fsdit.config import flatten, to_dict
+from fsdit.evaluation.metrics import BY_PIXELS, METRICS, Metric
 from fsdit.evaluation.report import plots, wording
 from fsdit.evaluation.report.class_pictures import (
     ClassPictures,
@@ -15,7 +17,7 @@ from fsdit.evaluation.report.class_pictures import (
     strip,
 )
 from fsdit.evaluation.report.ranking import rank_classes
-from fsdit.evaluation.results import IMAGE_SETS, METRICS, Metric, Results, Table
+from fsdit.evaluation.results import IMAGE_SETS, Results, Table
 
 ARROWS = {"higher": "↑", "lower": "↓", "real": "≈"}
 
@@ -45,6 +47,7 @@ def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
         image_width=image_width(pictures),
         pixelated=pixelated(pictures),
         by_class={table.name: list(_class_plots(table)) for table in results.tables},
+        planes={table.name: list(_plane_plots(table)) for table in results.tables},
         by_guidance=list(_guidance_plots(results.tables)),
         settings=flatten(settings),
         metrics=METRICS,
@@ -91,6 +94,33 @@ def _class_plots(table: Table) -> Iterable[tuple[str, str]]:
         svg = plots.sorted_bars(list(values.values()), marks)
         if svg:
             yield name, svg
+
+
+# The plane of Boutin et al. (arXiv 2205.10370, 2301.11722): whether the class is recognised,
+# against how far images of an episode are from each other, and from its supports. The features
+# of a trained critic were trained to ignore differences within a class, so where there are
+# distances of pixels, these are shown.
+_PLANES = {"diversity": "pairwise_distance", "originality": "support_distance"}
+
+
+def _plane_plots(table: Table) -> Iterable[tuple[str, str]]:
+    """(caption, SVG) for each plane, with a point for each image set that has both scores."""
+    recognised = table.scores.get("top1", {})
+    for caption, metric in _PLANES.items():
+        name = BY_PIXELS + metric if BY_PIXELS + metric in table.scores else metric
+        spread = table.scores.get(name, {})
+        points = [
+            plots.Point(IMAGE_SETS[each], spread[each], recognised[each], _color(each))
+            for each in IMAGE_SETS
+            if each in spread.keys() & recognised.keys()
+            and math.isfinite(spread[each].value + recognised[each].value)
+        ]
+        if points:
+            yield caption, plots.plane(points, METRICS[name].label, "recognizability")
+
+
+def _color(image_set: str) -> str:
+    return {"samples": plots.SAMPLES, "real": plots.REAL}.get(image_set, plots.INK)
 
 
 def _guidance_plots(

@@ -89,9 +89,42 @@ def lines(drawn: Sequence[Line], x_label: str) -> str:
     return _svg(draw)
 
 
-def _svg(draw) -> str:
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A named point of a plane, with bars where its scores have intervals."""
+
+    name: str
+    x: Score
+    y: Score
+    color: str
+
+
+def plane(points: Sequence[Point], x_label: str, y_label: str) -> str:
+    """A chart of points, each with its name beside it."""
+
+    def draw(axes: Axes) -> None:
+        for point in points:
+            bars = {"xerr": _bar(point.x), "yerr": _bar(point.y)}
+            place = point.x.value, point.y.value
+            axes.errorbar(*place, **bars, color=point.color, marker="o", elinewidth=1)
+            axes.annotate(point.name, place, (5, 5), textcoords="offset points", color=point.color)
+        axes.margins(0.18)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    return _svg(draw, (4.6, 3.4))
+
+
+def _bar(score: Score) -> list[list[float]] | None:
+    """How far an interval reaches below and above its value; None where there is none."""
+    if score.low is None or score.high is None:
+        return None
+    return [[max(0.0, score.value - score.low)], [max(0.0, score.high - score.value)]]
+
+
+def _svg(draw, size: tuple[float, float] = (3.4, 1.9)) -> str:
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)

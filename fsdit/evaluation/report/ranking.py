@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.report.class_pictures import ClassPictures
-from fsdit.evaluation.results import METRICS, Table
+from fsdit.evaluation.results import Table
 
 # Classes are ranked by these metrics, then by the other metrics that a table has by class.
 _RANKED_BY = ("top1", "support_distance")

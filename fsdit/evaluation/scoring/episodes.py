@@ -93,16 +93,15 @@ def _nearest_training(
 def variety(comparison: Comparison, perceptual: Perceptual | None) -> tuple[Scores, ByEpisode]:
     """Mean distance between two images of an episode, by the critic and by LPIPS.
 
-    perceptual: LPIPS; None where it is not wanted.
+    perceptual: LPIPS, for samples and real images; None where it is not wanted.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name in ("samples", "real"):
-        images = comparison.sets.get(name)
-        if images is None or images.features.shape[1] < 2:
+    for name, images in comparison.sets.items():
+        if images.features.shape[1] < 2:
             continue
         own = episode_distances(images.features, images.features) / comparison.real.unit
         distances = {"pairwise_distance": own}
-        if perceptual is not None:
+        if perceptual is not None and name in ("samples", "real"):
             distances["lpips"] = perceptual(_pixels(images, comparison.real))
         for metric, pairs in distances.items():
             found.setdefault(metric, {})[name] = mean_pairwise(pairs)

@@ -14,8 +14,9 @@ from jaxtyping import Int, Shaped
 from fsdit.evaluation.comparison import Comparison
 from fsdit.evaluation.critics.inception import inception_fid, write_images
 from fsdit.evaluation.figures import distributions
+from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.protocol import MIN_SET
-from fsdit.evaluation.results import METRICS, Score
+from fsdit.evaluation.results import Score
 from fsdit.evaluation.scoring.scores import Scores, score
 
 # Number of groups of episodes in the jackknife estimate.

@@ -9,10 +9,10 @@ from jax.sharding import AxisType, Mesh
 from safetensors.numpy import load_file, save_file
 
 from fsdit.config import Config, EncoderConfig, EvaluationConfig, FeaturesConfig, ModelConfig
-from fsdit.data.layout import read_dataset_info
+from fsdit.data.layout import DatasetInfo, SplitInfo, read_dataset_info
 from fsdit.data.readers import ImageReader
 from fsdit.errors import ConfigError, DataError
-from fsdit.evaluation.critics.critic import open_critic
+from fsdit.evaluation.critics.critic import kind_of, open_critic
 from fsdit.models.pretrained.encoder import FrozenEncoder
 from fsdit.parallel import sharding
 from tests.models.pretrained import originals
@@ -29,6 +29,13 @@ def config_of(critic, conditions="", rows=64, dataset="", supports="online"):
     )
 
 
+SMALL = DatasetInfo(24, 3, {"train": SplitInfo(("class",), (4,), 0, 1)}, command="", seed=0)
+
+
+def opened(config):
+    return open_critic(config, SMALL)
+
+
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
     processor = originals.bit_processor(48, 42)
@@ -42,17 +49,27 @@ def on_devices(monkeypatch, count):
 
 
 def test_pixels_are_the_images_themselves():
-    critic = open_critic(config_of(""))
     images = originals.random_images(5, 6, 7, 1)
-    assert critic.name == "pixels"
-    for given in (images, list(images), iter(images)):
-        found = critic.features(given)
-        assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, images)
+    for name in ("pixels", ""):  # older versions called them ""
+        critic = opened(config_of(name))
+        assert critic.name == "pixels"
+        for given in (images, list(images), iter(images)):
+            found = critic.features(given)
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, images)
+
+
+def test_the_critic_of_large_images_is_named():
+    for size in (8, 64):
+        assert kind_of("auto", size) == "trained" and kind_of("", size) == "pixels"
+    assert kind_of("trained", 224) == "trained" and kind_of("some/encoder", 224) == "encoder"
+    for critic in ("auto", "pixels", ""):
+        with pytest.raises(ConfigError, match=r"65 x 65 are too large .* name a frozen encoder"):
+            kind_of(critic, 65)
 
 
 def test_features_are_the_originals_pooled_output(dinov2):
-    critic = open_critic(config_of(dinov2))
+    critic = opened(config_of(dinov2))
     images = originals.random_images(11, 50, 50, 3)
     found = critic.features(images)
     model = originals.dinov2()
@@ -64,7 +81,7 @@ def test_features_are_the_originals_pooled_output(dinov2):
 
 
 def test_greyscale_counts_as_rgb(dinov2):
-    critic = open_critic(config_of(dinov2))
+    critic = opened(config_of(dinov2))
     images = originals.random_images(3, 24, 24, 1)
     repeated = critic.features(images.repeat(3, -1))
     np.testing.assert_allclose(critic.features(images), repeated, atol=1e-5)
@@ -73,10 +90,10 @@ def test_greyscale_counts_as_rgb(dinov2):
 @pytest.mark.parametrize(("rows", "devices"), [(1, 1), (3, 8), (16, 8), (5, 2), (64, 3)])
 def test_features_do_not_depend_on_batches_devices_or_order(dinov2, monkeypatch, rows, devices):
     images = originals.random_images(21, 24, 24, 3)
-    expected = open_critic(config_of(dinov2, rows=32)).features(images)
+    expected = opened(config_of(dinov2, rows=32)).features(images)
     order = np.random.default_rng(1).permutation(21)
     on_devices(monkeypatch, devices)
-    found = open_critic(config_of(dinov2, rows=rows)).features(images[i] for i in order)
+    found = opened(config_of(dinov2, rows=rows)).features(images[i] for i in order)
     assert np.abs(expected[0] - expected[1]).max() > 0.1
     np.testing.assert_allclose(found, expected[order], atol=1e-4)
 
@@ -99,7 +116,7 @@ def test_images_are_read_while_they_are_encoded_in_batches_of_one_shape(dinov2, 
             alive.append(sum(each() is not None for each in made))
             yield image
 
-    found = open_critic(config_of(dinov2, rows=7)).features(images())
+    found = opened(config_of(dinov2, rows=7)).features(images())
     assert found.shape == (70, 48)
     assert shapes == [(8, 1, 20, 20, 3)]  # one program for all nine batches
     assert max(alive) <= 2 * 8  # the batch being encoded and the one being read
@@ -108,15 +125,15 @@ def test_images_are_read_while_they_are_encoded_in_batches_of_one_shape(dinov2, 
 def test_a_splits_images_are_encoded_as_its_reader_gives_them(dinov2, photos):
     info = read_dataset_info(photos)
     reader = ImageReader(photos / "train", info.image_size, info.channels)
-    critic = open_critic(config_of(dinov2))
+    critic = opened(config_of(dinov2))
     whole = np.stack([reader[i] for i in range(len(reader))])
     np.testing.assert_array_equal(critic.features(reader), critic.features(whole))
-    np.testing.assert_array_equal(open_critic(config_of("")).features(reader), whole)
+    np.testing.assert_array_equal(opened(config_of("")).features(reader), whole)
 
 
 def refused(config, error_type=ConfigError):
     with pytest.raises(error_type) as error:
-        open_critic(config)
+        opened(config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -129,7 +146,7 @@ def test_the_encoder_that_conditions_is_refused_as_critic(dinov2, tmp_path):
     assert refused(config_of(dinov2, conditions=copy)).startswith(words)
     named = load_file(copy / "model.safetensors")
     save_file(named | {"layernorm.bias": named["layernorm.bias"] + 1}, copy / "model.safetensors")
-    assert open_critic(config_of(dinov2, conditions=copy)).name == str(dinov2)
+    assert opened(config_of(dinov2, conditions=copy)).name == str(dinov2)
 
 
 @pytest.mark.medium
@@ -140,12 +157,12 @@ def test_the_encoder_of_stored_features_is_refused_as_critic(dinov2, encoded, we
     moved = config_of(copy, "hub/siglip", dataset=encoded, supports="precomputed")
     assert "is the encoder that conditions" in refused(moved)
     other = config_of(dinov2, "hub/siglip", dataset=encoded, supports="precomputed")
-    assert open_critic(other).name == str(dinov2)
+    assert opened(other).name == str(dinov2)
 
 
 def test_a_critic_other_than_the_conditioning_encoder_is_accepted(dinov2):
-    assert open_critic(config_of("", conditions=dinov2)).name == "pixels"
-    assert open_critic(config_of(dinov2)).name == str(dinov2)
+    assert opened(config_of("", conditions=dinov2)).name == "pixels"
+    assert opened(config_of(dinov2)).name == str(dinov2)
 
 
 def test_a_critic_that_cannot_be_opened_is_named_before_any_device_is_used(dinov2, tmp_path):
@@ -156,5 +173,5 @@ def test_a_critic_that_cannot_be_opened_is_named_before_any_device_is_used(dinov
     shutil.copytree(dinov2, copy)
     (copy / "model.safetensors").write_bytes(b"no weights")
     assert "damaged" in refused(config_of(copy), DataError)
-    open_critic(config_of(dinov2))
+    opened(config_of(dinov2))
     assert len(jax.live_arrays()) == before

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.report import write as reports
-from fsdit.evaluation.results import IMAGE_SETS, METRICS, Score, read_results
+from fsdit.evaluation.results import IMAGE_SETS, Score, read_results
 from tests.evaluation import results_example as example
 from tests.evaluation.report.example_report import (
     NAMES,
@@ -233,7 +234,7 @@ def test_only_sections_with_content_are_shown(full, tmp_path):
 
 def check_sections(page, seen, charts):
     ids = [section.attributes["id"] for section in page.all("section")]
-    expected = ["scores", "seen", "samples", "classes", "guidance", "settings", "glossary"]
+    expected = ["scores", "seen", "samples", "classes", "plane", "guidance", "settings", "glossary"]
     assert ids == [name for name in expected if name != "guidance" or charts]
     [beside] = page.all("section", id="seen")
     assert len(beside.all("table")) == seen
@@ -248,7 +249,7 @@ def test_settings_and_meanings_are_on_the_page(full):
     [settings] = page.all("table", **{"class": "settings"})
     shown = {tr.all("th")[0].text: tr.all("td")[0].text for tr in settings.all("tr")}
     assert shown["config.evaluation.shots"] == "1, 5"
-    assert shown["config.evaluation.critic"] == DASH and shown["critic"] == "pixels"
+    assert shown["config.evaluation.critic"] == "auto" and shown["critic"] == "pixels"
     assert shown["config.sampling.num_steps"] == "20"
     [glossary] = page.all("dl", **{"class": "glossary"})
     titles = {span.attributes["title"] for span in page.all("span", **{"class": "term"})}

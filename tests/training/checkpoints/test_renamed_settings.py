@@ -42,7 +42,7 @@ def test_the_old_score_is_read_with_the_new_names(name):
         ({}, 0.4, True),
         ({}, 0.6, False),
         # Values under other settings do not compare, so the later one counts.
-        ({"evaluation.critic": ""}, 0.6, True),
+        ({"evaluation.critic": "pixels"}, 0.6, True),
         ({"train.few_shot_samples": 256}, 0.6, True),
     ],
 )
