@@ -19,12 +19,20 @@ SUPPORT_TOKENS = "use_support_tokens"
 REPLACED = frozenset((f"model.{SUPPORT_TOKENS}",))
 
 
-def is_true(value: Any, name: str) -> bool:
-    """A truth value as pydantic reads it, "false" among them. Raises ValueError for another."""
+def with_cross_attention(values: Any) -> Any:
+    """Reads `use_support_tokens=False` of a ModelConfig as `cross_attention="none"`.
+
+    Raises ValueError where it is no truth value. What is no mapping is returned as it is.
+    """
+    if not isinstance(values, Mapping) or SUPPORT_TOKENS not in values:
+        return values
+    rest = {name: value for name, value in values.items() if name != SUPPORT_TOKENS}
     try:
-        return pydantic.TypeAdapter(bool).validate_python(value)
+        if not pydantic.TypeAdapter(bool).validate_python(values[SUPPORT_TOKENS]):
+            rest["cross_attention"] = "none"
     except pydantic.ValidationError:
-        raise ValueError(f"{name} must be true or false") from None
+        raise ValueError(f"{SUPPORT_TOKENS} must be true or false") from None
+    return rest
 
 
 def renamed_in(group: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ needs. pydantic's dataclasses check types and bounds and parse the text of flags
 above a setting, or behind it, says what it means and in which unit.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -35,7 +34,7 @@ from fsdit.config.bounds import (
     whole,
 )
 from fsdit.config.problems import settings
-from fsdit.config.renamed import SUPPORT_TOKENS, is_true
+from fsdit.config.renamed import with_cross_attention
 
 
 @settings
@@ -149,13 +148,9 @@ class ModelConfig:
     @classmethod
     def _read_support_tokens(cls, given: Any) -> Any:
         """Reads `use_support_tokens=False` of older versions as `cross_attention="none"`."""
-        values = given.kwargs if isinstance(given, ArgsKwargs) else given
-        if not isinstance(values, Mapping) or SUPPORT_TOKENS not in values:
-            return given
-        rest = {name: value for name, value in values.items() if name != SUPPORT_TOKENS}
-        if not is_true(values[SUPPORT_TOKENS], SUPPORT_TOKENS):
-            rest["cross_attention"] = "none"
-        return ArgsKwargs(given.args, rest) if isinstance(given, ArgsKwargs) else rest
+        if not isinstance(given, ArgsKwargs):
+            return with_cross_attention(given)
+        return ArgsKwargs(given.args, with_cross_attention(given.kwargs))
 
 
 @settings
@@ -204,8 +199,11 @@ class EvaluationConfig:
 
 @settings
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay of its learning rate."""
+    """The optimizer, with linear warm-up and cosine decay of its learning rate."""
 
+    # "muon" updates the matrices of blocks by Muon, all other parameters by AdamW.
+    method: Literal["adamw", "muon"] = "adamw"
+    momentum: Fraction = 0.95  # of Muon: decay of the mean of gradients
     peak_learning_rate: Positive = 1e-4  # at the end of the warm-up
     final_learning_rate: NotNegative = 1e-6  # at the last step of the run
     warmup_steps: CountOrNone = 5_000
