@@ -8,7 +8,6 @@ same flags give the same bytes.
 """
 
 import functools
-import shutil
 import unicodedata
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import numpy as np
 from absl import flags
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
-from scipy.cluster.hierarchy import DisjointSet
 
+from data_prep.rendering import datasets
 from fsdit import program, storage
-from fsdit.data import episodes, layout, records
+from fsdit.data import layout
 from fsdit.data.images.photos import Preparation
-from fsdit.errors import ConfigError
 
 _OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
 _IMAGE_SIZE = flags.DEFINE_enum("image_size", "24", ["24", "32"], "Height and width in pixels.")
@@ -39,7 +37,6 @@ _SEED = flags.DEFINE_integer(
 _CATEGORIES = {"Lu", "Ll", "Lm", "Lo", "Lt", "Nd", "Sm"}  # letters, digits, mathematics
 _MIN_FONTS = 12
 _MAX_FONTS = 18
-_SPLIT_SHARES = {"train": 0.70, "val": 0.14}  # test: the rest
 
 
 def font_paths() -> list[Path]:
@@ -75,89 +72,16 @@ def render(character: str, font: ImageFont.FreeTypeFont, image_size: int) -> np.
     return np.asarray(image)[..., None]
 
 
-def render_classes(image_size: int) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Renders all characters: character -> [(font name, pixels)]."""
+def render_classes(image_size: int) -> datasets.Classes:
+    """Renders all characters, each in its fonts."""
     load = functools.cache(lambda path: ImageFont.truetype(str(path), round(image_size * 0.8)))
     return {
-        character: [(path.stem, render(character, load(path), image_size)) for path in paths]
+        character: [
+            (f"U+{ord(character):04X}/{path.stem}", render(character, load(path), image_size))
+            for path in paths
+        ]
         for character, paths in characters(font_paths()).items()
     }
-
-
-def lookalikes(classes: dict[str, list[tuple[str, np.ndarray]]]) -> list[list[str]]:
-    """Groups characters that share a pixel-identical image, such as Latin and Greek A.
-
-    All characters of a group go to one split; otherwise training would see a test image.
-    """
-    groups = DisjointSet(classes)
-    first: dict[bytes, str] = {}
-    for character, images in classes.items():
-        for _, pixels in images:
-            groups.merge(first.setdefault(pixels.tobytes(), character), character)
-    return sorted(sorted(group) for group in groups.subsets())
-
-
-def split_classes(groups: list[list[str]], seed: int) -> dict[str, list[str]]:
-    """Shuffles the groups by seed and deals them to train, val and test by share."""
-    total = sum(map(len, groups))
-    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    splits: dict[str, list[str]] = {name: [] for name in layout.SPLITS}
-    for group in order:
-        name = next(
-            (s for s, share in _SPLIT_SHARES.items() if len(splits[s]) < share * total), "test"
-        )
-        splits[name] += group
-    return {name: sorted(members) for name, members in splits.items()}
-
-
-def write(
-    directory: Path, image_size: int, shots: int, episodes_per_class: int, seed: int
-) -> layout.DatasetInfo:
-    """Renders everything and writes the dataset. Raises DataError for a K too large."""
-    classes = render_classes(image_size)
-    infos = {}
-    for name, members in split_classes(lookalikes(classes), seed).items():
-        info = layout.SplitInfo(
-            classes=tuple(members),
-            images_per_class=tuple(len(classes[c]) for c in members),
-            episodes=episodes_per_class * len(members),
-            shots=shots,
-        )
-        images = [
-            records.ImageRecord(
-                f"U+{ord(c):04X}/{font}", i, records.encode_pixels(pixels), *pixels.shape[:2]
-            )
-            for i, c in enumerate(members)
-            for font, pixels in classes[c]
-        ]
-        drawn = episodes.draw_episodes(info, shots, episodes_per_class, seed)
-        layout.write_split(directory / name, images, drawn)
-        infos[name] = info
-    description = layout.DatasetInfo(
-        image_size=image_size,
-        channels=1,
-        splits=infos,
-        command=(
-            f"python -m data_prep.glyphs --image_size={image_size} --shots={shots} "
-            f"--episodes_per_class={episodes_per_class} --seed={seed}"
-        ),
-        seed=seed,
-        preparation=Preparation(background="white", resize="center_crop"),  # dark on white
-    )
-    layout.write_dataset_json(directory, description)
-    return description
-
-
-def _remove_interrupted(partial: Path) -> None:
-    """Removes what a killed start has left. Raises ConfigError for anything else of that name."""
-    if not partial.exists():
-        return
-    ours = {*layout.SPLITS, "dataset.json"}
-    if not partial.is_dir() or any(
-        path.name not in ours and path.suffix != ".partial" for path in partial.iterdir()
-    ):
-        raise ConfigError(f"{partial} is not of an interrupted start: move it away first")
-    shutil.rmtree(partial)
 
 
 def main(argv: list[str]) -> None:
@@ -168,11 +92,20 @@ def main(argv: list[str]) -> None:
 
 
 def _make(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output_dir={output} exists and is not empty: name a new folder")
-    partial = output.with_name(output.name + ".partial")
-    _remove_interrupted(partial)
-    info = write(partial, int(_IMAGE_SIZE.value), _SHOTS.value, _EPISODES.value, _SEED.value)
+    partial = datasets.begin(output)
+    about = layout.DatasetInfo(
+        image_size=int(_IMAGE_SIZE.value),
+        channels=1,
+        splits={},
+        command=(
+            f"python -m data_prep.glyphs --image_size={_IMAGE_SIZE.value} --shots={_SHOTS.value} "
+            f"--episodes_per_class={_EPISODES.value} --seed={_SEED.value}"
+        ),
+        seed=_SEED.value,
+        preparation=Preparation(background="white", resize="center_crop"),  # dark on white
+    )
+    classes = render_classes(about.image_size)
+    info = datasets.write(partial, classes, about, _SHOTS.value, _EPISODES.value)
     layout.publish(partial, output)
     for name, split in info.splits.items():
         print(f"{name}: {len(split.classes)} characters, {split.num_images} images")
