@@ -1,4 +1,5 @@
 # make demo      train on rendered characters and generate unseen ones
+# make emoji     the same with emoji in colour, whose packages npm fetches (29 MB)
 # make check     before each commit: lint, and the unit tests that start no process
 # make test      what CI runs: the above, and programs as their users start them
 # make test-all  everything: also pods of four, true sizes, endurance
@@ -9,8 +10,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/glyphs
 DATA := datasets/glyphs
+EMOJI := datasets/emoji
+EMOJI_PACKAGES := datasets/emoji-packages
+EMOJI_SETS := noto@1.2.9 noto-v1@1.2.5 twemoji@1.2.5 openmoji@1.2.29 fluent-emoji@1.2.7 \
+  fluent-emoji-flat@1.2.6 emojione@1.2.3 emojione-v1@1.2.3 fxemoji@1.2.2 streamline-emojis@1.2.4
 
-.PHONY: demo check test test-all lint format clean same-python
+.PHONY: demo emoji check test test-all lint format clean same-python
 .DEFAULT_GOAL := demo
 
 # A .venv keeps the Python that made it, so one that is asked for by name has to be that one.
@@ -45,6 +50,30 @@ demo: $(VENV)/installed $(DATA)/dataset.json
 	$(BIN)/python -m fsdit.evaluate --workdir=$(RUN) --split=test --output=$(RUN)/test
 	@echo "samples during training: $(RUN)/samples"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"
+
+$(VENV)/installed-emoji: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[emoji]'
+	@touch $@
+
+# npm packs into a folder of another name, so that a stop leaves no half of the packages.
+$(EMOJI_PACKAGES):
+	@command -v npm >/dev/null || \
+	  { echo "error: make emoji needs npm, which comes with Node.js" >&2; false; }
+	@echo "[1/4] Fetching the emoji (29 MB; licences: docs/emoji.md)"
+	rm -rf $@.partial && mkdir -p $@.partial
+	cd $@.partial && npm pack --silent $(addprefix @iconify-json/,$(EMOJI_SETS))
+	mv $@.partial $@
+
+$(EMOJI)/dataset.json: | $(VENV)/installed-emoji $(EMOJI_PACKAGES)
+	@echo "[2/4] Rendering the emoji (about a minute)"
+	$(BIN)/python -m data_prep.emoji --packages=$(EMOJI_PACKAGES) --output_dir=$(EMOJI)
+
+emoji: $(VENV)/installed-emoji $(EMOJI)/dataset.json
+	@echo "[3/4] Training (under an hour on two CPU cores; start again to resume)"
+	$(BIN)/python -m fsdit.main --config=experiments/emoji.py --workdir=runs/emoji
+	@echo "[4/4] Generating emoji that it has never seen (minutes)"
+	$(BIN)/python -m fsdit.evaluate --workdir=runs/emoji --split=test --output=runs/emoji/test
+	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/emoji/tensorboard"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from fsdit import program, storage
 from fsdit.data import layout, pictures, readers
 from fsdit.data.shards import shard_kind
 from fsdit.errors import ConfigError
+from fsdit.text import printable
 
 _DATASET_DIR = program.define_path("dataset_dir", None, "The dataset to show.", required=True)
 _OUTPUT = program.define_path("output", None, "The PNG file to write.", required=True)
@@ -40,7 +41,7 @@ def table(directory: Path, info: layout.DatasetInfo) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     size = f"{info.image_size} x {info.image_size} x {info.channels}"
-    return "\n".join([size, *lines, *_precomputed(info)])
+    return "\n".join([size, *lines, *_precomputed(info), *_sources(info)])
 
 
 def _precomputed(info: layout.DatasetInfo) -> Iterator[str]:
@@ -49,6 +50,12 @@ def _precomputed(info: layout.DatasetInfo) -> Iterator[str]:
         yield f"features-{name}: pooled{tokens} of width {of.dim}, {of.dtype}, by {of.encoder}"
     for name, of in info.latents.items():
         yield f"latents-{name}: {' x '.join(map(str, of.shape))}, {of.dtype}, by {of.codec}"
+
+
+def _sources(info: layout.DatasetInfo) -> Iterator[str]:
+    for name, of in info.sources.items():
+        known = [of[field] for field in ("license", "author", "url") if field in of]
+        yield printable(f"{name} {of.get('version', '')}: {', '.join(known)}")
 
 
 def _row(directory: Path, info: layout.DatasetInfo, name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ WRONG = {
     "fsdit.export": (["--workdir={empty}", "--output={new}"], "no checkpoint"),
     "fsdit.plan": (["--config=none.py"], "none.py"),
     "data_prep.convert": (["--input={empty}/none", "--output_dir={new}"], "none"),
+    "data_prep.emoji": (["--packages={empty}", "--output_dir={new}"], "npm pack"),
     "data_prep.encode": (["--dataset_dir={empty}", "--encoder={empty}"], "dataset.json"),
     "data_prep.episodes": (["--dataset_dir={empty}"], "--sets_per_class"),
     "data_prep.glyphs": (["--output_dir={new}", "--image_size=25"], "image_size"),

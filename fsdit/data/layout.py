@@ -115,6 +115,7 @@ class DatasetInfo:
     features, latents: NAME of the files -> description. shared_classes: whether the splits are
     meant to share classes (they never share images). preparation: how the images were made of
     pictures of any size; older files do not say, and were mostly made with its defaults.
+    sources: name of what the images come from -> its version, licence, author and address.
     """
 
     __pydantic_config__ = _STRICT
@@ -128,6 +129,7 @@ class DatasetInfo:
     latents: Mapping[str, LatentsInfo] = dataclasses.field(default_factory=dict)
     shared_classes: bool = False
     preparation: Preparation = DEFAULT_PREPARATION
+    sources: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def split(self, name: str) -> SplitInfo:
         if name not in self.splits:
@@ -178,6 +180,8 @@ def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
     }
     described = dataclasses.asdict(dataclasses.replace(info, splits=splits))
     values = {"version": FORMAT_VERSION, **described}
+    if not info.sources:
+        del values["sources"]  # programs of before that field read such a dataset
     write_json(directory / "dataset.json", {**values, "sha256": _content_sum(values)})
 
 

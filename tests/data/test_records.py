@@ -190,8 +190,9 @@ def test_an_episode_that_does_not_fit_its_split_names_file_and_record(tmp_path, 
 
 def test_a_dataset_description_survives_and_its_version_is_checked(tmp_path):
     info = layout.DatasetInfo(
-        24, 1, {"train": SPLIT}, "command", 3, {"siglip2": FEATURES}, {"sd": LATENTS}
-    )
+        24, 1, {"train": SPLIT}, "command", 3, {"siglip2": FEATURES}, {"sd": LATENTS},
+        sources={"a set": {"license": "MIT"}},
+    )  # fmt: skip
     layout.write_dataset_json(tmp_path, info)
     assert layout.read_dataset_info(tmp_path) == info
     with pytest.raises(DataError, match="no split 'dev' in the dataset; it has train"):
