@@ -7,7 +7,6 @@ or images beside CSV lists of `filename,label`. If this is stopped at any moment
 command goes on. The same input and flags give the same bytes, however many workers there are.
 """
 
-import contextlib
 import dataclasses
 import os
 import shlex
@@ -19,7 +18,6 @@ import PIL
 from absl import flags
 from etils import epath
 from PIL import ImageColor
-from tqdm import tqdm
 
 from data_prep.conversion import finish, jobs, notes, runners, shards, splits
 from data_prep.conversion.counts import parse_class_counts, parse_image_counts
@@ -28,12 +26,13 @@ from data_prep.conversion.inputs import reading
 from data_prep.conversion.inputs.entries import Entry
 from fsdit import program, storage
 from fsdit.data import episodes, layout
-from fsdit.errors import ConfigError, DataError, OutputError, system_text
+from fsdit.errors import ConfigError, OutputError, system_text
 from fsdit.program.ownership import owned
 
 _INPUT = program.define_path("input", None, "Folder, zip, tar or Parquet file.", required=True)
 _OUTPUT_DIR = program.define_path("output_dir", None, "Where to write the dataset.", required=True)
 _CSV = program.define_paths("csv", "Lists of filename,label; default: those in --input.")
+_TEST_INPUT = program.define_path("test_input", None, "One more: its classes are the test split.")
 _CLASS_DEPTH = flags.DEFINE_integer(
     "class_depth", None, "The class is the path of so many folders, below those that all share "
     "and below train, val, test. Default: the folder that holds the image.", lower_bound=1,
@@ -48,7 +47,7 @@ _SPLIT = flags.DEFINE_enum(
 )  # fmt: skip
 _NUM_CLASSES = flags.DEFINE_list(
     "num_classes", "64,16,20", "fewshot: of train, val, test; numbers, fractions of all (0.2), "
-    "and `rest` for one of them.",
+    "and `rest` for one of them. They count the classes of --input; with --test_input, 0 for test.",
 )  # fmt: skip
 _IMAGES_PER_CLASS = flags.DEFINE_list(
     "images_per_class", "500,100", "vanilla: of train, test; or of train, val, test."
@@ -102,9 +101,9 @@ _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Flags of Beam, in one string.
 
 # Flags that decide the output, and so may not change when a conversion goes on.
 _DECIDING = (
-    "input", "csv", "class_depth", "image_column", "label_column", "split", "num_classes",
-    "images_per_class", "seed", "image_size", "resize", "channels", "background", "format",
-    "quality", "duplicates", "shared_duplicates", "shots", "sets_per_class", "shard_mb",
+    "input", "test_input", "csv", "class_depth", "image_column", "label_column", "split",
+    "num_classes", "images_per_class", "seed", "image_size", "resize", "channels", "background",
+    "format", "quality", "duplicates", "shared_duplicates", "shots", "sets_per_class", "shard_mb",
 )  # fmt: skip
 
 
@@ -187,7 +186,11 @@ def _convert(folder: jobs.ConversionFolder, options: ImageOptions) -> None:
 
 def _input(folder: jobs.ConversionFolder) -> reading.Input:
     path, columns = storage.local_copy(_INPUT.value), (_IMAGE_COLUMN.value, _LABEL_COLUMN.value)
-    found = reading.read_input(path, folder.spool, _CLASS_DEPTH.value, columns, _lists(path))
+    depth = _CLASS_DEPTH.value
+    found = reading.read_input(path, folder.spool, depth, columns, _lists(path))
+    if _TEST_INPUT.value:
+        path = storage.local_copy(_TEST_INPUT.value)
+        found = reading.with_test_input(found, path, folder.test_spool, depth, columns)
     for note in found.notes:
         print(note)
     return found
@@ -201,7 +204,7 @@ def _job_list(
 ) -> jobs.JobList:
     dropped = jobs.dropped_classes(folder)
     dealt = splits.assign(
-        found.entries, _splitter(dropped), _SHOTS.value, _DROP_SMALL.value, dropped
+        found.entries, _splitter(found, dropped), _SHOTS.value, _DROP_SMALL.value, dropped
     )
     notes.print_assignment(dealt, by_classes=_SPLIT.value == "fewshot")
     dealt = dataclasses.replace(dealt, left_out=(*dealt.left_out, *found.rows))
@@ -225,10 +228,16 @@ def _lists(path: Path) -> list[Path]:
     return found
 
 
-def _splitter(dropped: Collection[str]) -> Callable[[Sequence[Entry]], splits.Splits]:
+def _splitter(
+    found: reading.Input, dropped: Collection[str]
+) -> Callable[[Sequence[Entry]], splits.Splits]:
     if _SPLIT.value == "fewshot":
-        counts = parse_class_counts(_NUM_CLASSES.value)
-        return lambda entries: splits.fewshot(entries, counts, _SEED.value, dropped)
+        counts, unseen = parse_class_counts(_NUM_CLASSES.value), found.test_classes
+        if unseen and counts.wanted[2] != 0:
+            raise ConfigError("--test_input is the test split: end --num_classes with 0: rest,16,0")
+        return lambda entries: splits.fewshot(entries, counts, _SEED.value, dropped, unseen)
+    if found.test_classes:
+        raise ConfigError(f"--test_input goes with --split=fewshot, not {_SPLIT.value}")
     if _SPLIT.value == "vanilla":
         wanted = parse_image_counts(_IMAGES_PER_CLASS.value)
         return lambda entries: splits.vanilla(entries, wanted, _SEED.value)
@@ -240,17 +249,7 @@ def _run(folder: jobs.ConversionFolder, job_list: jobs.JobList, task: shards.Con
         done = runners.run_beam(task, job_list.shards, _BEAM_ARGS.value)
     else:
         done = runners.run_pool(task, job_list.shards, _WORKERS.value)
-    count, skipped, first = job_list.num_images, 0, ""
-    with contextlib.closing(done), tqdm(total=count, unit="image", disable=None) as bar:
-        for summary in done:
-            bar.update(summary.images + summary.skipped)
-            skipped += summary.skipped
-            first = first or summary.first_skipped
-            if skipped > _MAX_BAD.value * count:
-                raise DataError(
-                    f"{skipped} of {count} files cannot be used, more than "
-                    f"--max_bad_fraction={_MAX_BAD.value} allows; one is {first}"
-                )
+    runners.watch(done, job_list.num_images, _MAX_BAD.value)
 
 
 def _finish_options() -> finish.FinishOptions:

@@ -142,7 +142,10 @@ def test_nothing_imports_a_launcher():
 
 def test_no_package_has_more_than_ten_modules_side_by_side():
     modules = collections.Counter(
-        str(path.parent.relative_to(ROOT)) for path in PROJECT if path.name != "__init__.py"
+        str(path.parent.relative_to(ROOT))
+        for path in PROJECT
+        # A recipe is chosen by its file's name and imported by nothing.
+        if path.name != "__init__.py" and path.parent != ROOT / "experiments"
     )
     assert {name: n for name, n in modules.items() if n > 10} == {}
 

@@ -77,6 +77,10 @@ class ConversionFolder:
         return self.work / "spool"
 
     @property
+    def test_spool(self) -> epath.Path:
+        return self.work / "test_spool"
+
+    @property
     def job_list(self) -> epath.Path:
         return self.work / "plan.json"
 

@@ -1,7 +1,10 @@
 """Running the tasks of a conversion: in a pool of processes here, or by Apache Beam anywhere."""
 
+import contextlib
 import shlex
 from collections.abc import Generator, Sequence
+
+from tqdm import tqdm
 
 from data_prep import pool
 from data_prep.conversion.jobs import Shard
@@ -49,3 +52,22 @@ def run_beam(
                 "folder that all of its workers see, and the runner one that waits"
             )
         yield done
+
+
+def watch(done: Generator[Summary, None, None], num_images: int, max_bad_fraction: float) -> None:
+    """Runs the tasks to their end, with a progress bar.
+
+    done: from one of the functions above. num_images: of all tasks. Raises DataError as soon as
+    too many of the images cannot be used.
+    """
+    skipped, first = 0, ""
+    with contextlib.closing(done), tqdm(total=num_images, unit="image", disable=None) as bar:
+        for summary in done:
+            bar.update(summary.images + summary.skipped)
+            skipped += summary.skipped
+            first = first or summary.first_skipped
+            if skipped > max_bad_fraction * num_images:
+                raise DataError(
+                    f"{skipped} of {num_images} files cannot be used, more than "
+                    f"--max_bad_fraction={max_bad_fraction} allows; one is {first}"
+                )

@@ -57,14 +57,19 @@ def by_class(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def fewshot(
-    entries: Sequence[Entry], counts: ClassCounts, seed: int, dropped: Collection[str] = ()
+    entries: Sequence[Entry],
+    counts: ClassCounts,
+    seed: int,
+    dropped: Collection[str] = (),
+    test_classes: Collection[str] = (),
 ) -> Splits:
     """Deals classes in an order by seed: the first to train, the next to val, then to test.
 
     dropped: classes that turned out to be too small; the next class that is left over takes
-    the place of each.
+    the place of each. test_classes: classes that are not dealt, but are all of the test split.
     """
-    classes = by_class(entries)
+    found = by_class(entries)
+    classes = {name: images for name, images in found.items() if name not in test_classes}
     wanted = counts.of(len(classes))
     if sum(wanted) > len(classes):
         raise ConfigError(
@@ -74,10 +79,12 @@ def fewshot(
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     drawn = _replaced(order[: sum(wanted)], order[sum(wanted) :], dropped)
     ends = np.cumsum([0, *wanted])
-    return {
+    dealt = {
         split: {name: classes[name] for name in sorted(filter(None, drawn[start:end]))}
         for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)
     }
+    unseen = found.keys() - classes.keys() - set(dropped)
+    return dealt | {"test": {name: found[name] for name in sorted(unseen)}} if unseen else dealt
 
 
 def _replaced(

@@ -2,23 +2,40 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
 from data_prep.conversion.inputs import classes, lists, sources
 from data_prep.conversion.inputs.entries import Entry, Row, rows_of, shown_name
+from fsdit.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A read input. Entries and rows together are everything that it holds."""
+    """A read input. Entries and rows together are everything that it holds.
+
+    test_classes: classes that came as those of the test split.
+    """
 
     reader: sources.Reader
     entries: Sequence[Entry]
     rows: Sequence[Row]
     notes: Sequence[str]
+    test_classes: Collection[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Readers:
+    """Reads two inputs. A place says first which of them it is in."""
+
+    readers: tuple[sources.Reader, sources.Reader]
+
+    def read(self, place: Sequence[Any]) -> bytes:
+        which, inner = place
+        return self.readers[which].read(inner)
 
 
 def read_input(
@@ -44,6 +61,46 @@ def read_input(
         classes.check_same_names(source.entries)
         notes += classes.spellings(source.entries)
     return Input(source.reader, source.entries, rows, notes)
+
+
+def with_test_input(
+    first: Input,
+    path: Path,
+    spool: epath.Path,
+    class_depth: int | None,
+    columns: tuple[str, str],
+) -> Input:
+    """Reads a second input, whose classes are those of the test split, and joins it to `first`.
+
+    For the parameters see `read_input`. Raises DataError, also where both inputs have a class
+    or a file of the same name.
+    """
+    try:
+        second = read_input(path, spool, class_depth, columns, [])
+    except DataError as error:
+        raise DataError(str(error).replace("--input", "--test_input")) from None
+    _check_apart("class", *({e.label for e in i.entries if e.label} for i in (first, second)))
+    _check_apart("file", *({e.name for e in i.entries} for i in (first, second)))
+    entries = [
+        dataclasses.replace(entry, place=(which, entry.place))
+        for which, found in enumerate((first, second))
+        for entry in found.entries
+    ]
+    return Input(
+        _Readers((first.reader, second.reader)),
+        entries,
+        [*first.rows, *second.rows],
+        [*first.notes, *second.notes],
+        test_classes={entry.label for entry in second.entries},
+    )
+
+
+def _check_apart(what: str, ours: set[str], theirs: set[str]) -> None:
+    if both := sorted(ours & theirs):
+        raise DataError(
+            f"--test_input: the {what} {both[0]!r} is in --input too, one of {len(both)}: its "
+            "classes have to be others"
+        )
 
 
 def _notes(others: Counter[str]) -> Iterator[str]:

@@ -48,6 +48,14 @@ def test_fewshot_depends_on_the_seed_and_class_names_alone():
     assert first != splits.fewshot(entries(10, 2), counts("6,2,2"), 1)
 
 
+def test_test_classes_are_not_dealt_and_are_all_of_the_test_split():
+    tested = {"c00", "c01", "c02"}
+    dealt = splits.fewshot(entries(10, 2), counts("rest,2,0"), 0, ["c01"], tested)
+    assert list(dealt["test"]) == ["c00", "c02"]
+    assert [len(classes) for classes in dealt.values()] == [5, 2, 2]
+    assert not tested & {*dealt["train"], *dealt["val"]}
+
+
 def test_more_classes_than_there_are_is_refused():
     with pytest.raises(
         ConfigError, match="--num_classes=6,3,2 asks for 11 classes, --input has 10"
