@@ -83,29 +83,37 @@ class _State(NamedTuple):
 _Advance = Callable[[Field, _State, _Step, SamplingConfig, Any], _State]
 
 
-def guided_field(velocity: Velocity, condition: Any, null: Any, config: SamplingConfig) -> Field:
+def guided_field(
+    velocity: Velocity,
+    condition: Any,
+    null: Any,
+    config: SamplingConfig,
+    prepare: Callable[[Any], Any] = lambda condition: condition,
+) -> Field:
     """The guided velocity, equation 6. Both velocities come from one call with 2 B rows.
 
-    condition, null: pytrees of arrays (B, ...). Where the scale is 1, null is not used and the
-    call has B rows.
+    condition, null: pytrees of arrays (B, ...). Where the scale is 1, at all times or outside of
+    the guidance interval, null is not used and the call has B rows. prepare: makes of a condition
+    what `velocity` takes, once for all calls.
     """
-    scale = config.guidance_scale
+    scale, (low, high) = config.guidance_scale, config.guidance_interval
+    prepared = prepare(condition)
 
     def plain(x: Array, t: Array) -> Array:
-        return velocity(x, jnp.full(x.shape[:1], t), condition)
+        return velocity(x, jnp.full(x.shape[:1], t), prepared)
 
     if scale == 1:
         return plain
-    both = jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null)
-    low, high = config.guidance_interval
+    both = prepare(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null))
 
     def guided(x: Array, t: Array) -> Array:
         doubled = velocity(jnp.concatenate([x, x]), jnp.full(2 * x.shape[0], t), both)
         conditional, unconditional = jnp.split(doubled, 2)
-        s = jnp.where((low <= t) & (t <= high), scale, 1.0)
-        return unconditional + s * (conditional - unconditional)
+        return unconditional + scale * (conditional - unconditional)
 
-    return guided
+    if low <= 0 and high >= 1:
+        return guided
+    return lambda x, t: jax.lax.cond((low <= t) & (t <= high), guided, plain, x, t)
 
 
 def schedule_times(config: SamplingConfig) -> Float64[np.ndarray, "M"]:

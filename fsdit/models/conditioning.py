@@ -32,11 +32,12 @@ from fsdit.models.multihead import Attention
 class Condition:
     """What the DiT is conditioned on: vector (B, D), and context (B, M, D).
 
-    context: None for a model that does not attend to the supports' tokens.
+    context: None for a model that does not attend to the supports' tokens. In its place there
+    may be the keys and values of all L blocks, (L, B, heads, M, d) each.
     """
 
     vector: Array
-    context: Array | None
+    context: Array | tuple[Array, Array] | None
 
 
 class SupportConditioner(nnx.Module):

@@ -12,6 +12,7 @@ so a new block is the identity. `vector` is the sum of the time's embedding and 
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -20,7 +21,7 @@ from fsdit.config import ModelConfig
 from fsdit.models import layers
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
-from fsdit.models.multihead import Attention
+from fsdit.models.multihead import Attention, Context, is_few
 
 _TIME_FEATURES = 256
 
@@ -49,7 +50,7 @@ class DiTBlock(nnx.Module):
         self,
         x: Float[Array, "B N D"],
         vector: Float[Array, "B D"],
-        context: Float[Array, "B M D"] | None,
+        context: Context | None,
         diagnose: bool,
     ) -> tuple[Float[Array, "B N D"], Diagnostics]:
         """Returns the block's output and, if `diagnose`, statistics of its activations."""
@@ -106,7 +107,7 @@ class FewShotDiT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dim, dtype = config.hidden_size, jnp.dtype(config.dtype)
-        self.patch_size = config.patch_size
+        self.patch_size, self.num_heads = config.patch_size, config.num_heads
         self.latent_shape = latent_shape
         self.scan_layers, self.remat, self.dtype = config.scan_layers, config.remat, dtype
         self.grid = (latent_shape[0] // config.patch_size, latent_shape[1] // config.patch_size)
@@ -155,6 +156,23 @@ class FewShotDiT(nnx.Module):
         """Makes the condition; training, evaluation and sampling all call this."""
         return self.conditioner(*self.encode_supports(supports))
 
+    def prepare(self, condition: Condition) -> Condition:
+        """The condition with the keys and values of every block, for many calls of `velocity`.
+
+        They take the context's place, with a leading axis of layers, and need more memory. Where
+        few tokens attend, no keys are made of the context, and it stays as it is.
+        """
+        tokens = 1 if self.use_cls else self.grid[0] * self.grid[1]
+        few = is_few(tokens, self.num_heads, self.conditioner.null.shape[-1])
+        if condition.context is None or few:
+            return condition
+        graph, parameters = nnx.split(self.blocks)
+        projected = jax.lax.map(
+            lambda block: nnx.merge(graph, block).cross.keys_and_values(condition.context),
+            parameters,
+        )
+        return Condition(condition.vector, projected)
+
     def velocity(
         self,
         x: Float[Array, "B h w c"],
@@ -164,7 +182,8 @@ class FewShotDiT(nnx.Module):
     ) -> tuple[Float[Array, "B h w c"], Diagnostics]:
         """Predicts the velocity at x and time t, in float32.
 
-        Also returns, if `diagnose`, statistics with a leading axis of layers.
+        condition: of `condition`, or of `prepare`. Also returns, if `diagnose`, statistics with a
+        leading axis of layers.
         """
         h = self.embed(layers.patchify(x, self.patch_size).astype(self.dtype))
         h = h + layers.position_table(*self.grid, h.shape[-1]).astype(self.dtype)
@@ -173,12 +192,16 @@ class FewShotDiT(nnx.Module):
             h = jnp.concatenate([cls, h], axis=1)
         time = self.time_out(nnx.silu(self.time_in(layers.time_features(t, _TIME_FEATURES))))
         vector = time + condition.vector
+        projected = isinstance(condition.context, tuple)
         h, stats = layers.run_stack(
             self.blocks,
-            lambda block, h: block(h, vector, condition.context, diagnose),
+            lambda block, h, own: block(
+                h, vector, own if projected else condition.context, diagnose
+            ),
             h,
             scan=self.scan_layers,
             remat=self.remat,
+            own=condition.context if projected else None,
         )
         if diagnose:
             stats["time_norm"] = jnp.linalg.norm(time, axis=-1).mean()

@@ -88,7 +88,7 @@ class LearnedEncoder(nnx.Module):
         x = x + layers.position_table(*self.grid, self.dim).astype(self.dtype)
         x, _ = layers.run_stack(
             self.blocks,
-            lambda block, h: (block(h), {}),
+            lambda block, h, _: (block(h), {}),
             x,
             scan=self.scan_layers,
             remat=self.remat,

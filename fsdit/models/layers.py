@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from fsdit.models.attention import KEPT
 
@@ -187,15 +187,17 @@ def stack(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) ->
 
 def run_stack(
     layers: nnx.Module,
-    call: Callable[[nnx.Module, Array], tuple[Array, dict[str, Array]]],
+    call: Callable[[nnx.Module, Array, PyTree], tuple[Array, dict[str, Array]]],
     x: Array,
     *,
     scan: bool,
     remat: str = "none",
+    own: PyTree = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Applies stacked layers one after another.
 
-    call: (layer, x) -> (x, diagnostics); the diagnostics are returned with a leading axis L.
+    call: (layer, x, own) -> (x, diagnostics); the diagnostics are returned with a leading axis
+    L. own: arrays (L, ...) of which each layer gets its row; by default nothing.
     scan: whether all layers share one compiled body, which compiles quickly, or each has its
     own. The parameters are stacked in both cases, so a checkpoint serves both.
     remat: what the backward pass computes again: "none", "dots" (all but matmuls and
@@ -203,12 +205,13 @@ def run_stack(
     """
     graph, parameters = nnx.split(layers)
 
-    def body(x: Array, layer: nnx.State) -> tuple[Array, dict[str, Array]]:
-        return call(nnx.merge(graph, layer), x)
+    def body(x: Array, layer: tuple[nnx.State, PyTree]) -> tuple[Array, dict[str, Array]]:
+        state, row = layer
+        return call(nnx.merge(graph, state), x, row)
 
     if remat != "none":
         dots = jax.checkpoint_policies.save_only_these_names(KEPT)
         body = jax.checkpoint(
             body, policy={"dots": dots, "full": None}[remat], prevent_cse=not scan
         )
-    return jax.lax.scan(body, x, parameters, unroll=1 if scan else True)
+    return jax.lax.scan(body, x, (parameters, own), unroll=1 if scan else True)

@@ -9,6 +9,14 @@ from jaxtyping import Array, Float
 from fsdit.models import layers
 from fsdit.models.attention import KEPT, KERNELS, Kernel, attend
 
+KeysAndValues = tuple[Float[Array, "B heads M d"], Float[Array, "B heads M d"]]
+# What cross-attention attends to: the context, or the keys and values made of it.
+Context = Float[Array, "B M D"] | KeysAndValues
+
+
+def _is_projected(context: Context | None) -> bool:
+    return isinstance(context, tuple)
+
 
 def is_few(queries: int, num_heads: int, dim: int) -> bool:
     """Whether cross-attention projects its queries instead of its context."""
@@ -45,15 +53,19 @@ class Attention(nnx.Module):
             self.qkv = layers.Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
         self.out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
 
+    def keys_and_values(self, context: Float[Array, "B M D"]) -> KeysAndValues:
+        """Those of cross-attention, which do not depend on what attends to the context."""
+        return self._heads(self.key(context)), self._heads(self.value(context))
+
     def project(
-        self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None
+        self, x: Float[Array, "B N D"], context: Context | None
     ) -> list[Float[Array, "B heads _ d"]]:
         """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
-        if self.cross:
-            parts = [self.query(x), self.key(context), self.value(context)]
+        if not self.cross:
+            query, key, value = (self._heads(p) for p in jnp.split(self.qkv(x), 3, axis=-1))
         else:
-            parts = jnp.split(self.qkv(x), 3, axis=-1)
-        query, key, value = (self._heads(p) for p in parts)
+            query = self._heads(self.query(x))
+            key, value = context if _is_projected(context) else self.keys_and_values(context)
         scaled = query * query.shape[-1] ** -0.5
         return [checkpoint_name(p, KEPT) for p in (scaled, key, value)]
 
@@ -61,13 +73,14 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
 
     def __call__(
-        self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"] | None = None
+        self, x: Float[Array, "#B N D"], context: Context | None = None
     ) -> Float[Array, "B N D"]:
         """Attends from x. Over a context, x may have one row that serves the complete batch."""
-        if self.cross and is_few(x.shape[1], self.num_heads, x.shape[2]):
+        projected = _is_projected(context)
+        if self.cross and not projected and is_few(x.shape[1], self.num_heads, x.shape[2]):
             mixed = self._over_few(x, context)
         else:
-            rows = x.shape[0] if context is None else context.shape[0]
+            rows = x.shape[0] if context is None or projected else context.shape[0]
             projected = self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context)
             mixed = KERNELS[self.kernel](*projected)
         return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
@@ -98,7 +111,7 @@ class Attention(nnx.Module):
         return mixed + self.value.bias[...].astype(mixed.dtype).reshape(heads, 1, -1)
 
     def entropy(
-        self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None = None
+        self, x: Float[Array, "B N D"], context: Context | None = None
     ) -> Float[Array, "heads"]:
         """Mean entropy -sum_j P_ij log P_ij of the attention rows of each head, in nats."""
         query, key, _ = self.project(x, context)

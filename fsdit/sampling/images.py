@@ -46,7 +46,7 @@ def sample_images(
     condition = model.condition(supports)
     null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
     field = sampler.guided_field(
-        lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config
+        lambda x, t, c: model.velocity(x, t, c)[0], condition, null, config, model.prepare
     )
     noise = path.sample_noise(example_keys(stream_key(seed, "drawing"), index), spec.latent_shape)
     step_keys = example_keys(stream_key(seed, "sde"), index)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,6 +78,36 @@ def test_guidance_makes_one_call_an_evaluation_with_a_doubled_batch():
     velocity = Recorder()
     field(velocity, guidance_scale=2.0)(NOISE, jnp.float32(0.5))
     assert velocity.batches == [(6, 6, 6)]
+
+
+def test_outside_the_interval_the_batch_is_not_doubled():
+    calls = []
+
+    def velocity(x, t, condition):
+        jax.debug.callback(lambda t: calls.append((x.shape[0], float(t))), t[0])
+        return condition["c"] - x
+
+    guided = field(velocity, guidance_scale=2.0, guidance_interval=(0.3, 0.6))
+    solve(guided, NOISE, SamplingConfig(num_steps=10)).block_until_ready()
+    jax.effects_barrier()
+    found = sorted((round(t, 1), rows) for rows, t in calls)
+    assert [t for t, _ in found] == [step / 10 for step in range(10)]
+    assert [t for t, rows in found if rows == 6] == [0.3, 0.4, 0.5, 0.6]
+
+
+def test_what_is_prepared_is_prepared_once_for_all_steps():
+    prepared = []
+
+    def prepare(condition):
+        prepared.append(condition["c"].shape)
+        return {"c": 2 * condition["c"]}
+
+    twice, null = ({"c": 2 * c["c"]} for c in (CONDITION, NULL))
+    config = SamplingConfig(guidance_scale=2.0, guidance_interval=(0.3, 0.6), num_steps=10)
+    given = solve(guided_field(Recorder(), twice, null, config), NOISE, config)
+    found = solve(guided_field(Recorder(), CONDITION, NULL, config, prepare), NOISE, config)
+    np.testing.assert_array_equal(found, given)
+    assert prepared == [(3, 3), (6, 3)]
 
 
 def test_without_guidance_the_batch_is_not_doubled_and_no_null_is_needed():

@@ -75,6 +75,27 @@ def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cros
         np.testing.assert_allclose(after[1:], before[1:], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "layers"),
+    [
+        ({"patch_size": 2}, True),
+        ({"patch_size": 2, "scan_layers": False, "num_latents": 0}, True),
+        ({"patch_size": 6}, False),  # few tokens attend, so no keys are made of the context
+        ({"cross_attention": "cls"}, False),
+        ({"cross_attention": "none"}, False),
+    ],
+)
+def test_a_prepared_condition_gives_the_same_velocity(settings, layers):
+    nets = spec(**settings)
+    params = perturbed(init(nets))
+    x, t, supports = inputs()
+    expected, _ = velocity(nets, params, x, t, supports)
+    model = nets.model(params)
+    prepared = model.prepare(model.condition(supports))
+    assert isinstance(prepared.context, tuple) == layers
+    np.testing.assert_allclose(model.velocity(x, t, prepared)[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("cross_attention", ["patches", "cls"])
 def test_the_context_reaches_every_patch(cross_attention):
     nets = spec(cross_attention=cross_attention)

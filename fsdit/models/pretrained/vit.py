@@ -93,7 +93,7 @@ def stack(depth: int, shape: BlockShape, *, dtype: jnp.dtype, rngs: nnx.Rngs) ->
 
 def run_stack(blocks: nnx.Module, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """Applies stacked blocks one after another, with one compiled body for all of them."""
-    return layers.run_stack(blocks, lambda block, h: (block(h), {}), x, scan=True)[0]
+    return layers.run_stack(blocks, lambda block, h, _: (block(h), {}), x, scan=True)[0]
 
 
 def complete_patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B N P"]:
