@@ -165,13 +165,14 @@ def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
             mesh=(mesh.shape["data"], mesh.shape["fsdp"]),
             images=images,
             compile_seconds=seconds,
-            memory=_memory(compiled),
+            memory=memory_of(compiled),
             costs=costs.count(compiled),
             chip=find_chip(job.target.kind),
         )
 
 
-def _memory(compiled: jax.stages.Compiled) -> Memory | None:
+def memory_of(compiled: jax.stages.Compiled) -> Memory | None:
+    """Bytes that a compiled program needs on each chip; None where XLA does not report them."""
     stats = compiled.memory_analysis()
     if stats is None:
         return None

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
@@ -90,22 +91,24 @@ def example_batch(spec: ModelSpec, config: Config) -> dict[str, Any]:
     def normal(*shape: int) -> np.ndarray:
         return random.standard_normal((rows, *shape), np.float32)
 
-    supports = {"pooled": normal(SHOTS, spec.features.dim)}
+    shots = config.data.shots
+    supports = {"pooled": normal(shots, spec.features.dim)}
     if config.model.use_context:
-        supports["tokens"] = normal(SHOTS, tokens, spec.features.dim)
+        supports["tokens"] = normal(shots, tokens, spec.features.dim)
+    of_encoder = jnp.dtype(config.model.encoder.dtype)
     shape = spec.latent_shape
     return {
         "index": np.arange(rows, dtype=np.uint32),
         "class_id": np.zeros(rows, np.int32),
         "target": (normal(*shape), normal(*shape)),
-        "supports": supports,
+        "supports": {name: array.astype(of_encoder) for name, array in supports.items()},
     }
 
 
 def trainer(config: Config) -> Callable[[int], jax.Array]:
     """Returns a function that trains `steps` steps on one batch and returns the last loss."""
     spec, mesh = networks_of(config), sharding.make_mesh(config)
-    step, state = _compiled(config, spec, mesh)
+    step, state = step_and_state(config, spec, mesh)
     place = sharding.global_batch(mesh, config.data.batch_size)
     batch = place(example_batch(spec, config))
 
@@ -118,44 +121,66 @@ def trainer(config: Config) -> Callable[[int], jax.Array]:
     return train
 
 
-def _compiled(
+def step_and_state(
     config: Config, spec: ModelSpec, mesh: Mesh
 ) -> tuple[Callable[..., Any], train_state.TrainState]:
+    """The jitted train step, and a state to start from."""
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(spec, tx, mesh)
     step = compile_train_step(spec, config, tx, mesh, template)
     return step, train_state.init(spec, tx, config.seed, template)
 
 
-def pytorch_trainer(config: Config, threads: int) -> Callable[[int], Any]:
-    """A `trainer` of the PyTorch model, which has no tokens of supports."""
+def pytorch_trainer(
+    config: Config, threads: int, device: str = "cpu", *, compiled: bool = True
+) -> Callable[[int], Any]:
+    """A `trainer` of the PyTorch model on PyTorch's `device`.
+
+    compiled: by torch.compile. Parameters, optimizer and average are float32, as ours. In
+    bfloat16 the model computes under autocast; in float32 it may multiply in TF32, as JAX does
+    on NVIDIA GPUs that have it.
+    """
     import torch  # belongs to the test extra
 
     from experiments.benchmarks.compute import pytorch_dit
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
     spec = networks_of(config)
     batch = example_batch(spec, config)
     latents = torch.from_numpy(batch["target"][0]).permute(0, 3, 1, 2).contiguous()
-    pooled = torch.from_numpy(batch["supports"]["pooled"])
-    step = pytorch_dit.make_train_step(pytorch_model(spec), compiled=True)
+    low = config.model.dtype == "bfloat16"
+    supports = [_to_torch(array, low) for _, array in sorted(batch["supports"].items())]
+    model = pytorch_model(spec).to(device)
+    step = pytorch_dit.make_train_step(model, compiled=compiled, bfloat16=low)
+    arrays = [latents.to(device), *(features.to(device) for features in supports)]
 
     def train(steps: int) -> torch.Tensor:
         for _ in range(steps):
-            loss = step(latents, pooled)
-        return loss
+            loss = step(*arrays)
+        return loss.cpu()  # waits for the device
 
     return train
 
 
+def _to_torch(array: np.ndarray, bfloat16: bool) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(array.astype(np.float32))
+    return tensor.bfloat16() if bfloat16 and array.dtype == jnp.bfloat16 else tensor
+
+
 def pytorch_model(spec: ModelSpec) -> Any:
-    """The PyTorch model of the size of `spec`."""
+    """The PyTorch model of the size and the condition of `spec`."""
     from experiments.benchmarks.compute.pytorch_dit import DiT
 
-    model = spec.config
+    model, tokens = spec.config, None
     size = (model.hidden_size, model.depth, model.num_heads, model.patch_size)
-    return DiT(*size, spec.latent_shape, spec.features.dim)
+    if model.use_context:
+        tokens = (spec.features.grid[0] * spec.features.grid[1], model.num_latents)
+    return DiT(*size, spec.latent_shape, spec.features.dim, tokens)
 
 
 def measure(settings: Settings, say: Callable[[str], None] = print) -> dict[str, Any]:
