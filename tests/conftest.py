@@ -19,8 +19,14 @@ from pathlib import Path
 from tests.programs import QUICK_COMPILATION, ROOT, run_module
 
 # JAX reads these when it is imported: tests see eight devices, and compile each program once.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}"
-os.environ["JAX_PLATFORMS"] = "cpu"
+# FSDIT_TEST_PLATFORM=cuda runs tests of one device on a GPU, with products in full float32.
+PLATFORM = os.environ.get("FSDIT_TEST_PLATFORM", "cpu")
+if PLATFORM == "cpu":
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}"
+else:
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the workers share the GPU
+os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
@@ -87,6 +93,8 @@ _BEFORE = pytest.StashKey[int]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.stash[_BEFORE] = _started.total()
+    if PLATFORM != "cpu" and item.get_closest_marker("several_devices"):
+        pytest.skip("needs several devices")
 
 
 @pytest.hookimpl(tryfirst=True)

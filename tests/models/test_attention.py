@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fsdit.models.attention import KERNELS, attend, attend_by_jax
+from tests.conftest import PLATFORM
 
 SHAPES = [(2, 3, 5, 7, 8), (1, 1, 1, 4, 2), (2, 2, 6, 6, 4)]  # B, heads, N, M, d
 
@@ -62,6 +63,24 @@ def test_values_and_gradients_are_those_of_jax(shape):
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
     for gradient, other in zip(pull(probe), pull_expected(probe), strict=True):
         np.testing.assert_allclose(gradient, other, atol=2e-5)
+
+
+@pytest.mark.skipif(PLATFORM != "cuda", reason="cuDNN needs an NVIDIA GPU")
+@pytest.mark.parametrize("shape", [(2, 3, 196, 196, 64), (2, 3, 196, 64, 64), (1, 2, 36, 80, 72)])
+def test_cudnn_is_as_near_to_float32_as_the_plain_kernel(shape):
+    query, key, value, probe = (jnp.asarray(x) for x in draw(*shape))
+    arrays = [query * shape[-1] ** -0.5, key, value, probe]
+    mixed, pull = jax.vjp(attend, *arrays[:3])
+    exact = [mixed, *pull(probe)]
+    errors = {}
+    for name, kernel in KERNELS.items():
+        low = [x.astype(jnp.bfloat16) for x in arrays]
+        mixed, pull = jax.vjp(kernel, *low[:3])
+        found = [x.astype(jnp.float32) for x in (mixed, *pull(low[3]))]
+        pairs = zip(found, exact, strict=True)
+        errors[name] = [float(jnp.linalg.norm(f - e) / jnp.linalg.norm(e)) for f, e in pairs]
+    assert max(errors["cudnn"]) < 0.02
+    assert max(errors["cudnn"]) < 2 * max(errors["plain"])
 
 
 def test_the_kernels_of_the_setting_are_the_plain_one_and_jaxs_with_cudnn():

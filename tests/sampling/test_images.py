@@ -46,6 +46,7 @@ def draw(params, rows=slice(None), devices=1, seed=0, **settings):
 
 
 @pytest.mark.medium
+@pytest.mark.several_devices
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "sde"])
 def test_a_sample_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
     """Samples may differ by the rounding of a pixel."""

@@ -56,6 +56,7 @@ def test_an_example_s_latents_follow_its_key_alone():
     assert np.abs(other - latents).mean((1, 2, 3)).min() > 0.1 * codec.config.scaling_factor
 
 
+@pytest.mark.several_devices
 def test_parameters_are_arguments_of_a_compiled_program():
     """One compiled program serves all parameters, sharded ones too; it may split the batch."""
     mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)

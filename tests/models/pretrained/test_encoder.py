@@ -92,6 +92,7 @@ def test_vision_only_checkpoints_of_transformers_4_and_5(tmp_path):
     assert_equal(outputs(new), outputs(old))
 
 
+@pytest.mark.several_devices
 def test_parameters_are_on_the_host_and_run_on_a_mesh(saved):
     """Images are sharded and parameters replicated, as beside a training step."""
     encoder, params = load_encoder(str(saved))
