@@ -132,8 +132,8 @@ class ModelConfig:
     codec: CodecConfig = CodecConfig()
     # Type that matmuls compute in; parameters, norms and softmax are float32.
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    # Kernel of attention: "plain" on any device; "cudnn" in bfloat16 on NVIDIA GPUs from A100 on.
-    # "plain" is the default because cuDNN's was never compared with it on a GPU.
+    # Kernel of attention: "plain" on any device; "cudnn" in bfloat16 on NVIDIA GPUs from A100 on,
+    # where it is faster (docs/gpu.md).
     attention: Literal["plain", "cudnn"] = "plain"
     scan_layers: bool = True  # one compiled body for all blocks, which compiles quickly
     # What the backward pass computes again to save memory: nothing, all but matmuls, or all.
