@@ -115,6 +115,7 @@ def test_a_stopped_evaluation_resumes_to_the_same_results(evaluated, tmp_path, s
 
 def test_a_file_as_output_and_a_damaged_sample_are_named(evaluated, tmp_path):
     workdir, undisturbed = evaluated
+    flags = ("--config.evaluation.shots=1,5", "--config.evaluation.critic=pixels")
     (tmp_path / "file").touch()
     result = evaluate(workdir, tmp_path / "file")
     assert f"{tmp_path}/file is no folder" in result.stderr.splitlines()[-1]
@@ -122,11 +123,11 @@ def test_a_file_as_output_and_a_damaged_sample_are_named(evaluated, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "copy")
     file = sample_files(tmp_path / "copy")[0]
     file.write_bytes(b"")
-    result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
+    result = evaluate(workdir, tmp_path / "copy", *flags)
     assert result.returncode == 1
     assert f"error: {file} is damaged" in result.stderr.splitlines()[-1]
     file.unlink()
-    result = evaluate(workdir, tmp_path / "copy", "--config.evaluation.shots=1,5")
+    result = evaluate(workdir, tmp_path / "copy", *flags)
     assert result.returncode == 0, result.stderr
     assert file.read_bytes() == (undisturbed / file.relative_to(tmp_path / "copy")).read_bytes()
 

@@ -6,7 +6,6 @@ takes too much is killed by the system, which the pool reports.
 """
 
 import dataclasses
-import io
 import resource
 import signal
 import xml.etree.ElementTree as ET
@@ -14,9 +13,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from data_prep import pool
+from fsdit.data.images.image_files import opened
 from fsdit.errors import ConfigError, DataError, first_line
 
 _OVERSAMPLING = 4  # shapes that touch leave no seam once the pixels are averaged
@@ -96,7 +95,7 @@ def render(drawing: Drawing) -> UInt8[np.ndarray, "H W 3"]:
         )
     except (ValueError, ET.ParseError) as error:
         raise DataError(f"{drawing.name}: {first_line(error)}") from None
-    with Image.open(io.BytesIO(png)) as image:
+    with opened(png) as image:
         return np.asarray(image.convert("RGB").reduce(_OVERSAMPLING))
 
 

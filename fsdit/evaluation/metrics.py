@@ -142,7 +142,7 @@ METRICS = {
 # begin with BY_PIXELS.
 BY_PIXELS = "pixel_"
 _OF_PIXELS = (
-    *("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "top1"),
+    *("frechet_distance", "precision", "recall", "density", "coverage", "top1"),
     *("pairwise_distance", "support_distance", "near_copies"),
 )
 METRICS |= {

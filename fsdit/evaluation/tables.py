@@ -81,7 +81,7 @@ def score_cell(
 def pixel_scores(comparison: Comparison) -> Scores:
     """The scores of a comparison by pixels, under the names of METRICS that begin with pixel_."""
     found = {
-        **set_fidelity(comparison, jackknife=True),
+        **set_fidelity(comparison, jackknife=True, kernels=False),
         **class_fidelity(comparison)[0],
         **variety(comparison, None)[0],
         **support_copies(comparison)[0],

@@ -131,8 +131,8 @@ def mlp_stack():
 
 
 def run(parameters, graph, x, **options):
-    def call(layer, h):
-        h = h + layer(h)
+    def call(layer, h, shift):
+        h = h + layer(h) + (0 if shift is None else shift)
         return h, {"size": jnp.abs(h).mean()}
 
     return layers.run_stack(nnx.merge(graph, parameters), call, x, **options)
@@ -149,6 +149,18 @@ def test_run_stack_applies_the_layers_in_turn():
     y, stats = run(parameters, graph, x, scan=True)
     np.testing.assert_allclose(y, expected, atol=1e-5)
     np.testing.assert_allclose(stats["size"], sizes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_run_stack_gives_each_layer_its_own_row(scan):
+    graph, parameters = mlp_stack()
+    x, own = normal(2, 8), normal(3, 2, 8)
+    expected = x
+    for i in range(3):
+        layer = nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], parameters))
+        expected = expected + layer(expected) + own[i]
+    y, _ = run(parameters, graph, x, scan=scan, own=own)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -21,16 +21,21 @@ from fsdit.evaluation.scoring.scores import Scores, score
 
 # Number of groups of episodes in the jackknife estimate.
 _GROUPS = 10
+_KERNELS = {
+    "kernel_distance": distributions.kernel_distance,
+    "gaussian_distance": distributions.gaussian_distance,
+}
 
 
-def set_fidelity(comparison: Comparison, *, jackknife: bool) -> Scores:
+def set_fidelity(comparison: Comparison, *, jackknife: bool, kernels: bool = True) -> Scores:
     """Distances of image sets to the reference half of the real images, in the critic's features.
 
     The FD, recall and coverage depend on the number of images. So every set gives the same
     number, and a set that has fewer has no score for them. Samples of another class are left
     out: as a set they are the samples. Empty where there are fewer than MIN_SET images.
 
-    jackknife: whether the FD gets an interval, which costs ten more distances of sets.
+    jackknife: whether the FD gets an interval, which costs ten more distances of sets. kernels:
+    whether kernel distances are computed.
     """
     real, (reference, baseline) = comparison.real, halves(comparison)
     sets = {
@@ -51,8 +56,8 @@ def set_fidelity(comparison: Comparison, *, jackknife: bool) -> Scores:
         if len(features) < MIN_SET:
             continue
         found = _neighbourhoods(scaled, classes, features[:count], groups[:count])
-        found["kernel_distance"] = _with_error(distributions.kernel_distance(scaled, features))
-        found["gaussian_distance"] = _with_error(distributions.gaussian_distance(scaled, features))
+        for metric, distance in _KERNELS.items() if kernels else ():
+            found[metric] = _with_error(distance(scaled, features))
         if len(features) >= count:
             found["frechet_distance"] = _frechet(scaled, features[:count], groups, jackknife)
         else:
