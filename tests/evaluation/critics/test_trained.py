@@ -75,8 +75,8 @@ def test_the_axes_solve_the_eigenvalue_problem():
 
 
 @pytest.fixture
-def dataset(glyphs, tmp_path):
-    return shutil.copytree(glyphs, tmp_path / "glyphs", ignore=shutil.ignore_patterns(trained.FILE))
+def dataset(photos, tmp_path):
+    return shutil.copytree(photos, tmp_path / "data", ignore=shutil.ignore_patterns(trained.FILE))
 
 
 def opened(dataset):
