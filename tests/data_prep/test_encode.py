@@ -124,7 +124,10 @@ def test_two_processes_write_the_same_files_as_one(dataset, undisturbed, weights
     assert files(dataset) == files(undisturbed)
 
 
-@pytest.mark.parametrize(("how", "after"), [(signal.SIGKILL, 2), (signal.SIGTERM, 9)])
+@pytest.mark.parametrize(
+    ("how", "after"),
+    [(signal.SIGKILL, 2), pytest.param(signal.SIGTERM, 9, marks=pytest.mark.large)],
+)
 def test_a_stopped_encoding_ends_as_if_never_stopped(dataset, undisturbed, weights, how, after):
     folder = dataset / layout.ENCODING
     process = start(dataset, *both(weights))

@@ -136,7 +136,7 @@ def test_an_interrupted_rebuild_names_the_command_that_fixes_it(dataset):
         verify(dataset, False, 0)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.large)])
 @pytest.mark.medium
 def test_no_flipped_byte_goes_unnoticed_and_none_crashes(dataset, seed):
     """A process of its own makes a crash visible, and prints each change before it makes it."""

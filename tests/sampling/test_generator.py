@@ -54,7 +54,7 @@ def test_progress_counts_the_samples(small):
     assert seen == [8, 8, 4]
 
 
-@pytest.mark.parametrize("name", ["small", "frozen"])
+@pytest.mark.parametrize("name", ["frozen", pytest.param("small", marks=pytest.mark.large)])
 def test_the_generator_samples_from_an_episode_as_evaluation_does(request, name):
     folder, _, generator = request.getfixturevalue(name)
     run = load_run(folder / "run", {})

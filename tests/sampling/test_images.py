@@ -47,7 +47,9 @@ def draw(params, rows=slice(None), devices=1, seed=0, **settings):
 
 @pytest.mark.medium
 @pytest.mark.several_devices
-@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "sde"])
+@pytest.mark.parametrize(
+    "solver", ["euler", "sde", *(pytest.param(s, marks=pytest.mark.large) for s in ("heun", "ab2"))]
+)
 def test_a_sample_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solver):
     """Samples may differ by the rounding of a pixel."""
     settings = {"solver": solver, "schedule": "shifted"}

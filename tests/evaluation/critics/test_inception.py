@@ -149,7 +149,13 @@ def test_an_image_that_cannot_be_used_is_named(inception_weights, tmp_path, chan
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("missing", ["torch", "torch_fidelity", "torchvision"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "torch",
+        *(pytest.param(m, marks=pytest.mark.large) for m in ("torch_fidelity", "torchvision")),
+    ],
+)
 @pytest.mark.medium
 def test_one_line_names_the_extra_that_is_missing(inception_weights, missing):
     """Importing our module imports none of the extra's packages."""

@@ -82,7 +82,14 @@ def test_parameters_are_arguments_of_a_compiled_program():
         assert difference.max() <= 1
 
 
-@pytest.mark.parametrize(("rows", "max_batch", "at_once"), [(6, 4, 3), (7, 3, 1), (5, 8, 5)])
+@pytest.mark.parametrize(
+    ("rows", "max_batch", "at_once"),
+    [
+        pytest.param(6, 4, 3, marks=pytest.mark.large),
+        (7, 3, 1),
+        pytest.param(5, 8, 5, marks=pytest.mark.large),
+    ],
+)
 def test_a_batch_is_done_in_parts_that_fit(rows, max_batch, at_once):
     codec = small()
     latents = jax.random.normal(key(), (rows, 4, 4, 4))

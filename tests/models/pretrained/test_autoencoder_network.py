@@ -113,7 +113,9 @@ def test_log_variance_is_clamped_as_in_the_original(tmp_path):
     assert relative_error(ours, theirs) < 1e-4
 
 
-@pytest.mark.parametrize("saved", ["sd", "flux"], indirect=True)
+@pytest.mark.parametrize(
+    "saved", ["sd", pytest.param("flux", marks=pytest.mark.large)], indirect=True
+)
 def test_pixels_are_read_and_written_as_by_the_original_s_processor(saved):
     model, directory = saved
     codec, processor = autoencoder_kl.load(str(directory)), VaeImageProcessor()

@@ -76,7 +76,9 @@ def test_a_score_that_is_not_finite_is_never_best(tmp_path, config):
     assert "NaN" not in (tmp_path / "checkpoints" / "5" / "meta" / "metadata").read_text()
 
 
-@pytest.mark.parametrize("loss", ["gone", pytest.param("no meta", marks=LARGE), "cut meta"])
+@pytest.mark.parametrize(
+    "loss", ["gone", *(pytest.param(loss, marks=LARGE) for loss in ("no meta", "cut meta"))]
+)
 def test_a_best_step_that_is_lost_leaves_the_best_of_the_others(tmp_path, config, capsys, loss):
     policy = dataclasses.replace(config.checkpoint, keep_last=4)
     config = dataclasses.replace(config, checkpoint=policy)
