@@ -127,6 +127,7 @@ def test_a_state_saved_on_eight_devices_goes_on_on_two(bucket, tmp_path, config)
     assert published(workdir) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.large
 def test_a_first_save_that_a_kill_cut_off_does_not_count_and_a_half_copied_one_does(
     bucket, tmp_path, config
 ):

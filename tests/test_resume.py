@@ -171,6 +171,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     assert losses(roomy) == losses(undisturbed(experiment))
 
 
+@pytest.mark.large
 def test_a_run_resumes_from_another_folder_with_its_saved_settings(tmp_path, glyphs, small_config):
     data = dataclasses.replace(small_config.data, dataset_dir=glyphs.name)  # relative
     train = dataclasses.replace(small_config.train, num_steps=2, eval_interval=1000)

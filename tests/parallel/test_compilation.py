@@ -123,6 +123,7 @@ def test_no_flipped_bit_or_lost_byte_gets_through(tmp_path, capsys):
     assert cache.get("other") is None
 
 
+@pytest.mark.large
 def test_entries_of_other_programs_are_kept(tmp_path):
     compile_once("", tmp_path)
     ((path, _),) = entries(tmp_path).items()
@@ -132,6 +133,7 @@ def test_entries_of_other_programs_are_kept(tmp_path):
     assert other.read_bytes() == b"x" * 100
 
 
+@pytest.mark.large
 def test_off_and_the_environment_keep_the_workdir_clean(tmp_path, monkeypatch):
     found, _ = compile_once("off", tmp_path / "run")
     assert found["asked"] == found["written"] == 0

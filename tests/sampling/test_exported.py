@@ -129,6 +129,7 @@ def test_an_export_older_than_a_setting_samples_with_its_default(small, exported
         fsdit.load(exported_copy)
 
 
+@pytest.mark.large
 def test_frozen_weights_may_move_but_not_change(frozen, tmp_path, weights):
     moved = shutil.copytree(weights / "siglip", tmp_path / "moved")
     location = {"model.encoder.location": str(moved)}

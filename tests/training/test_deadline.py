@@ -38,6 +38,7 @@ def test_the_compilation_before_the_first_step_counts_as_time_but_not_as_a_step(
     assert math.isclose(stopped, 600 - 10 - 1 - 15, abs_tol=1)
 
 
+@pytest.mark.large
 @pytest.mark.medium
 def test_a_run_whose_time_is_up_saves_leaves_and_goes_on(tmp_path, small_config):
     experiment = experiment_file(tmp_path / "experiment.py", small_config)
