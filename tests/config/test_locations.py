@@ -40,12 +40,15 @@ def test_a_path_setting_is_made_absolute(path, tmp_path, monkeypatch):
         ("model.encoder.location", "google/siglip2-base-patch16-224"),
         ("evaluation.critic", "facebook/dinov2-base"),
         ("evaluation.critic", ""),
+        ("evaluation.critic", "trained"),
         ("train.compilation_cache", ""),
         ("train.compilation_cache", "off"),
         ("train.compilation_cache", "gs://bucket/cache"),
     ],
 )
-def test_a_value_that_is_no_local_path_stays_as_it_is(path, text):
+def test_a_value_that_is_no_local_path_stays_as_it_is(path, text, tmp_path, monkeypatch):
+    (tmp_path / "trained").mkdir()  # a folder of a critic's name changes nothing
+    monkeypatch.chdir(tmp_path)
     config = configs.with_absolute_paths(configs.apply_overrides(VALID, {path: text}))
     assert configs.flatten(configs.to_dict(config))[path] == text
 

@@ -20,7 +20,7 @@ from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.run_dataset import features_name
 from fsdit.errors import ConfigError
-from fsdit.evaluation.critics.trained import open_trained
+from fsdit.evaluation.critics import trained
 from fsdit.models.pretrained.encoder import FrozenEncoder, load_encoder
 from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
 from fsdit.parallel import sharding
@@ -68,16 +68,22 @@ def kind_of(critic: str, image_size: int) -> Literal["trained", "pixels", "encod
 def open_critic(config: Config, info: DatasetInfo) -> Critic:
     """Opens and checks, on the host, the critic that config.evaluation names.
 
-    info: of the dataset. Errors:
+    info: of the dataset. "auto" takes the pixels, and says so, where none can be trained. Errors:
         ConfigError: the critic is the encoder that conditions, or the dataset cannot have it.
         DataError: weights are missing, damaged or of another architecture.
     """
     location = config.evaluation.critic
     kind = kind_of(location, info.image_size)
+    if location == "auto" and not trained.is_possible(info):
+        print(
+            "the training split has too few images for a trained critic; compared by pixels",
+            flush=True,
+        )
+        kind = "pixels"
     if kind == "pixels":
         return PIXELS
     if kind == "trained":
-        return Critic(*open_trained(config.data.dataset_dir, info))
+        return Critic(*trained.open_trained(config.data.dataset_dir, info))
     _check_independent(config)
     encoder, params = load_encoder(location, "float32")
     return Critic(location, partial(_encode, encoder, params, config.features.encode_batch))

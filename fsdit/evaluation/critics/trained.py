@@ -2,8 +2,7 @@
 
 Linear discriminant analysis (Fisher 1936; Rao 1948) of fixed features (gradients.py), fitted to
 images of the training split alone. Of real images of unseen classes it finds the class more
-often than pixels do, and it does not reward blur. The fit takes seconds and is kept beside the
-dataset.
+often than pixels do. The fit takes seconds and is kept beside the dataset.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ _VERSION = "1"  # of features and fit; another version is another critic
 _DIMENSIONS = 64  # of its features, at most
 _SHRINKAGE = 0.1  # share of the covariance within classes that is replaced by a multiple of one
 _MOST_IMAGES = 50_000  # that it is fitted to
-_BATCH = 512
+_BATCH_PIXELS = 2**19  # of the images whose features are computed at once
 _LARGEST_FILE = 2**26  # bytes
 
 
@@ -81,14 +80,19 @@ def fit(features: Float[np.ndarray, "N F"], classes: Int[np.ndarray, "N"]) -> Di
     return Discriminant(mean, axes)
 
 
+def is_possible(info: DatasetInfo) -> bool:
+    """Whether a dataset has a training split with two classes of two images or more."""
+    return SPLIT in info.splits and sum(n > 1 for n in info.split(SPLIT).images_per_class) > 1
+
+
 def open_trained(directory: storage.PathLike, info: DatasetInfo) -> tuple[str, Discriminant]:
     """The trained critic of a dataset and its name, "trained-" and digits of the images' sha256.
 
     It is read from FILE in the folder, or else fitted and written there. Raises ConfigError
-    where the training split has fewer than two classes with two images.
+    where it is not possible.
     """
     folder = storage.place(directory)
-    if SPLIT not in info.splits or sum(n > 1 for n in info.split(SPLIT).images_per_class) < 2:
+    if not is_possible(info):
         raise ConfigError(
             "config.evaluation.critic=trained needs a training split with two classes of two "
             f"images or more, {directory} has none: name pixels, or a frozen encoder"
@@ -119,7 +123,10 @@ def _training_features(
 
 def _features(images: Iterable[UInt8[np.ndarray, "H W C"]]) -> Float[np.ndarray, "N F"]:
     each = iter(images)
-    batches = iter(lambda: list(itertools.islice(each, _BATCH)), [])
+    first = next(each)
+    size = max(1, _BATCH_PIXELS // (first.shape[0] * first.shape[1]))
+    each = itertools.chain([first], each)
+    batches = iter(lambda: list(itertools.islice(each, size)), [])
     return np.concatenate([gradient_features(np.stack(batch)) for batch in batches])
 
 
@@ -130,7 +137,7 @@ def _read(path: Path, source: str) -> Discriminant | None:
             return None
         with safe_open(path, "numpy") as file:
             notes, arrays = file.metadata() or {}, [file.get_tensor(n) for n in ("mean", "axes")]
-    except (OSError, SafetensorError, ValueError):
+    except (OSError, SafetensorError, TypeError, ValueError):
         return None
     critic = Discriminant(*arrays)
     return critic if notes.get("sha256") == _digest(critic, source) else None

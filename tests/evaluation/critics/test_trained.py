@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo, SplitInfo, read_dataset_info
 from fsdit.data.readers import split_images
 from fsdit.errors import ConfigError
 from fsdit.evaluation.critics import trained
+from fsdit.evaluation.critics.critic import open_critic
 from fsdit.evaluation.critics.gradients import DIRECTIONS, GRID, gradient_features
 from tests.models.pretrained import originals
 
@@ -169,7 +171,9 @@ def test_a_folder_that_cannot_be_written_is_said(dataset, capsys):
     ],
     ids=["no split", "one class", "single images"],
 )
-def test_a_dataset_that_cannot_train_one_is_named(splits, tmp_path):
+def test_a_dataset_that_cannot_train_one_is_named(splits, tmp_path, capsys):
     info = DatasetInfo(SIZE, 1, splits, command="", seed=0)
+    assert open_critic(Config(), info).name == "pixels"
+    assert "too few images for a trained critic" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="needs a training split with two classes of two images"):
         trained.open_trained(tmp_path, info)
