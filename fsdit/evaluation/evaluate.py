@@ -1,14 +1,14 @@
 """An evaluation from its protocol to its results: makes all samples, then scores them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from fsdit.config import Config
-from fsdit.data.layout import DatasetInfo
+from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.errors import ConfigError
 from fsdit.evaluation.comparison import Comparison, RealImages, compare, read_real_images
@@ -77,7 +77,7 @@ def evaluate(
         for cell in inputs.cells:
             files.load_or_make(sampler, ema, cell, bar.update)
     real = {
-        split: [read_real_images(images, info.split(split), each) for each in inputs.critics]
+        split: list(_seen_by(inputs.critics, images, info.split(split)))
         for split, images in tqdm(inputs.images.items(), desc="real images", unit="split")
     }
     training = real[SEEN][0] if SEEN in real else None
@@ -102,6 +102,21 @@ def evaluate(
         tables=tuple(tables),
     )
     return results, pictures
+
+
+def _seen_by(
+    critics: Sequence[Critic], images: ImageReader, split: SplitInfo
+) -> Iterator[RealImages]:
+    """The images of a split as each critic sees them. They are read and compared only once.
+
+    Where there is a second critic, the images are small, and are kept in memory for it.
+    """
+    if len(critics) == 1:
+        yield read_real_images(images, split, critics[0])
+        return
+    pixels = read_real_images(images, split, PIXELS)
+    for critic in critics:
+        yield dataclasses.replace(pixels, features=critic.features(pixels.features))
 
 
 def _class_pictures(

@@ -97,13 +97,13 @@ def guided_field(
     what `velocity` takes, once for all calls.
     """
     scale, (low, high) = config.guidance_scale, config.guidance_interval
-    prepared = prepare(condition)
 
-    def plain(x: Array, t: Array) -> Array:
-        return velocity(x, jnp.full(x.shape[:1], t), prepared)
+    def plain_field() -> Field:
+        prepared = prepare(condition)
+        return lambda x, t: velocity(x, jnp.full(x.shape[:1], t), prepared)
 
     if scale == 1:
-        return plain
+        return plain_field()
     both = prepare(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null))
 
     def guided(x: Array, t: Array) -> Array:
@@ -113,6 +113,7 @@ def guided_field(
 
     if low <= 0 and high >= 1:
         return guided
+    plain = plain_field()
     return lambda x, t: jax.lax.cond((low <= t) & (t <= high), guided, plain, x, t)
 
 

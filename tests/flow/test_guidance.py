@@ -107,7 +107,7 @@ def test_what_is_prepared_is_prepared_once_for_all_steps():
     given = solve(guided_field(Recorder(), twice, null, config), NOISE, config)
     found = solve(guided_field(Recorder(), CONDITION, NULL, config, prepare), NOISE, config)
     np.testing.assert_array_equal(found, given)
-    assert prepared == [(3, 3), (6, 3)]
+    assert prepared == [(6, 3), (3, 3)]
 
 
 def test_without_guidance_the_batch_is_not_doubled_and_no_null_is_needed():
