@@ -17,7 +17,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from fsdit.parallel import sharding
 
-# The most rows and the most elements of a tile (2^24 elements are 128 MiB in float64).
+# The fewest and the most rows, and the most elements, of a tile (2^24 elements are 128 MiB in
+# float64). Small sets are padded, so that sets of many sizes share one program: compiling one
+# for each size took longer than all distances of a small evaluation.
+_MIN_TILE_ROWS = 256
 _MAX_TILE_ROWS = 2048
 _MAX_TILE_SIZE = 2**24
 
@@ -97,7 +100,9 @@ def reduce_pairs(
     """
     mesh = mesh or sharding.local_mesh()
     count, found = _length(queries), []
-    query_rows, pool_rows = (min(tile or _tile_rows(x), _length(x)) for x in (queries, pool))
+    query_rows, pool_rows = (
+        min(tile, _length(x)) if tile else _tile_rows(x) for x in (queries, pool)
+    )
     with jax.enable_x64(True):
         size = sharding.round_up(query_rows, mesh.size)
         for rows in _tiles(queries, size):
@@ -123,7 +128,8 @@ def _length(rows: Rows) -> int:
 
 def _tile_rows(rows: Rows) -> int:
     widest = max(int(np.prod(x.shape[1:])) for x in rows.values())
-    return max(1, min(_MAX_TILE_ROWS, _MAX_TILE_SIZE // max(widest, 1)))
+    most = max(1, min(_MAX_TILE_ROWS, _MAX_TILE_SIZE // max(widest, 1)))
+    return min(most, max(_MIN_TILE_ROWS, 2 ** (_length(rows) - 1).bit_length()))
 
 
 def _tiles(rows: Rows, size: int) -> Iterator[Rows]:

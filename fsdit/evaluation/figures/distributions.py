@@ -6,16 +6,18 @@ of the real images.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from fsdit.errors import DataError
 from fsdit.evaluation.figures.blas import one_blas_thread
 from fsdit.evaluation.figures.distances import (
+    Rows,
     allowed_distances,
     allowed_pairs,
     flat,
@@ -135,14 +137,30 @@ def _unit(rows: Shaped[np.ndarray, "N *D"]) -> Float[np.ndarray, "N d"]:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
 
 
-def _cubic_step(carry: Float[Array, "n"], queries: PyTree[Array], pool: PyTree[Array]) -> Array:
+def _cubic_kernel(queries: PyTree[Array], pool: PyTree[Array]) -> Float[Array, "n m"]:
     x, y = flat(queries["x"]), flat(pool["x"])
-    kernel = (jnp.matmul(x, y.T, precision="highest") / x.shape[1] + 1) ** 3
-    return carry + jnp.where(allowed_pairs(queries, pool), kernel, 0).sum(1)
+    return (jnp.matmul(x, y.T, precision="highest") / x.shape[1] + 1) ** 3
 
 
-def _gaussian_step(carry: Float[Array, "n"], queries: PyTree[Array], pool: PyTree[Array]) -> Array:
-    return carry + jnp.exp(-allowed_distances(queries, pool)).sum(1)
+def _gaussian_kernel(queries: PyTree[Array], pool: PyTree[Array]) -> Float[Array, "n m"]:
+    return jnp.exp(-allowed_distances(queries, pool))
+
+
+def _kernel_sums(
+    kernel: Callable, carry: PyTree[Array], queries: PyTree[Array], pool: PyTree[Array]
+) -> PyTree[Array]:
+    """Adds the kernel of each query and the pool: over all rows, and over those of its subset."""
+    values = jnp.where(allowed_pairs(queries, pool), kernel(queries, pool), 0)
+    same_subset = queries["subset"][:, None] == pool["subset"][None]
+    return {
+        "all": carry["all"] + values.sum(1),
+        "subset": carry["subset"] + jnp.where(same_subset, values, 0).sum(1),
+    }
+
+
+# `reduce_pairs` compiles a step once for each object.
+_cubic_step = functools.partial(_kernel_sums, _cubic_kernel)
+_gaussian_step = functools.partial(_kernel_sums, _gaussian_kernel)
 
 
 def _discrepancy(
@@ -156,26 +174,58 @@ def _discrepancy(
 ) -> Estimate:
     """The unbiased squared MMD (Gretton et al. 2012, equation 3). step: sums the kernel."""
     _need(2 * subsets, f"a kernel distance with {subsets} subsets", real, samples)
-
-    def mean(a: np.ndarray, b: np.ndarray, same: bool) -> float:
-        itself = np.arange(len(a))[:, None] if same else None
-        sums = reduce_pairs(step, np.zeros(()), *with_left_out(a, b, itself, None), mesh, tile)
-        others = len(b) - 1 if same else len(b)
-        return sums.sum() / (len(a) * others)
-
-    def squared(a: np.ndarray, b: np.ndarray) -> float:
-        return mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
-
     rng = np.random.default_rng(seed)
-    pairs = zip(_disjoint(real, subsets, rng), _disjoint(samples, subsets, rng), strict=True)
-    error = np.std([squared(a, b) for a, b in pairs], ddof=1) / np.sqrt(subsets)
-    return Estimate(float(squared(real, samples)), float(error))
+    real, samples = (
+        {"x": rows, "subset": _disjoint(len(rows), subsets, rng)} for rows in (real, samples)
+    )
+    means = functools.partial(_mean_kernels, step, subsets, mesh=mesh, tile=tile)
+    # Each holds the mean over all pairs, then those over the pairs within each subset.
+    squared = (
+        means(real, real, same=True)
+        + means(samples, samples, same=True)
+        - 2 * means(real, samples, same=False)
+    )
+    return Estimate(float(squared[0]), float(np.std(squared[1:], ddof=1) / np.sqrt(subsets)))
 
 
-def _disjoint(rows: np.ndarray, subsets: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Random subsets of one size that share no row; fewer than `subsets` rows are in none."""
-    order = rng.permutation(len(rows))[: len(rows) // subsets * subsets]
-    return [rows[chosen] for chosen in np.split(order, subsets)]
+def _disjoint(count: int, subsets: int, rng: np.random.Generator) -> Int[np.ndarray, "N"]:
+    """The subset of each of `count` rows; fewer than `subsets` rows are in none, and get -1.
+
+    Subsets have one size, share no row, and are random.
+    """
+    size = count // subsets
+    chosen = rng.permutation(count)[: subsets * size]
+    found = np.full(count, -1, np.int32)
+    found[chosen] = np.repeat(np.arange(subsets), size)
+    return found
+
+
+def _mean_kernels(
+    step: Callable,
+    subsets: int,
+    a: Rows,
+    b: Rows,
+    *,
+    same: bool,
+    mesh: Mesh | None,
+    tile: int | None,
+) -> Float[np.ndarray, "means"]:
+    """Mean kernel of all pairs of a and b, then that of the pairs within each subset.
+
+    same: whether a and b are one set, where no row is a pair with itself.
+    """
+    rows, others = len(a["x"]), len(b["x"])
+    itself = np.arange(rows)[:, None] if same else None
+    queries, pool = with_left_out(a["x"], b["x"], itself, None)
+    queries["subset"], pool["subset"] = a["subset"], b["subset"]
+    start = {"all": np.zeros(()), "subset": np.zeros(())}
+    sums = reduce_pairs(step, start, queries, pool, mesh, tile)
+    by_subset = np.bincount(a["subset"] + 1, sums["subset"], minlength=subsets + 1)[1:]
+    size, size_of_others = rows // subsets, others // subsets
+    return np.append(
+        sums["all"].sum() / (rows * (others - same)),
+        by_subset / (size * (size_of_others - same)),
+    )
 
 
 def precision_recall(

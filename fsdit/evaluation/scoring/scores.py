@@ -17,9 +17,10 @@ ByEpisode = dict[str, Float[np.ndarray, "N"]]
 def score(values: Shaped[np.ndarray, "E *V"], statistic: Callable | None = None) -> Score:
     """The mean over episodes, or another statistic of the E rows, with its 95 % interval.
 
-    A single episode has no interval, because it says nothing about others.
+    statistic: as `bootstrap_interval` takes it. A single episode has no interval, because it
+    says nothing about others.
     """
-    value = float(np.mean(values) if statistic is None else statistic(values))
+    value = float(np.mean(values) if statistic is None else statistic(values[None])[0])
     if len(values) < 2:
         return Score(value)
     options = {} if statistic is None else {"statistic": statistic}

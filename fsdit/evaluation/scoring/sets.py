@@ -109,7 +109,7 @@ def _grouped(values: Shaped[np.ndarray, "n"], groups: Int[np.ndarray, "n"]) -> S
     """A mean over images, with an interval by resampling groups of them: episodes or classes."""
     _, place = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(place, values), np.bincount(place)
-    return score(np.stack([sums, counts], 1), lambda v: v[:, 0].sum() / v[:, 1].sum())
+    return score(np.stack([sums, counts], 1), lambda v: v[..., 0].sum(1) / v[..., 1].sum(1))
 
 
 def _frechet(

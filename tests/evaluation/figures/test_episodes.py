@@ -240,9 +240,13 @@ def test_the_interval_is_a_function_of_values_and_seed_and_narrows_with_episodes
 def test_complete_episodes_are_resampled():
     """Ten equal samples of an episode are one observation, not ten."""
     episodes = np.random.default_rng(0).normal(size=(50, 1)).repeat(10, 1)
-    clustered = np.diff(bootstrap_interval(episodes, np.mean))
-    alone = np.diff(bootstrap_interval(episodes[:, :1], np.mean))
-    scattered = np.diff(bootstrap_interval(episodes.reshape(-1, 1), np.mean))
+
+    def mean(resamples):
+        return resamples.mean((1, 2))
+
+    clustered = np.diff(bootstrap_interval(episodes, mean))
+    alone = np.diff(bootstrap_interval(episodes[:, :1], mean))
+    scattered = np.diff(bootstrap_interval(episodes.reshape(-1, 1), mean))
     assert clustered == pytest.approx(alone, rel=1e-12)
     assert clustered == pytest.approx(np.sqrt(10) * scattered, rel=0.2)
 
@@ -252,5 +256,5 @@ def test_any_statistic_of_episodes_has_an_interval():
     low, high = bootstrap_interval(samples)
     assert low.shape == (3,)
     assert (low < samples.mean(0)).all() and (samples.mean(0) < high).all()
-    by_number = bootstrap_interval(np.arange(40), lambda chosen: samples[chosen].mean(0))
+    by_number = bootstrap_interval(np.arange(40), lambda chosen: samples[chosen].mean(1))
     np.testing.assert_array_equal(by_number, (low, high))
