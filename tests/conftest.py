@@ -6,13 +6,16 @@ start programs or compile for long, `large` ones are in `make test-all` only.
 
 import collections
 import contextlib
+import functools
 import gc
 import hashlib
+import inspect
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +38,7 @@ os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # scikit-learn's joblib would start lscp
 import hypothesis
 import pytest
 from filelock import FileLock
+from jaxtyping import _typeguard
 
 from fsdit.config import (
     CheckpointConfig,
@@ -51,6 +55,11 @@ from fsdit.config import (
 from tests import programs
 
 programs.preloading_environment()
+# jaxtyping looks up one function's signature again for each leaf that PyTree[...] checks, which
+# took four fifths of the time of these checks.
+_typeguard.inspect = types.SimpleNamespace(
+    **{**vars(inspect), "signature": functools.lru_cache(inspect.signature)}
+)
 # nohup makes its command ignore SIGHUP, and the programs under test would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)

@@ -19,7 +19,7 @@ from tests.programs import Fork, start_program
 # A run that saves at each step is too slow to end before it notices a preemption: JAX looks
 # for one once a second.
 UNHURRIED = "--config.checkpoint.interval=1"
-STEPS = 60
+STEPS = 40
 
 
 def long_run(folder: Path, config: Config) -> Path:

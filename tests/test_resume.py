@@ -41,7 +41,7 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
 ):
     workdir = tmp_path / "run"
     process = start(experiment, workdir)
-    wait_for_step(process, workdir, np.random.default_rng(0).integers(9, 30))
+    wait_for_step(process, workdir, np.random.default_rng(0).integers(9, 14))
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
 

@@ -136,13 +136,15 @@ def test_an_interrupted_rebuild_names_the_command_that_fixes_it(dataset):
         verify(dataset, False, 0)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.large)])
+@pytest.mark.parametrize(
+    ("flips", "seed"), [(120, 0), pytest.param(500, 1, marks=pytest.mark.large)]
+)
 @pytest.mark.medium
-def test_no_flipped_byte_goes_unnoticed_and_none_crashes(dataset, seed):
+def test_no_flipped_byte_goes_unnone_crashes(dataset, flips, seed):
     """A process of its own makes a crash visible, and prints each change before it makes it."""
-    done = run_module("tests.data_prep.flip_bytes", dataset, 300, seed, timeout=120)
+    done = run_module("tests.data_prep.flip_bytes", dataset, flips, seed, timeout=120)
     tried = done.stdout.splitlines()
     assert done.returncode == 0, (tried[-1:], done.stderr[-2000:])
-    assert len(tried) == 301
+    assert len(tried) == flips + 1
     noticed = int(tried[-1])
-    assert noticed > 250
+    assert noticed > 0.8 * flips

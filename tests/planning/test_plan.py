@@ -121,6 +121,7 @@ def test_a_dataset_that_is_there_decides_the_image_size(glyphs, experiment):
 
 
 @needs_libtpu
+@pytest.mark.large
 def test_a_tpu_slice_is_planned_for_without_a_tpu(experiment, tmp_path):
     saved = tmp_path / "plan.json"
     done = run_plan(experiment, "--topology=v5e:2x4", f"--json={saved}")
