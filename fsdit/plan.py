@@ -3,11 +3,13 @@
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4,v5e:4x8 \
       --mesh=-1x1,1x-1 --steps=train,encode,sample --json=plan.json
+    python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4 --predict
 
 Compiles the programs of the configuration with the shardings of a real run. Prints, for each
 chip, memory, FLOPs, bytes, collectives and the least times at the published peaks. Needs libtpu
 (pip install 'fsdit[tpu]'), but no TPU, no network and no dataset. --topology=local plans for
-the devices of this machine.
+the devices of this machine. --predict also predicts times on v5e and v6e, from the schedules
+that the compiler writes.
 """
 
 import dataclasses
@@ -26,6 +28,7 @@ _CONFIG = program.define_config()
 _TOPOLOGIES = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices, or local.")
 _MESHES = flags.DEFINE_list("mesh", [], "DATAxFSDP, -1 for what is left; config.mesh if empty.")
 _STEPS = flags.DEFINE_list("steps", ["train"], "Of train, encode, sample.")
+_PREDICT = flags.DEFINE_bool("predict", False, "Predict times, by part of the model.")
 _JSON = program.define_path("json", None, "File to write the plans to.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Where there is no dataset.", lower_bound=1)
 _CHANNELS = flags.DEFINE_enum("channels", "3", ["1", "3"], "Where there is no dataset.")
@@ -58,21 +61,21 @@ def _dataset(config: Config) -> DatasetInfo:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    from fsdit.planning import plan, programs, report, target
+    from fsdit.planning import plan, predictor, programs, report, target
 
     config = _CONFIG()
     if unknown := set(_STEPS.value) - set(programs.STEPS):
         raise ConfigError(f"--steps={min(unknown)} is none of {', '.join(programs.STEPS)}")
     meshes = _meshes(config)
     info = _dataset(config)
-    jobs = plan.jobs(config, meshes, target.open_targets(_TOPOLOGIES.value))
     plans = []
-    for job in jobs:
-        for step in _STEPS.value:
-            for made in plan.measure(step, job, info):
-                plans.append(made)
-                took = f"compiled in {made.compile_seconds:.0f} s"
-                print(f"{made.program} on {made.topology}: {took}", flush=True)
+    with predictor.requested(_PREDICT.value) as predicting:
+        for job in plan.jobs(config, meshes, target.open_targets(_TOPOLOGIES.value)):
+            for step in _STEPS.value:
+                for made in plan.measure(step, job, info, predicting):
+                    plans.append(made)
+                    took = f"compiled in {made.compile_seconds:.0f} s"
+                    print(f"{made.program} on {made.topology}: {took}", flush=True)
     print(report.text(plans))
     if _JSON.value:
         with storage.output_file(_JSON.value) as output:

@@ -119,9 +119,8 @@ def collectives(program: Program) -> tuple[Collective, ...]:
     """The collectives of a run by kind; those in loops count for every iteration."""
     totals: dict[str, list[int]] = {}
     for times, holder, instruction in _collectives(program, program.entry):
-        kind = _kind(holder, instruction)
-        operand = sum(hlo.num_bytes(holder.instructions[o].shape) for o in instruction.operands)
-        size, sent = _volume(kind, operand, _group_size(program, instruction))
+        kind = kind_of(holder, instruction)
+        size, sent = volume(program, holder, instruction)
         total = totals.setdefault(kind, [0, 0, 0])
         for i, value in enumerate((1, size, sent)):
             total[i] += times * value
@@ -143,15 +142,20 @@ def _collectives(
             trips = program.trips(holder, instruction)
             trips = 1 if trips is None else trips
             yield from _collectives(program, program.body(instruction), times * trips)
-        elif _kind(holder, instruction):
-            chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
-            if chain is None or chain[1] not in chains:
+        elif kind_of(holder, instruction):
+            chain = chain_of(instruction)
+            if chain is None or chain not in chains:
                 yield times, holder, instruction
-            if chain is not None:
-                chains.add(chain[1])
+            chains.add(chain)
 
 
-def _kind(holder: Computation, instruction: Instruction) -> str | None:
+def chain_of(instruction: Instruction) -> str | None:
+    """The id that all instructions have that carry one collective on, where it is split up."""
+    chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
+    return chain[1] if chain else None
+
+
+def kind_of(holder: Computation, instruction: Instruction) -> str | None:
     """The kind of a collective, or None. An asynchronous one counts where it starts."""
     kind = instruction.opcode.removesuffix("-start")
     if kind == "all-reduce" and holder.name.startswith("all-reduce-scatter"):
@@ -174,8 +178,13 @@ def _group_size(program: Program, instruction: Instruction) -> int:
     return program.num_partitions
 
 
-def _volume(kind: str, operand: int, group: int) -> tuple[int, int]:
-    """(bytes of the complete buffer, bytes that a chip sends), equations 3 to 6."""
+def volume(program: Program, holder: Computation, instruction: Instruction) -> tuple[int, int]:
+    """(bytes of the complete buffer, bytes that a chip sends) of a collective, equations 3 to 6.
+
+    holder: the computation that it is in.
+    """
+    kind, group = kind_of(holder, instruction), _group_size(program, instruction)
+    operand = sum(hlo.num_bytes(holder.instructions[o].shape) for o in instruction.operands)
     if kind == "all-gather":
         return operand * group, operand * (group - 1)
     if kind == "collective-permute":

@@ -8,11 +8,13 @@ With the published peaks of a chip,
     bound      = the largest of these three                                       (4)
     in turn    = max(arithmetic, memory) + links                                  (5)
     utilisation <= arithmetic / bound                                             (6)
+    MFU        = arithmetic / predicted time                                      (7)
 
 (4) assumes that everything else is hidden behind the largest (the roofline model: Williams,
 Waterman and Patterson, doi 10.1145/1498765.1498785). (5) assumes that links and chip wait for
 each other, as in a step that gathers its parameters before its first layer and sums its
-gradients after its last.
+gradients after its last. The predicted time of (7) is that of `fsdit.planning.schedule`; FLOPs
+are those that XLA counts, so what is computed again counts as well.
 """
 
 import dataclasses
@@ -30,6 +32,7 @@ from fsdit.parallel.chips import Chip, find_chip
 from fsdit.parallel.sharding import axis_sizes
 from fsdit.planning import costs, programs
 from fsdit.planning.costs import Costs
+from fsdit.planning.predictor import Outcome, Predictor
 from fsdit.planning.target import Target
 
 
@@ -54,7 +57,8 @@ class Plan:
     """One program on one target and mesh. Costs and memory are those of one run on one chip.
 
     images: number of images that a run works on, over all chips. memory: None where XLA does
-    not report it. chip: None for a kind whose peaks are unknown.
+    not report it. chip: None for a kind whose peaks are unknown. predicted: None where no
+    prediction was asked for.
     """
 
     program: str
@@ -66,6 +70,7 @@ class Plan:
     memory: Memory | None
     costs: Costs
     chip: Chip | None
+    predicted: Outcome | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -107,11 +112,23 @@ class Plan:
         times = self.seconds
         return times["arithmetic"] / max(times.values()) if times else None
 
+    @property
+    def mfu(self) -> float | None:
+        """Predicted share of the peak of arithmetic, equation 7; None without a prediction."""
+        if self.predicted is None or self.predicted.prediction is None:
+            return None
+        return self.costs.flops / self.chip.flops / self.predicted.prediction.seconds
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, with the quantities that follow from it."""
         values = dataclasses.asdict(self)
         if self.memory is not None:
             values["memory"]["total"] = self.memory.total
+        if self.predicted is not None:
+            for check, made in zip(
+                values["predicted"]["checks"], self.predicted.checks, strict=True
+            ):
+                check["error"] = made.error
         return values | {
             "mesh": {"data": self.mesh[0], "fsdp": self.mesh[1]},
             "fits": self.fits,
@@ -119,6 +136,7 @@ class Plan:
             "seconds_in_turn": self.seconds_in_turn,
             "bound": self.bound,
             "utilisation": self.utilisation,
+            "mfu": self.mfu,
             "advice": advice(self),
         }
 
@@ -149,15 +167,22 @@ def jobs(config: Config, meshes: Sequence[MeshConfig], targets: Sequence[Target]
     return made
 
 
-def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
+def measure(
+    step: str, job: Job, info: DatasetInfo, predictor: Predictor | None = None
+) -> Iterator[Plan]:
     """Compiles the programs of a step, and yields the plan of each. Raises ConfigError.
 
-    step: one of `programs.STEPS`.
+    step: one of `programs.STEPS`. predictor: predicts their times, if given.
     """
     for name, images, mesh, lowered in programs.lower(step, job.config, info, job.target):
+        if predictor is not None:
+            predictor.begin()
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
+        predicted = None
+        if predictor is not None:
+            predicted = predictor.predict(compiled, list(mesh.devices.flat))
         yield Plan(
             program=name,
             topology=job.target.name,
@@ -168,6 +193,7 @@ def measure(step: str, job: Job, info: DatasetInfo) -> Iterator[Plan]:
             memory=memory_of(compiled),
             costs=costs.count(compiled),
             chip=find_chip(job.target.kind),
+            predicted=predicted,
         )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 
 from fsdit.config import Config, to_dict
+from fsdit.planning.columns import aligned
 from fsdit.planning.plan import Plan, advice
+from fsdit.planning.prediction_report import predicted
 
 _COLUMNS = (
     "program", "topology", "mesh", "compile", "code", "args", "temps", "total", "fits",
@@ -35,12 +37,15 @@ def text(plans: Sequence[Plan]) -> str:
     parts = [table(plans), legend, *notes]
     if any(plan.costs.collectives for plan in plans):
         parts += ["", collectives(plans)]
+    for plan in plans:
+        if lines := predicted(plan):
+            parts += ["", _name(plan), *lines]
     return "\n".join([*parts, *best_meshes(plans)])
 
 
 def table(plans: Sequence[Plan]) -> str:
     """A table with one line for each plan."""
-    return _aligned([_COLUMNS, *map(_row, plans)], words=3)
+    return aligned([_COLUMNS, *map(_row, plans)], words=3)
 
 
 def collectives(plans: Sequence[Plan]) -> str:
@@ -52,7 +57,7 @@ def collectives(plans: Sequence[Plan]) -> str:
             took = _rounded(c.sent / plan.chip.link * 1e3) if known else "?"
             name = (plan.program, plan.topology, _mesh(plan))
             rows.append((*name, c.kind, str(c.count), _gb(c.size), _gb(c.sent), took))
-    return _aligned(rows, words=4)
+    return aligned(rows, words=4)
 
 
 def best_meshes(plans: Sequence[Plan]) -> list[str]:
@@ -79,18 +84,6 @@ def _least(plan: Plan) -> str:
     name = max("arithmetic", "memory", key=ms.__getitem__)
     links = ms.get("links", 0.0)
     return f"{plan.seconds_in_turn * 1e3:.1f} = {name} {ms[name]:.1f} + links {links:.1f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], words: int) -> str:
-    """Rows with aligned columns: the first `words` columns to the left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _row(plan: Plan) -> tuple[str, ...]:
@@ -149,7 +142,7 @@ def listing(plan: Plan) -> str:
         )
     if not plan.costs.collectives:
         lines.append("  no collectives")
-    return "\n".join([*lines, *_roofline(plan), *_notes(plan)])
+    return "\n".join([*lines, *_roofline(plan), *_notes(plan), *predicted(plan)])
 
 
 def _roofline(plan: Plan) -> list[str]:

@@ -137,6 +137,34 @@ def test_a_tpu_slice_is_planned_for_without_a_tpu(experiment, tmp_path):
     assert {c["kind"] for c in made["costs"]["collectives"]} == {"all-reduce"}
 
 
+@needs_libtpu
+@pytest.mark.large
+def test_a_real_dump_of_a_small_step_predicts_its_time(experiment, tmp_path):
+    saved = tmp_path / "plan.json"
+    done = run_plan(experiment, "--topology=v5e:2x4", "--predict", f"--json={saved}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (made,) = json.loads(saved.read_text())["plans"]
+    assert made["predicted"]["trouble"] is None
+    found = made["predicted"]["prediction"]
+    assert found["seconds"] > max(made["seconds"]["arithmetic"], made["seconds"]["links"])
+    assert 0 < made["mfu"] < 1
+    named = {part["name"] for part in found["parts"]}
+    assert {"MLP", "self-attention: projections", "collectives", "optimizer and EMA"} <= named
+    errors = {check["name"]: check["error"] for check in made["predicted"]["checks"]}
+    assert set(errors) == {"bfloat16 product", "copy", "all-gather"}
+    assert max(map(abs, errors.values())) < 0.05
+    assert f"predicted time   {found['seconds'] * 1e3:.2f} ms" in done.stdout
+
+
+def test_a_kind_of_device_without_schedules_is_planned_with_one_line_that_says_so(experiment):
+    done = run_plan(experiment, "--topology=local", "--predict", "--steps=sample", devices=1)
+    assert done.returncode == 0, done.stderr
+    assert "bytes accessed" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "no predicted time" in line]
+    assert "v5e, v6e only, and this is cpu" in line
+
+
 @pytest.fixture(scope="module")
 def slice_of_four():
     """The TPU slice v5e:2x2, in a process whose own backend is the CPU."""
