@@ -157,14 +157,6 @@ def test_a_real_dump_of_a_small_step_predicts_its_time(experiment, tmp_path):
     assert f"predicted time   {found['seconds'] * 1e3:.2f} ms" in done.stdout
 
 
-def test_a_kind_of_device_without_schedules_is_planned_with_one_line_that_says_so(experiment):
-    done = run_plan(experiment, "--topology=local", "--predict", "--steps=sample", devices=1)
-    assert done.returncode == 0, done.stderr
-    assert "bytes accessed" in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if "no predicted time" in line]
-    assert "v5e, v6e only, and this is cpu" in line
-
-
 @pytest.fixture(scope="module")
 def slice_of_four():
     """The TPU slice v5e:2x2, in a process whose own backend is the CPU."""

@@ -7,10 +7,12 @@ matrices, as libtpu 0.0.42.1 printed it for v5e; beside it are the schedules tha
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
 from fsdit.parallel.chips import find_chip
 from fsdit.planning import hlo
+from fsdit.planning.predictor import Predictor
 from fsdit.planning.schedule import dump, prediction
 from fsdit.planning.schedule.bundles import Schedule
 from fsdit.planning.schedule.core import CORES
@@ -56,6 +58,14 @@ def test_a_cut_off_schedule_gives_one_line_that_names_the_operation(folder):
 def test_a_libtpu_that_writes_nothing_gives_one_line(tmp_path):
     with pytest.raises(NoPredictionError, match="wrote no schedules"):
         Dump(tmp_path).schedules(CORE)
+
+
+def test_another_kind_of_device_gives_one_line(tmp_path):
+    compiled = jax.jit(lambda x: x + 1).lower(1.0).compile()
+    outcome = Predictor(Dump(tmp_path)).predict(compiled, jax.devices())
+    kind = jax.devices()[0].device_kind
+    assert outcome.prediction is None
+    assert outcome.trouble == f"times are predicted for v5e, v6e only, and this is {kind}"
 
 
 def test_schedules_of_another_program_are_refused():
