@@ -11,7 +11,7 @@ Copies and collectives that were started earlier use what it leaves of memory an
 
 in the order of their starts. An instruction that needs the result of one waits until it, and
 all that were started before it, have been moved. A loop takes its body's time once for every
-iteration, and what is still moving at the end of an iteration is waited for.
+iteration, and a conditional that of the branch that takes longest.
 """
 
 import collections
@@ -26,13 +26,14 @@ from fsdit.planning.schedule.core import Core
 from fsdit.planning.schedule.matching import Basis, Matcher
 from fsdit.planning.schedule.traffic import Traffic, copied
 
-# Instructions that take no time; of a conditional nothing is known.
+# Instructions that take no time.
 _FREE = frozenset(
     (
         *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast"),
-        *("partition-id", "replica-id", "after-all", "opt-barrier", "conditional"),
+        *("partition-id", "replica-id", "after-all", "opt-barrier"),
     )
 )
+_INNER = frozenset(("while", "call", "conditional"))  # what runs computations of its own
 _ASYNCHRONOUS = ("copy", "slice", "dynamic-slice", "async")
 _COPY_STARTS = frozenset(f"{name}-start" for name in _ASYNCHRONOUS)
 _COPY_DONES = frozenset(f"{name}-done" for name in _ASYNCHRONOUS)
@@ -85,10 +86,6 @@ class _Channel:
                     break
         return waited / self.bandwidth
 
-    def finish_all(self) -> float:
-        """Seconds until no transfer is left."""
-        return self.finish(next(reversed(self._left))) if self._left else 0.0
-
 
 class _Transfers:
     """Which collectives the instructions of a computation start and wait for.
@@ -118,7 +115,7 @@ def _carried(
     program: Program, holder: Computation, instruction: Instruction
 ) -> Iterator[tuple[str, int]]:
     """(name, bytes that a chip sends) of each collective that an instruction is or contains."""
-    if instruction.opcode == "while":
+    if instruction.opcode in _INNER:
         return
     inside = [(holder, instruction)]
     for inner in program.called(instruction):
@@ -146,24 +143,22 @@ class Timeline:
         memory, links = _Channel(self._chip.bandwidth), _Channel(self._core.ring)
         transfers = _Transfers(self._program, holder)
         events: list[Event] = []
-        waited = {"waits for copies": 0.0, "waits for links": 0.0}
+        waits = {"waits for copies": 0.0, "waits for links": 0.0}
         for instruction in holder.instructions.values():
             name, opcode = instruction.name, instruction.opcode
             started = transfers.started.get(name, {})
             for transfer, sent in started.items():
                 links.start(transfer, sent)
-            if opcode == "while":
-                memory.move(math.inf)  # a loop takes longer than what was started before it
+            if opcode in _INNER:
+                memory.move(math.inf)  # it takes longer than what was started before it
                 links.move(math.inf)
-                trips = self._program.trips(holder, instruction)
-                trips = 1 if trips is None else trips
-                events += self._walk(self._program.body(instruction), count * trips)
+                events += self._inner(holder, instruction, count)
             elif opcode in _COPY_STARTS:
                 memory.start(name, 0 if started else copied(instruction))
             elif opcode in _COPY_DONES:
                 seconds = memory.finish(instruction.operands[0])
                 links.move(seconds * links.bandwidth)
-                waited["waits for copies"] += seconds
+                waits["waits for copies"] += seconds
             elif opcode not in _FREE and not _is_allocation(instruction):
                 event = self._event(holder, instruction, count)
                 memory.move((event.seconds - event.memory) * memory.bandwidth)
@@ -172,17 +167,22 @@ class Timeline:
             for transfer in transfers.ended.get(name, ()):
                 seconds = links.finish(transfer)
                 memory.move(seconds * memory.bandwidth)
-                if transfer in started and events:
-                    events[-1] = dataclasses.replace(
-                        events[-1], seconds=events[-1].seconds + seconds
-                    )
+                if transfer in started and events:  # not asynchronous: the wait is its own time
+                    longer = events[-1].seconds + seconds
+                    events[-1] = dataclasses.replace(events[-1], seconds=longer)
                 else:
-                    waited["waits for links"] += seconds
-        return events + [
-            Event(None, name, holder.name, count, seconds)
-            for name, seconds in waited.items()
-            if seconds
-        ]
+                    waits["waits for links"] += seconds
+        found = [Event(None, name, holder.name, count, t) for name, t in waits.items() if t]
+        return events + found
+
+    def _inner(self, holder: Computation, instruction: Instruction, count: int) -> list[Event]:
+        """The events of a loop, of a call, or of the branch of a conditional that takes longest."""
+        if instruction.opcode == "while":
+            trips = self._program.trips(holder, instruction)
+            trips = 1 if trips is None else trips
+            return self._walk(self._program.body(instruction), count * trips)
+        branches = [self._walk(inner, count) for inner in self._program.called(instruction)]
+        return max(branches, key=_seconds, default=[])
 
     def _event(self, holder: Computation, instruction: Instruction, count: int) -> Event:
         """An instruction by itself, equation 1."""
@@ -199,6 +199,10 @@ class Timeline:
             memory=memory,
             basis=basis,
         )
+
+
+def _seconds(events: list[Event]) -> float:
+    return sum(event.count * event.seconds for event in events)
 
 
 def _is_allocation(instruction: Instruction) -> bool:

@@ -161,6 +161,33 @@ def test_a_collective_that_is_not_asynchronous_hides_behind_nothing():
     assert "waits for links" not in found
 
 
+BRANCHES = """HloModule jit_f
+
+%short (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %n.1 = f32[8,128]{1,0:T(8,128)S(1)} negate(%p)
+}
+
+%long (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %n.2 = f32[8,128]{1,0:T(8,128)S(1)} sine(%p)
+}
+
+ENTRY %main (i: s32[], a: f32[8,128]) -> f32[8,128] {
+  %i = s32[]{:T(128)S(6)} parameter(0)
+  %a = f32[8,128]{1,0:T(8,128)S(1)} parameter(1)
+  ROOT %c = f32[8,128]{1,0:T(8,128)S(1)} conditional(%i, %a, %a), branch_computations={%short, %long}
+}
+"""  # noqa: E501
+
+
+def test_a_conditional_takes_as_long_as_its_longest_branch():
+    program = hlo.parse(BRANCHES)
+    matcher = Matcher(program, {"n.1": Schedule(30), "n.2": Schedule(70)})
+    (event,) = Timeline(program, matcher, CHIP, CORE).events()
+    assert (event.name, event.seconds) == ("n.2", pytest.approx(70 / CORE.clock))
+
+
 SLICES = """HloModule jit_f
 
 %body (stack: f32[12,1024,128], i: s32[], x: f32[1,1024,128]) -> f32[12,1024,128] {
