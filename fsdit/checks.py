@@ -24,6 +24,12 @@ def validate(config: Config) -> None:
             raise ConfigError(message)
 
 
+def check_unguided(config: Config, why: str) -> None:
+    """Raises ConfigError where a setting names a guide. why: the reason that there can be none."""
+    if config.sampling.guide:
+        raise ConfigError(f"config.sampling.guide={config.sampling.guide}: {why}")
+
+
 def _size_checks(config: Config) -> Iterator[Check]:
     model, encoder = config.model, config.model.encoder
     yield (

@@ -27,7 +27,6 @@ from absl import flags
 
 from fsdit import program, storage
 from fsdit.checks import validate
-from fsdit.config import to_dict
 from fsdit.data.layout import dataset_fingerprint
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.program.ownership import owned
@@ -49,8 +48,9 @@ def main(argv: list[str]) -> None:
     from fsdit.evaluation.protocol import make_cells
     from fsdit.evaluation.report import write
     from fsdit.evaluation.results import summary
-    from fsdit.evaluation.samples import EpisodeSampler, SampleFiles
+    from fsdit.evaluation.samples import EpisodeSampler, SampleFiles, to_source
     from fsdit.parallel import backend
+    from fsdit.sampling.guide import check_guide
     from fsdit.training import run as runs
     from fsdit.training.checkpoints.verification import fingerprint
 
@@ -61,18 +61,20 @@ def main(argv: list[str]) -> None:
     config = with_local_copies(config)
     info = read_run_dataset(config)
     cells = make_cells(config, info, _SPLIT.value)
+    check_guide(config, info.image_size, info.channels)
     backend.open_devices()
     backend.check_attention(config, jax.devices())
     inputs = evaluate.open_evaluation(config, info, cells)
 
     run = runs.load_run(workdir, _OVERRIDES(), _STEP())
-    sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh)
+    sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh, run.guide)
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     source = {
         "step": run.step,
         "weights": hashlib.sha256(weights.encode()).hexdigest(),
+        "guide": run.guide.sha256 if run.guide else "",
         "dataset": dataset_fingerprint(config.data.dataset_dir),
-        "cells": [dataclasses.asdict(c) | {"sampling": to_dict(c.sampling)} for c in cells],
+        "cells": [to_source(cell) for cell in cells],
         "batch_sizes": [sampler.batch_size(cell) for cell in cells],
     }
     with owned(_OUTPUT.value), storage.changed_folder(_OUTPUT.value) as output:
@@ -81,6 +83,7 @@ def main(argv: list[str]) -> None:
         results, pictures = evaluate.evaluate(
             run.config, info, inputs, sampler, files, run.ema, run.step
         )
+        results = dataclasses.replace(results, guide=source["guide"])
         write.write(output, results, pictures)
         write.write_tensorboard(output, results, pictures)
     print(summary(results))

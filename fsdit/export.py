@@ -4,10 +4,12 @@
 
 The export can be used by `fsdit.sample --model=exported`, and in Python by
 fsdit.load("exported"). Frozen networks are not copied, only digests of their weights.
---config.model.encoder.location=DIR says where they are, here and when the export is used.
+--config.model.encoder.location=DIR says where they are, here and when the export is used. An
+export holds one model: --config.sampling.guide is for its use.
 """
 
 from fsdit import program, storage
+from fsdit.checks import check_unguided
 
 _WORKDIR = program.define_path("workdir", None, "Directory of the run.", required=True)
 _OUTPUT = program.define_path("output", None, "The new folder to write.", required=True)
@@ -19,12 +21,14 @@ def main(argv: list[str]) -> None:
     del argv
     from fsdit.parallel import backend
     from fsdit.sampling import exported
-    from fsdit.training.run import load_generator
+    from fsdit.sampling.export_files import NO_GUIDE
+    from fsdit.training import run
 
     with storage.new_folder(_OUTPUT.value, seal="config.json") as output:
         exported.check_free(output)
+        check_unguided(run.saved_config(_WORKDIR.value, _OVERRIDES(), _STEP()), NO_GUIDE)
         backend.open_devices()
-        generator = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
+        generator = run.load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
         exported.save(output, generator)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")
 

@@ -69,6 +69,7 @@ def _sample(output: Path) -> None:
     from fsdit.data import pictures, supports
     from fsdit.parallel import backend
     from fsdit.sampling import exported
+    from fsdit.sampling.guide import check_guide
     from fsdit.training import run
 
     # Settings and pictures first, so that a mistake in them is reported before weights load.
@@ -79,13 +80,14 @@ def _sample(output: Path) -> None:
         trained = read_run_dataset(config)
     else:
         model, load = _MODEL.value, exported.load
-        trained = exported.read_info(model)
+        trained, config = exported.read_settings(model, _OVERRIDES())
     if _EPISODE.value is None:
         size, channels = trained.image_size, trained.channels
         sets = [supports.from_files(_SUPPORTS.value, size, channels, trained.preparation)]
     else:
         sets = supports.from_episodes(config, _SPLIT.value, _EPISODE.value)
 
+    check_guide(config, trained.image_size, trained.channels)
     backend.open_devices()
     generator = load(model, _OVERRIDES())
     count, settings = _NUM_SAMPLES.value, {"seed": _SEED.value, "batch_size": _BATCH_SIZE.value}
@@ -105,6 +107,7 @@ def _sample(output: Path) -> None:
         "num_samples": count,
         **settings,
         "sampling": to_dict(generator.config.sampling),
+        "guide": generator.guide.sha256 if generator.guide else "",
     }
     shown = [(each.images, images) for each, images in zip(sets, samples, strict=True)]
     pictures.write_samples(output, shown, facts, singles=_SINGLES.value)

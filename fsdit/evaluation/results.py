@@ -67,7 +67,7 @@ class Table:
 class Results:
     """The evaluation of one step of a run. The first table is of the split `split`.
 
-    critic: its name.
+    critic: its name. guide: sha256 of the weights of the model that guided; "" where the null did.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Results:
     protocol: EvaluationConfig
     sampling: SamplingConfig
     tables: tuple[Table, ...]
+    guide: str = ""
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -140,7 +141,8 @@ def scalars(results: Results) -> dict[str, float]:
 
 def summary(results: Results) -> str:
     """The tables at the run's own guidance scale, as text for a terminal."""
-    lines = [f"{results.name}, step {results.step}; critic: {results.critic}"]
+    guide = f"; guide: {results.sampling.guide}" if results.guide else ""
+    lines = [f"{results.name}, step {results.step}; critic: {results.critic}{guide}"]
     for table in results.tables:
         if table.guidance_scale != results.sampling.guidance_scale:
             continue

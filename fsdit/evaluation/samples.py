@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
@@ -27,6 +28,7 @@ from fsdit.evaluation.protocol import Cell
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
+from fsdit.sampling.guide import Guide
 from fsdit.sampling.images import SampleImages, compile_sampling
 
 # Bytes that must stay free on the disk, for the report and its pictures.
@@ -49,10 +51,17 @@ class _Repeated:
 
 
 class EpisodeSampler:
-    """Samples episodes with the networks of a run. Each `SamplingConfig` is compiled once."""
+    """Samples episodes with the networks of a run. Each `SamplingConfig` is compiled once.
 
-    def __init__(self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh):
+    guide: the model that `config.sampling.guide` names, or None.
+    """
+
+    def __init__(
+        self, config: Config, spec: ModelSpec, feed: Feed, mesh: Mesh, guide: Guide | None = None
+    ):
         self._config, self._spec, self._feed, self._mesh = config, spec, feed, mesh
+        self._guide = guide
+        self._guide_params = guide and jax.device_put(guide.params, sharding.replicated(mesh))
         self._info = read_dataset_info(config.data.dataset_dir)
         self._programs: dict[SamplingConfig, SampleImages] = {}
 
@@ -79,12 +88,14 @@ class EpisodeSampler:
         batches = self._feed.batches(read, size, self.num_batches(cell) - first, start=first * size)
         draw = self._program(cell.sampling)
         for i, batch in enumerate(batches, start=first):
-            images = draw(ema, self._feed.codec, batch["supports"], batch["index"], np.uint32(seed))
+            row = batch["supports"], batch["index"], np.uint32(seed)
+            images = draw(ema, self._feed.codec, *row, self._guide_params)
             yield sharding.to_host(images)[: count - i * size]
 
     def _program(self, sampling: SamplingConfig) -> SampleImages:
         if sampling not in self._programs:
-            self._programs[sampling] = compile_sampling(self._spec, sampling, self._mesh)
+            guide = self._guide.spec if sampling.guide else None
+            self._programs[sampling] = compile_sampling(self._spec, sampling, self._mesh, guide)
         return self._programs[sampling]
 
 
@@ -96,11 +107,18 @@ def by_episode(
     return images.reshape(cell.num_episodes, cell.samples_per_episode, *images.shape[1:])
 
 
+def to_source(cell: Cell) -> dict[str, Any]:
+    """A cell as JSON values. The folder of a guide is left out: its weights say which it is."""
+    sampling = dataclasses.replace(cell.sampling, guide="")
+    return dataclasses.asdict(cell) | {"sampling": to_dict(sampling)}
+
+
 class SampleFiles:
     """The samples of several cells as files below a directory.
 
-    source: what decides the samples (weights, dataset, cells, batch sizes), as JSON. The files
-    of one source are not mixed with those of another: the constructor raises ConfigError.
+    source: what decides the samples (weights, those of a guide, dataset, cells, batch sizes), as
+    JSON. The files of one source are not mixed with those of another: the constructor raises
+    ConfigError.
     """
 
     def __init__(self, directory: Path, source: dict[str, Any], image_shape: tuple[int, ...]):
@@ -163,11 +181,10 @@ class SampleFiles:
 def _read_source(file: Path) -> Any:
     """The content of of.json, None where it is damaged.
 
-    Names of older versions become those of today, and settings that did not exist yet get
-    their defaults.
+    Names of older versions become those of today, and what did not exist yet gets its default.
     """
     try:
-        values = json.loads(file.read_text())
+        values = {"guide": "", **json.loads(file.read_text())}
         if "plans" in values:
             values["cells"] = values.pop("plans")
         cells = values.get("cells", [])

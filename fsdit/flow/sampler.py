@@ -33,13 +33,18 @@ Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) in velocity form, w
 
     v = v_null + s (v_condition - v_null)                                       (6)
 
+Autoguidance (Karras et al., arXiv 2406.02507, section 4) puts a weaker model of the same kind
+in the place of the null. Its velocity is that at the same condition:
+
+    v = v_guide + s (v_condition - v_guide)                                     (7)
+
 Outside of the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) s is 1. The velocity
 jumps where the interval ends, and across that jump every solver is of first order.
 
 The shifted schedule (Esser et al., arXiv 2403.03206, resolution-dependent shifting) divides
 the odds of a uniform time s by a > 0:
 
-    t = s / (s + a (1 - s)),  so that  t / (1 - t) = 1 / a  s / (1 - s)         (7)
+    t = s / (s + a (1 - s)),  so that  t / (1 - t) = 1 / a  s / (1 - s)         (8)
 
 With a > 1, steps near noise are smaller. Their formula r' = a r / (1 + (a - 1) r) is the same
 with their times r = 1 - t, which are 1 at noise.
@@ -51,7 +56,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int, Key
+from jaxtyping import Array, Bool, Float, Float64, Int, Key
 
 from fsdit.config import SamplingConfig
 from fsdit.flow import path
@@ -96,31 +101,63 @@ def guided_field(
     the guidance interval, null is not used and the call has B rows. prepare: makes of a condition
     what `velocity` takes, once for all calls.
     """
-    scale, (low, high) = config.guidance_scale, config.guidance_interval
-
-    def plain_field() -> Field:
-        prepared = prepare(condition)
-        return lambda x, t: velocity(x, jnp.full(x.shape[:1], t), prepared)
-
-    if scale == 1:
-        return plain_field()
+    if config.guidance_scale == 1:
+        return plain_field(velocity, condition, prepare)
     both = prepare(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null))
 
     def guided(x: Array, t: Array) -> Array:
         doubled = velocity(jnp.concatenate([x, x]), jnp.full(2 * x.shape[0], t), both)
         conditional, unconditional = jnp.split(doubled, 2)
-        return unconditional + scale * (conditional - unconditional)
+        return unconditional + config.guidance_scale * (conditional - unconditional)
 
-    if low <= 0 and high >= 1:
+    if _acts_always(config):
         return guided
-    plain = plain_field()
-    return lambda x, t: jax.lax.cond((low <= t) & (t <= high), guided, plain, x, t)
+    plain = plain_field(velocity, condition, prepare)
+    return lambda x, t: jax.lax.cond(_acts_at(config, t), guided, plain, x, t)
+
+
+def autoguided_field(model: Field, guide: Field, config: SamplingConfig) -> Field:
+    """The velocity of a model that another one guides, equation 7.
+
+    Both fields are plain. Where the scale is 1, at all times or outside of the guidance
+    interval, the guide is not evaluated.
+    """
+    if config.guidance_scale == 1:
+        return model
+
+    def guided(x: Array, t: Array, v: Array) -> Array:
+        weaker = guide(x, t)
+        return weaker + config.guidance_scale * (v - weaker)
+
+    if _acts_always(config):
+        return lambda x, t: guided(x, t, model(x, t))
+    return lambda x, t: jax.lax.cond(
+        _acts_at(config, t), guided, lambda x, t, v: v, x, t, model(x, t)
+    )
+
+
+def plain_field(
+    velocity: Velocity, condition: Any, prepare: Callable[[Any], Any] = lambda condition: condition
+) -> Field:
+    """The velocity without guidance. Arguments are those of `guided_field`."""
+    prepared = prepare(condition)
+    return lambda x, t: velocity(x, jnp.full(x.shape[:1], t), prepared)
+
+
+def _acts_always(config: SamplingConfig) -> bool:
+    low, high = config.guidance_interval
+    return low <= 0 and high >= 1
+
+
+def _acts_at(config: SamplingConfig, t: Float[Array, ""]) -> Bool[Array, ""]:
+    low, high = config.guidance_interval
+    return (low <= t) & (t <= high)
 
 
 def schedule_times(config: SamplingConfig) -> Float64[np.ndarray, "M"]:
     """The M = num_steps + 1 times at which steps start and end, from 0 to 1.
 
-    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": equation 7 of these, with a = shift.
+    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": equation 8 of these, with a = shift.
     """
     s = np.arange(config.num_steps + 1) / config.num_steps
     return s if config.schedule == "uniform" else s / (s + config.shift * (1 - s))

@@ -10,12 +10,17 @@ from absl import flags
 
 from fsdit import config as configs
 from fsdit import storage
-from fsdit.checks import validate
+from fsdit.checks import check_unguided, validate
 from fsdit.errors import ConfigError, system_text
 
 # A flag defined by a function of this module belongs to the program that calls it, so that
 # --help shows it there.
 flags.disclaim_key_flags()
+
+_NO_GUIDE = (
+    "samples in training have no guide: leave it empty, and name it for fsdit.sample or "
+    "fsdit.evaluate"
+)
 
 # Values of --config.a.b=v by name; None: the program takes no such flags.
 _overrides: dict[str, str] | None = None
@@ -132,6 +137,7 @@ def define_config(
         if not config.name:
             config = dataclasses.replace(config, name=Path(config.data.dataset_dir).name)
         validate(config)
+        check_unguided(config, _NO_GUIDE)
         return config
 
     return resolve

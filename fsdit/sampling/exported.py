@@ -1,11 +1,7 @@
-"""An exported model: what sampling needs of a run, without its optimizer and dataset.
+"""Exports a model, and loads an exported one: what sampling needs of a run.
 
-    DIR/model.safetensors   the EMA weights in float32, by names such as
-                            "blocks/attention/qkv/kernel"
-    DIR/config.json         an ExportedInfo
-
-Frozen networks are not copied. Digests of their weights show at loading that they are the
-ones that the model was trained with.
+An export has no optimizer, no dataset and no guide. Frozen networks are not copied. Digests of
+their weights show at loading that they are the ones that the model was trained with.
 """
 
 import dataclasses
@@ -14,49 +10,27 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
 
 import jax
-from flax import traverse_util
 from safetensors.numpy import save as to_safetensors
 
 from fsdit import storage
-from fsdit.checks import validate
-from fsdit.config import Config, apply_overrides, changed_fields, from_dict, to_dict
-from fsdit.config.bounds import CountOrNone, PatchSize
-from fsdit.config.problems import shown
-from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.checks import check_unguided, validate
+from fsdit.config import Config, apply_overrides, changed_fields, to_dict
 from fsdit.data.layout import is_free, publish, write_json
-from fsdit.errors import CheckpointError, ConfigError, DataError
+from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.staging import with_local_networks
-from fsdit.models.encoder import FeatureShape
-from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
-from fsdit.models.pretrained.stored.files import parse_fields, read_json
-from fsdit.models.pretrained.stored.weights import Source, load_params
+from fsdit.sampling.export_files import (
+    NO_GUIDE,
+    VERSION,
+    ExportedInfo,
+    read_config,
+    read_info,
+    read_params,
+    tensors,
+)
 from fsdit.sampling.generator import Generator, online_networks
-
-VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportedInfo:
-    """The content of config.json.
-
-    sha256: digest of model.safetensors. features: shape of the frozen encoder's outputs; None
-    where the encoder was learned. frozen: digests of the weights of "encoder" and "codec",
-    where these are frozen networks. config: that of the run. preparation: how supports are
-    prepared; exports that are older than this field have its defaults.
-    """
-
-    version: Literal[1]
-    step: CountOrNone
-    image_size: PatchSize
-    channels: Literal[1, 3]
-    sha256: str
-    features: FeatureShape | None
-    frozen: dict[str, str]
-    config: dict[str, Any]
-    preparation: Preparation = DEFAULT_PREPARATION
+from fsdit.sampling.guide import open_guide
 
 
 def check_free(directory: storage.PathLike) -> None:
@@ -68,13 +42,14 @@ def check_free(directory: storage.PathLike) -> None:
 def save(directory: storage.PathLike, generator: Generator) -> None:
     """Exports a model; the folder is complete or absent.
 
-    Raises ConfigError where the folder holds something already.
+    Raises ConfigError where the folder holds something already, or the model has a guide.
     """
     check_free(directory)
+    check_unguided(generator.config, NO_GUIDE)
     target = Path(directory).absolute()
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    weights = to_safetensors(_tensors(jax.device_get(generator.params)))
+    weights = to_safetensors(tensors(jax.device_get(generator.params)))
     spec = generator.spec
     info = ExportedInfo(
         VERSION,
@@ -97,31 +72,20 @@ def save(directory: storage.PathLike, generator: Generator) -> None:
         raise
 
 
-def read_info(directory: storage.PathLike) -> ExportedInfo:
-    """Raises DataError where there is no exported model, or one of another version."""
-    path = _config_file(storage.local_copy(directory))
-    if not path.exists():
-        raise DataError(f"{path}: no such file; make an exported model with fsdit.export")
-    values = read_json(path)
-    if values.get("version") != VERSION:
-        raise DataError(
-            f"{path}: format version {shown(values.get('version'))}, this program reads {VERSION}"
-        )
-    return parse_fields(ExportedInfo, values, str(path))
+def read_settings(
+    directory: storage.PathLike, overrides: Mapping[str, str]
+) -> tuple[ExportedInfo, Config]:
+    """What config.json says, and the settings with `overrides`; reads no weights.
 
-
-def _config_file(directory: storage.PathLike) -> Path:
-    return Path(directory).expanduser() / "config.json"
-
-
-def _saved_config(directory: storage.PathLike, info: ExportedInfo) -> Config:
-    """The run's settings; those that the export is too old to have get their defaults."""
-    try:
-        saved = from_dict(info.config)
-        validate(saved)
-    except ConfigError as error:
-        raise DataError(f"{_config_file(directory)}: {error}") from None
-    return saved
+    Raises DataError or ConfigError.
+    """
+    info = read_info(directory)
+    saved = read_config(directory, info)
+    config = apply_overrides(saved, dict(overrides))
+    if changes := changed_fields(to_dict(saved), config, training=False):
+        raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
+    validate(config)
+    return info, config
 
 
 def load(
@@ -135,13 +99,7 @@ def load(
     that the model was trained with.
     """
     directory = storage.local_copy(directory)
-    info = read_info(directory)
-    checkpoint = open_checkpoint(str(directory))
-    saved = _saved_config(directory, info)
-    config = apply_overrides(saved, dict(overrides))
-    if changes := changed_fields(to_dict(saved), config, training=False):
-        raise ConfigError(f"{directory} was trained otherwise: {'; '.join(changes)}")
-    validate(config)
+    info, config = read_settings(directory, overrides)
     spec, frozen = online_networks(with_local_networks(config), info.image_size, info.channels)
     for name, digest in frozen.weights.items():
         if info.frozen.get(name) != digest:
@@ -155,19 +113,6 @@ def load(
             f"config.model.encoder.location={config.model.encoder.location} are {frozen.features}: "
             "its preprocessing has changed"
         )
-    template = spec.abstract_params()
-    params = load_params(
-        checkpoint, template, {name: Source((name,)) for name in _tensors(template)}
-    )
-    if checkpoint.sha256() != info.sha256:
-        raise DataError(
-            f"{checkpoint.directory}: the weights are not those that config.json was written with: "
-            "damaged or exchanged; export again"
-        )
-    return Generator(config, spec, frozen, params, info.step, info.preparation)
-
-
-def _tensors(params: dict) -> dict[str, Any]:
-    """Name -> leaf of nested parameters."""
-    flat = traverse_util.flatten_dict(params)
-    return {"/".join(map(str, keys)): leaf for keys, leaf in flat.items()}
+    params = read_params(directory, info, spec)
+    guide = open_guide(config, spec, frozen)
+    return Generator(config, spec, frozen, params, info.step, info.preparation, guide)

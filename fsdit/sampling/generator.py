@@ -28,6 +28,7 @@ from fsdit.models.codec import LatentCodec
 from fsdit.models.dit import Supports
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import backend, sharding
+from fsdit.sampling.guide import Guide
 from fsdit.sampling.images import sample_images
 
 
@@ -49,6 +50,7 @@ class Generator:
     Images have the size and channels of `spec`. All devices of this process share the work.
 
     params: the EMA weights. preparation: how the training images were made from pictures.
+    guide: the model that `config.sampling.guide` names, or None.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class Generator:
     params: dict
     step: int
     preparation: Preparation = DEFAULT_PREPARATION
+    guide: Guide | None = None
     _programs: dict[SamplingConfig, Callable] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
@@ -83,9 +86,10 @@ class Generator:
         """Samples `count` images of what the supports (K, H, W, C) uint8 show, for any K.
 
         Sample i depends on (seed, i) alone, whatever the count and the batch are, up to the
-        rounding of a pixel. sampling: by default that of the run. progress: called after each
-        batch with the number of its samples. The first call with a K, a batch size and a
-        sampling compiles. Raises DataError or ConfigError.
+        rounding of a pixel. sampling: by default that of the run; its guide is the one that was
+        loaded with the model, or "". progress: called after each batch with the number of its
+        samples. The first call with a K, a batch size and a sampling compiles. Raises DataError
+        or ConfigError.
         """
         sampling = sampling or self.config.sampling
         self._check(supports, count, seed, sampling, batch_size)
@@ -114,6 +118,11 @@ class Generator:
             if not low <= value < 2**32:
                 raise ConfigError(f"{name}={value} must be at least {low} and below 2**32")
         validate(dataclasses.replace(self.config, sampling=sampling))
+        if sampling.guide not in ("", self.config.sampling.guide if self.guide else ""):
+            raise ConfigError(
+                f"config.sampling.guide={sampling.guide}: a guide is read with its model; load "
+                f"the model with the setting sampling.guide={sampling.guide}"
+            )
         backend.check_attention(self.config, self._mesh.devices.flat)
 
     def _batches(
@@ -123,24 +132,24 @@ class Generator:
         num_batches = math.ceil(count / batch)
         rows = sharding.round_up(math.ceil(count / num_batches), self._mesh.size)
         encoded, sample = self._encoded(supports), self._program(sampling)
-        params, codec, _ = self._placed
+        params, codec, _, guide = self._placed
         for start in range(0, count, rows):
             # The last batch is as long as the others, so that one program serves all.
             index = np.arange(start, start + rows, dtype=np.uint32)
-            images = jax.device_get(sample(params, codec, encoded, index, np.uint32(seed)))
-            yield images[: count - start]
+            images = sample(params, codec, encoded, index, np.uint32(seed), guide)
+            yield jax.device_get(images)[: count - start]
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
         return sharding.local_mesh()
 
     @functools.cached_property
-    def _placed(self) -> tuple[dict, LatentCodec, dict]:
-        """Parameters, codec and the encoder's parameters on the devices."""
-        shared = sharding.replicated(self._mesh)
-        params, codec = jax.device_put((self.params, self.frozen.codec), shared)
+    def _placed(self) -> tuple[dict, LatentCodec, dict, dict | None]:
+        """Parameters, codec, the encoder's and the guide's parameters on the devices."""
+        shared, guide = sharding.replicated(self._mesh), self.guide and self.guide.params
+        params, codec, guide = jax.device_put((self.params, self.frozen.codec, guide), shared)
         # The few supports of an episode are encoded on one device.
-        return params, codec, jax.device_put(self.frozen.encoder_params)
+        return params, codec, jax.device_put(self.frozen.encoder_params), guide
 
     def _encoded(self, supports: np.ndarray) -> Supports:
         """The supports (1, K, ...) of one episode as the model takes them, on the devices."""
@@ -157,24 +166,33 @@ class Generator:
         return jax.jit(self.frozen.encoder)
 
     def _program(self, sampling: SamplingConfig) -> Callable:
-        """(params, codec, supports of one episode, index (B,), seed) -> images (B, H, W, C).
+        """(params, codec, supports of one episode, index (B,), seed, guide_params) -> images.
 
-        Compiled once for each sampling.
+        Compiled once for each sampling. images (B, H, W, C); guide_params: None without a guide.
         """
         rows = sharding.batch_sharding(self._mesh)
+        guide = self.guide.spec if sampling.guide else None
 
         def sample(
-            params: dict, codec: LatentCodec, supports: Supports, index: Array, seed: Array
+            params: dict,
+            codec: LatentCodec,
+            supports: Supports,
+            index: Array,
+            seed: Array,
+            guide_params: dict | None,
         ) -> Array:
             def repeated(array: Array) -> Array:
                 return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
 
             each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
-            return sample_images(self.spec, sampling, params, codec, each, index, seed)
+            fixed = (self.spec, guide, sampling)
+            return sample_images(*fixed, params, codec, each, index, seed, guide_params)
 
         if sampling not in self._programs:
             shared = sharding.replicated(self._mesh)
             self._programs[sampling] = jax.jit(
-                sample, in_shardings=(shared, shared, shared, rows, shared), out_shardings=rows
+                sample,
+                in_shardings=(shared, shared, shared, rows, shared, shared),
+                out_shardings=rows,
             )
         return self._programs[sampling]

@@ -17,6 +17,7 @@ from fsdit.features.staging import with_local_copies
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.generator import Generator, online_networks
+from fsdit.sampling.guide import Guide, open_guide
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import listing, store
@@ -25,7 +26,10 @@ from fsdit.training.checkpoints.listing import Choice
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's networks on a mesh. ema: the EMA weights of `step`."""
+    """A run's networks on a mesh.
+
+    ema: the EMA weights of `step`. guide: the model that `config.sampling.guide` names, or None.
+    """
 
     config: Config
     spec: ModelSpec
@@ -33,6 +37,7 @@ class Run:
     mesh: Mesh
     ema: dict
     step: int
+    guide: Guide | None
 
 
 def saved_config(
@@ -61,9 +66,10 @@ def load_run(
     info = read_run_dataset(config)
     spec, frozen = open_networks(config, info)
     listing.check_identity(workdir, found, meta, frozen.weights)
+    guide = open_guide(config, spec, frozen)
     mesh = sharding.make_mesh(config)
     ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
-    return Run(config, spec, Feed(config, mesh, frozen), mesh, ema, found)
+    return Run(config, spec, Feed(config, mesh, frozen), mesh, ema, found, guide)
 
 
 def load_generator(
@@ -80,9 +86,10 @@ def load_generator(
     info = read_run_dataset(read)
     spec, frozen = online_networks(read, info.image_size, info.channels)
     listing.check_identity(workdir, found, meta, frozen.weights)
+    guide = open_guide(config, spec, frozen)
     mesh = sharding.local_mesh()
     ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
-    return Generator(config, spec, frozen, ema, found, info.preparation)
+    return Generator(config, spec, frozen, ema, found, info.preparation, guide)
 
 
 def _saved(

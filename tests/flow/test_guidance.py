@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fsdit.config import SamplingConfig
-from fsdit.flow.sampler import guided_field, schedule_times, solve
+from fsdit.flow.sampler import autoguided_field, guided_field, schedule_times, solve
 from tests.flow.solving import NOISE, SCHEDULES, SOLVERS, run
 
 pytestmark = pytest.mark.medium
@@ -116,3 +116,37 @@ def test_without_guidance_the_batch_is_not_doubled_and_no_null_is_needed():
         NOISE, jnp.float32(0.5)
     )
     assert velocity.batches == [(3, 3, 3)]
+
+
+def model_field(x, t):
+    return plain(x, t, CONDITION)
+
+
+def guide_field(x, t):
+    return 0.5 * x - t
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_guide_that_is_the_model_and_a_scale_of_1_are_plain_sampling(solver):
+    unguided = run(model_field, NOISE, solver, 5)
+    settings = SamplingConfig(guidance_scale=3.0)
+    own = autoguided_field(model_field, model_field, settings)
+    np.testing.assert_allclose(run(own, NOISE, solver, 5), unguided, rtol=1e-5, atol=1e-6)
+
+    def never(x, t):
+        raise AssertionError("the guide is evaluated")
+
+    off = autoguided_field(model_field, never, SamplingConfig(guidance_scale=1.0))
+    np.testing.assert_array_equal(run(off, NOISE, solver, 5), unguided)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 4.0])
+@pytest.mark.parametrize(("t", "acts"), [(0.1, False), (0.25, True), (0.75, True), (0.9, False)])
+def test_autoguidance_moves_from_the_guide_past_the_model_within_the_interval(scale, t, acts):
+    config = SamplingConfig(guidance_scale=scale, guidance_interval=(0.25, 0.75))
+    found = autoguided_field(model_field, guide_field, config)(NOISE, jnp.float32(t))
+    noise = np.asarray(NOISE, np.float64)
+    model = np.arange(9.0).reshape(3, 3) * (1 + t) - 0.3 * noise
+    guide = 0.5 * noise - t
+    expected = guide + (scale if acts else 1.0) * (model - guide)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -13,6 +13,7 @@ from fsdit.data.images.photos import Preparation, read_photo
 from fsdit.data.layout import read_dataset_info, write_dataset_json
 from fsdit.errors import DataError
 from fsdit.sampling import exported
+from fsdit.sampling.export_files import read_info
 from fsdit.training.run import load_generator
 from tests.training.checkpoints.saved_runs import save_run
 
@@ -85,5 +86,5 @@ def test_an_export_without_a_preparation_has_the_defaults(workdir, tmp_path):
 def test_an_invalid_preparation_gives_one_line(workdir, tmp_path, preparation, message):
     copy = edited_export(workdir, tmp_path / "edited", preparation)
     with pytest.raises(DataError, match=f"config.json: {message}") as caught:
-        exported.read_info(copy)
+        read_info(copy)
     assert "\n" not in str(caught.value)

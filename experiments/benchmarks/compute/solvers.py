@@ -77,7 +77,7 @@ def make_kid(overrides: dict[str, str]) -> Callable[[str, int], float]:
     critic = open_critic(run.config, info)
     images = split_images(run.config.data.dataset_dir, info, "test")
     real = read_real_images(images, info.split("test"), critic)
-    sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh)
+    sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh, run.guide)
 
     def kid(solver: str, evaluations: int) -> float:
         steps = evaluations // 2 if solver == "heun" else evaluations

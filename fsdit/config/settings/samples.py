@@ -39,8 +39,12 @@ class SamplingConfig:
     schedule: Literal["uniform", "shifted"] = "uniform"  # where the steps lie in time
     shift: Positive = 3.0  # of the shifted schedule: above 1, smaller steps near noise
     noise_level: NotNegative = 1.0  # strength of the noise of "sde"; 0: none
-    guidance_scale: Scale = 3.0  # of classifier-free guidance; 1: none, 0: unconditional
+    guidance_scale: Scale = 3.0  # strength of guidance; 1: none, 0: what guides, alone
     guidance_interval: tuple[Finite, Finite] = (0.0, 1.0)  # times t at which guidance acts
+    # What guides. "": the model's own null, which is classifier-free guidance; otherwise the
+    # exported model in this folder, a weaker one of the same kind (autoguidance). Training and
+    # exports take no guide.
+    guide: PathText = ""
 
 
 @settings
