@@ -97,6 +97,12 @@ def _run_checks(config: Config) -> Iterator[Check]:
         f"config.data.batch_size={batch} is not divisible by config.train.accumulate_steps="
         f"{micro}: {multiples_near(batch, micro)}",
     )
+    decays = config.train.all_decays
+    yield (
+        len(set(decays)) < len(decays),
+        f"config.train.ema_decays={config.train.ema_decays} repeats a value, or "
+        f"config.train.ema_decay={config.train.ema_decay}",
+    )
     low, high = config.sampling.guidance_interval
     yield (
         low > high,

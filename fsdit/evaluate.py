@@ -38,6 +38,7 @@ _OUTPUT = program.define_path(
 )
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
+_EMA = program.define_ema()
 
 
 def main(argv: list[str]) -> None:
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
 
     workdir = _WORKDIR.value
     # First what finds the user's mistakes: none should wait for the weights.
-    config = runs.saved_config(workdir, _OVERRIDES(), _STEP())
+    chosen = workdir, _OVERRIDES(), _STEP(), _EMA.value
+    config = runs.saved_config(*chosen)
     validate(config)
     config = with_local_copies(config)
     info = read_run_dataset(config)
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
     backend.check_attention(config, jax.devices())
     inputs = evaluate.open_evaluation(config, info, cells)
 
-    run = runs.load_run(workdir, _OVERRIDES(), _STEP())
+    run = runs.load_run(*chosen)
     sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh, run.guide)
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     source = {
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
         results, pictures = evaluate.evaluate(
             run.config, info, inputs, sampler, files, run.ema, run.step
         )
-        results = dataclasses.replace(results, guide=source["guide"])
+        results = dataclasses.replace(results, guide=source["guide"], ema_decay=run.ema_decay)
         write.write(output, results, pictures)
         write.write_tensorboard(output, results, pictures)
     print(summary(results))

@@ -15,6 +15,7 @@ _WORKDIR = program.define_path("workdir", None, "Directory of the run.", require
 _OUTPUT = program.define_path("output", None, "The new folder to write.", required=True)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
+_EMA = program.define_ema()
 
 
 def main(argv: list[str]) -> None:
@@ -26,11 +27,12 @@ def main(argv: list[str]) -> None:
 
     with storage.new_folder(_OUTPUT.value, seal="config.json") as output:
         exported.check_free(output)
-        check_unguided(run.saved_config(_WORKDIR.value, _OVERRIDES(), _STEP()), NO_GUIDE)
+        chosen = _WORKDIR.value, _OVERRIDES(), _STEP(), _EMA.value
+        check_unguided(run.saved_config(*chosen), NO_GUIDE)
         backend.open_devices()
-        generator = run.load_generator(_WORKDIR.value, _OVERRIDES(), _STEP())
+        generator = run.load_generator(*chosen)
         exported.save(output, generator)
-    print(f"{_OUTPUT.value}: EMA weights of step {generator.step}")
+    print(f"{_OUTPUT.value}: EMA weights of step {generator.step}, decay {generator.ema_decay}")
 
 
 if __name__ == "__main__":

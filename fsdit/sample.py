@@ -41,6 +41,7 @@ _SEED = flags.DEFINE_integer(
 )
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
+_EMA = program.define_ema()
 
 
 def _check_flags(output: Path) -> None:
@@ -52,6 +53,8 @@ def _check_flags(output: Path) -> None:
         raise ConfigError("--episode needs a --workdir: an exported --model has no dataset")
     if _MODEL.value and _STEP() != "newest":
         raise ConfigError("--step needs a --workdir: an exported --model has one step")
+    if _MODEL.value and _EMA.value is not None:
+        raise ConfigError("--ema needs a --workdir: an exported --model has one average")
     if output.suffix != ".png" or not output.parent.is_dir():
         raise ConfigError(f"--output={output} must be a .png file in a folder that exists")
     if _SINGLES.value and not is_free(output.with_suffix("")):
@@ -74,8 +77,9 @@ def _sample(output: Path) -> None:
 
     # Settings and pictures first, so that a mistake in them is reported before weights load.
     if _WORKDIR.value:
-        model, load = _WORKDIR.value, functools.partial(run.load_generator, step=_STEP())
-        config = run.saved_config(model, _OVERRIDES(), _STEP())
+        model = _WORKDIR.value
+        load = functools.partial(run.load_generator, step=_STEP(), ema=_EMA.value)
+        config = run.saved_config(model, _OVERRIDES(), _STEP(), _EMA.value)
         config = with_local_copies(config, None if _EPISODE.value else ())
         trained = read_run_dataset(config)
     else:
@@ -102,6 +106,7 @@ def _sample(output: Path) -> None:
         "model": str(storage.absolute(model)),
         "name": generator.config.name,
         "step": generator.step,
+        "ema_decay": generator.ema_decay,
         "overrides": _OVERRIDES(),
         "supports": [each.origin for each in sets],
         "num_samples": count,

@@ -1,6 +1,7 @@
 """Few-shot evaluation in training: a small protocol on classes that are not trained on."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from jax.sharding import Mesh
 
@@ -71,3 +72,19 @@ class FewShotEvaluator:
         processes.wait_for_all(f"few_shot_scored_{self._turn}")
         self._turn += 1
         return {f"few_shot/{metric}": sets["samples"].value for metric, sets in scores.items()}
+
+
+def few_shot_row(config: Config, scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The scores of all averages of a run in one row of the log.
+
+    scores: of each decay of `TrainConfig.all_decays`. Those of the further averages are called
+    few_shot_ema_DECAY/METRIC.
+    """
+    first, *others = scores
+    row = dict(first)
+    for decay, each in zip(config.train.ema_decays, others, strict=True):
+        row |= {
+            f"few_shot_ema_{decay}/{name.removeprefix('few_shot/')}": value
+            for name, value in each.items()
+        }
+    return row

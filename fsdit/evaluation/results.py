@@ -68,6 +68,7 @@ class Results:
     """The evaluation of one step of a run. The first table is of the split `split`.
 
     critic: its name. guide: sha256 of the weights of the model that guided; "" where the null did.
+    ema_decay: decay of the average of weights; None in files of older versions.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Results:
     sampling: SamplingConfig
     tables: tuple[Table, ...]
     guide: str = ""
+    ema_decay: float | None = None
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -141,8 +143,9 @@ def scalars(results: Results) -> dict[str, float]:
 
 def summary(results: Results) -> str:
     """The tables at the run's own guidance scale, as text for a terminal."""
+    ema = f", EMA decay {results.ema_decay}" if results.ema_decay is not None else ""
     guide = f"; guide: {results.sampling.guide}" if results.guide else ""
-    lines = [f"{results.name}, step {results.step}; critic: {results.critic}{guide}"]
+    lines = [f"{results.name}, step {results.step}{ema}; critic: {results.critic}{guide}"]
     for table in results.tables:
         if table.guidance_scale != results.sampling.guidance_scale:
             continue

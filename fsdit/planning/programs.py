@@ -66,7 +66,7 @@ def _train(
     spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
 ) -> Lowered:
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(spec, tx, mesh)
+    template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
     batch = _placed(abstract_batch(spec, frozen, config, info), sharding.batch_sharding(mesh))
     return compile_train_step(spec, config, tx, mesh, template).lower(template, batch)
 

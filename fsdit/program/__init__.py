@@ -2,6 +2,7 @@
 
 from fsdit.program.flags import (
     define_config,
+    define_ema,
     define_float,
     define_overrides,
     define_path,
@@ -12,6 +13,7 @@ from fsdit.program.running import run, users_error
 
 __all__ = [
     "define_config",
+    "define_ema",
     "define_float",
     "define_overrides",
     "define_path",

@@ -169,6 +169,18 @@ def define_step() -> Callable[[], int | Literal["newest", "best"]]:
     return choice
 
 
+def define_ema() -> flags.FlagHolder[float | None]:
+    """Defines --ema=DECAY, the average of a run's weights to use."""
+    return flags.DEFINE_float(
+        "ema",
+        None,
+        "Decay of the EMA weights, where a run keeps several (config.train.ema_decays). By default "
+        "the one that scored best for --step=best, otherwise config.train.ema_decay.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+
+
 def parse(argv: list[str]) -> list[str]:
     """Parses --config.a.b=v and absl's flags; returns what is left. Raises what they raise."""
     if _overrides is not None:

@@ -16,7 +16,7 @@ from flax import traverse_util
 from fsdit import storage
 from fsdit.checks import check_unguided, validate
 from fsdit.config import Config, from_dict
-from fsdit.config.bounds import CountOrNone, PatchSize
+from fsdit.config.bounds import CountOrNone, Fraction, PatchSize
 from fsdit.config.problems import shown
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
 from fsdit.errors import ConfigError, DataError
@@ -37,7 +37,8 @@ class ExportedInfo:
     sha256: digest of model.safetensors. features: shape of the frozen encoder's outputs; None
     where the encoder was learned. frozen: digests of the weights of "encoder" and "codec",
     where these are frozen networks. config: that of the run. preparation: how supports are
-    prepared; exports that are older than this field have its defaults.
+    prepared; exports that are older than this field have its defaults. ema_decay: decay of the
+    average that the weights are; None in exports that are older than this field.
     """
 
     version: Literal[1]
@@ -49,6 +50,7 @@ class ExportedInfo:
     frozen: dict[str, str]
     config: dict[str, Any]
     preparation: Preparation = DEFAULT_PREPARATION
+    ema_decay: Fraction | None = None
 
 
 def read_info(directory: storage.PathLike) -> ExportedInfo:

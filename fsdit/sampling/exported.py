@@ -61,6 +61,7 @@ def save(directory: storage.PathLike, generator: Generator) -> None:
         generator.frozen.weights,
         to_dict(generator.config),
         generator.preparation,
+        generator.ema_decay,
     )
     try:
         partial.mkdir(parents=True)
@@ -115,4 +116,5 @@ def load(
         )
     params = read_params(directory, info, spec)
     guide = open_guide(config, spec, frozen)
-    return Generator(config, spec, frozen, params, info.step, info.preparation, guide)
+    about = (info.step, info.preparation, guide, info.ema_decay)
+    return Generator(config, spec, frozen, params, *about)

@@ -50,7 +50,8 @@ class Generator:
     Images have the size and channels of `spec`. All devices of this process share the work.
 
     params: the EMA weights. preparation: how the training images were made from pictures.
-    guide: the model that `config.sampling.guide` names, or None.
+    guide: the model that `config.sampling.guide` names, or None. ema_decay: decay of the average;
+    None where an export is too old to say.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Generator:
     step: int
     preparation: Preparation = DEFAULT_PREPARATION
     guide: Guide | None = None
+    ema_decay: float | None = None
     _programs: dict[SamplingConfig, Callable] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

@@ -15,7 +15,12 @@ from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.records import num_supports
 from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
-from fsdit.evaluation.in_training import FewShotEvaluator, FewShotInputs, open_few_shot
+from fsdit.evaluation.in_training import (
+    FewShotEvaluator,
+    FewShotInputs,
+    few_shot_row,
+    open_few_shot,
+)
 from fsdit.events import hush_tracebacks
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import Frozen, open_networks
@@ -122,7 +127,7 @@ def _train(
     use_cache(config.train.compilation_cache, mirror.folder)
     feed = Feed(read, mesh, inputs.frozen, resident=_resident(read, mesh))
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(spec, tx, mesh)
+    template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
     with clock.part("restore"):
         restored = store.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
@@ -187,7 +192,8 @@ def _train(
     telemetry.conclude()
     best = selected.best
     if finished and best and processes.is_main_process():
-        print(f"best by {SELECTED_BY}: step {best.step}, {best.value:.6g}", flush=True)
+        ema = f", EMA decay {best.ema}" if best.ema is not None else ""
+        print(f"best by {SELECTED_BY}: step {best.step}, {best.value:.6g}{ema}", flush=True)
     return 0 if finished else EXIT_PREEMPTED
 
 
@@ -216,19 +222,21 @@ def _run(
         next_index += config.data.batch_size
         telemetry.step(step, batch, metrics)
 
-        found = {}
+        found, scores = {}, []
         if step % config.train.eval_interval == 0 or step == last:
             with telemetry.evaluating():
                 found |= diagnostics.run(state.ema, step, telemetry)
         if few_shot and (step % config.train.few_shot_interval == 0 or step == last):
             # The metrics are computed on the host, so the loop's transfer guard is lifted.
             with telemetry.evaluating(), jax.transfer_guard("allow"):
-                found |= few_shot.run(state.ema)
+                scores = [few_shot.run(average) for average in state.averages]
+            found |= few_shot_row(config, scores)
         if found:
             telemetry.read(found)
         is_best = False
-        if SELECTED_BY in found:
-            is_best = checkpoints.selection.consider(step, found[SELECTED_BY])
+        if scores:
+            values = [each[SELECTED_BY] for each in scores]
+            is_best = checkpoints.selection.consider(step, *values)
 
         checkpoints.check()
         if deadline.reached(checkpoints.longest_save) and not preemption.received():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -22,13 +22,15 @@ from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.listing import Choice
+from fsdit.training.checkpoints.metadata import score_in
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run's networks on a mesh.
 
-    ema: the EMA weights of `step`. guide: the model that `config.sampling.guide` names, or None.
+    ema: the EMA weights of `step`, of decay `ema_decay`. guide: the model that
+    `config.sampling.guide` names, or None.
     """
 
     config: Config
@@ -37,65 +39,88 @@ class Run:
     mesh: Mesh
     ema: dict
     step: int
+    ema_decay: float
     guide: Guide | None
 
 
+class _Saved(NamedTuple):
+    """The chosen checkpoint of a run and the chosen decay. settings: with overrides."""
+
+    step: int
+    meta: dict[str, Any]
+    settings: Config
+    ema_decay: float
+
+
 def saved_config(
-    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
+    workdir: storage.PathLike,
+    overrides: Mapping[str, str],
+    step: Choice = "newest",
+    ema: float | None = None,
 ) -> Config:
     """The configuration of a workdir's run. Touches no device; raises what `load_run` raises."""
-    return _saved(workdir, overrides, step)[2]
+    return _saved(workdir, overrides, step, ema).settings
 
 
 def load_run(
-    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
+    workdir: storage.PathLike,
+    overrides: Mapping[str, str],
+    step: Choice = "newest",
+    ema: float | None = None,
 ) -> Run:
     """Loads a workdir for evaluation, on a mesh over all devices.
 
     overrides: settings as text by dotted path, of those that may change on resume, and the
     kernel of attention.
     step: "newest" takes the newest valid checkpoint; "best" and a number take that checkpoint
-    and no other. Raises CheckpointError, ConfigError or DataError.
+    and no other. ema: decay of the average to take; None: the one that scored best where `step`
+    is "best", otherwise that of train.ema_decay. Raises CheckpointError, ConfigError or
+    DataError.
     """
-    found, meta, config = _saved(workdir, overrides, step)
+    saved = _saved(workdir, overrides, step, ema)
     # Evaluation has a mesh of its own, and reads stored features on the host.
-    features = dataclasses.replace(config.features, location="host")
-    config = dataclasses.replace(config, mesh=MeshConfig(), features=features)
+    features = dataclasses.replace(saved.settings.features, location="host")
+    config = dataclasses.replace(saved.settings, mesh=MeshConfig(), features=features)
     validate(config)
     config = with_local_copies(config)
     info = read_run_dataset(config)
     spec, frozen = open_networks(config, info)
-    listing.check_identity(workdir, found, meta, frozen.weights)
+    listing.check_identity(workdir, saved.step, saved.meta, frozen.weights)
     guide = open_guide(config, spec, frozen)
     mesh = sharding.make_mesh(config)
-    ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
-    return Run(config, spec, Feed(config, mesh, frozen), mesh, ema, found, guide)
+    weights, found = _restored(workdir, saved, spec, mesh, newest=step == "newest")
+    feed = Feed(config, mesh, frozen)
+    return Run(config, spec, feed, mesh, weights, found, saved.ema_decay, guide)
 
 
 def load_generator(
-    workdir: storage.PathLike, overrides: Mapping[str, str], step: Choice = "newest"
+    workdir: storage.PathLike,
+    overrides: Mapping[str, str],
+    step: Choice = "newest",
+    ema: float | None = None,
 ) -> Generator:
     """Loads a workdir for sampling from a user's pictures, on this process's devices.
 
     Only the description of the dataset is read. Frozen networks are opened even where the run
     was trained on their stored outputs. Arguments and errors are those of `load_run`.
     """
-    found, meta, config = _saved(workdir, overrides, step)
+    saved = _saved(workdir, overrides, step, ema)
+    config = saved.settings
     validate(config)
     read = with_local_copies(config, splits=())
     info = read_run_dataset(read)
     spec, frozen = online_networks(read, info.image_size, info.channels)
-    listing.check_identity(workdir, found, meta, frozen.weights)
+    listing.check_identity(workdir, saved.step, saved.meta, frozen.weights)
     guide = open_guide(config, spec, frozen)
     mesh = sharding.local_mesh()
-    ema, found = _restored(workdir, config, spec, mesh, None if step == "newest" else found)
-    return Generator(config, spec, frozen, ema, found, info.preparation, guide)
+    weights, found = _restored(workdir, saved, spec, mesh, newest=step == "newest")
+    return Generator(config, spec, frozen, weights, found, info.preparation, guide, saved.ema_decay)
 
 
 def _saved(
-    workdir: storage.PathLike, overrides: Mapping[str, str], choice: Choice
-) -> tuple[int, dict[str, Any], Config]:
-    """(step, meta, configuration) of the chosen checkpoint; "newest" has the newest valid meta."""
+    workdir: storage.PathLike, overrides: Mapping[str, str], choice: Choice, ema: float | None
+) -> _Saved:
+    """The chosen checkpoint's step and meta; "newest" has the newest valid meta."""
     found = listing.saved_meta(workdir, choice)
     if found is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train one with fsdit.main")
@@ -103,18 +128,26 @@ def _saved(
     config = apply_overrides(listing.saved_settings(workdir, step, meta), dict(overrides))
     if changes := changed_fields(meta["config"], config, training=False):
         raise ConfigError(f"{workdir} was trained otherwise: {'; '.join(changes)}")
-    return step, meta, config
+    kept = config.train.all_decays
+    if ema is None:
+        scored = score_in(meta, "judged") if choice == "best" else None
+        ema = scored.ema if scored and scored.ema is not None else config.train.ema_decay
+    if ema not in kept:
+        there = ", ".join(map(str, kept))
+        raise CheckpointError(f"{workdir} keeps no average of decay {ema}: --ema can be {there}")
+    return _Saved(step, meta, config, ema)
 
 
 def _restored(
-    workdir: storage.PathLike, config: Config, spec: ModelSpec, mesh: Mesh, step: int | None
+    workdir: storage.PathLike, saved: _Saved, spec: ModelSpec, mesh: Mesh, *, newest: bool
 ) -> tuple[dict, int]:
-    """(EMA weights, step) of the checkpoint of `step`, or with None of the newest valid one."""
-    template = train_state.abstract(spec, optimizer.transformation(config.optimizer), mesh)
-    if step is None:
+    """(EMA weights, step) of the saved checkpoint, or of the newest valid one."""
+    tx, decays = optimizer.transformation(saved.settings.optimizer), saved.settings.train.all_decays
+    template = train_state.abstract(spec, tx, mesh, len(decays))
+    if newest:
         restored = store.restore(workdir, template, set_aside=False)
     else:
-        restored = store.restore_step(workdir, step, template)
+        restored = store.restore_step(workdir, saved.step, template)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no valid checkpoint; train again")
-    return restored.state.ema, restored.step
+    return restored.state.averages[decays.index(saved.ema_decay)], restored.step

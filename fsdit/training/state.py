@@ -1,5 +1,6 @@
 """The training state, which a train step transforms and a checkpoint holds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,26 +28,59 @@ class TrainState:
     nonfinite: Any  # () int32: updates skipped so far
     nonfinite_in_row: Any  # () int32: updates skipped since the last one that was not
 
+    @property
+    def averages(self) -> tuple[dict, ...]:
+        """The average of each decay of `TrainConfig.all_decays`."""
+        return (self.ema,)
 
-def fresh(spec: ModelSpec, tx: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step. The average begins at the initial parameters."""
+    def fields_of(self, averages: Sequence[dict]) -> dict[str, Any]:
+        """The fields that hold these averages, for `replace`."""
+        (ema,) = averages
+        return {"ema": ema}
+
+
+@dataclass
+class ManyAverages(TrainState):
+    """The state of a run with `train.ema_decays`.
+
+    It is a class of its own because Orbax records an empty field too: checkpoints of runs with
+    one average would not fit a state that has a place for more.
+    """
+
+    further: tuple[dict, ...]  # the averages of train.ema_decays
+
+    @property
+    def averages(self) -> tuple[dict, ...]:
+        return (self.ema, *self.further)
+
+    def fields_of(self, averages: Sequence[dict]) -> dict[str, Any]:
+        ema, *further = averages
+        return {"ema": ema, "further": tuple(further)}
+
+
+def fresh(
+    spec: ModelSpec, tx: optax.GradientTransformation, seed: int, num_averages: int = 1
+) -> TrainState:
+    """The state before the first step. The averages begin at the initial parameters."""
     params = spec.init(seed)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        params=params,
-        ema=jax.tree.map(jnp.copy, params),
-        opt_state=tx.init(params),
-        nonfinite=zero,
-        nonfinite_in_row=zero,
-    )
+    ema, *further = (jax.tree.map(jnp.copy, params) for _ in range(num_averages))
+    fields = {
+        "step": zero,
+        "params": params,
+        "ema": ema,
+        "opt_state": tx.init(params),
+        "nonfinite": zero,
+        "nonfinite_in_row": zero,
+    }
+    return ManyAverages(**fields, further=tuple(further)) if further else TrainState(**fields)
 
 
 def abstract(
-    spec: ModelSpec, tx: optax.GradientTransformation, mesh: Mesh
+    spec: ModelSpec, tx: optax.GradientTransformation, mesh: Mesh, num_averages: int = 1
 ) -> PyTree[jax.ShapeDtypeStruct]:
     """The template of the state: shapes, types and shardings. Nothing is allocated."""
-    shapes = jax.eval_shape(lambda: fresh(spec, tx, 0))
+    shapes = jax.eval_shape(lambda: fresh(spec, tx, 0, num_averages))
     return jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         shapes,
@@ -62,4 +96,5 @@ def init(
 ) -> TrainState:
     """A fresh state, created with the shardings of `template`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-    return jax.jit(lambda: fresh(spec, tx, seed), out_shardings=shardings)()
+    count = len(template.averages)
+    return jax.jit(lambda: fresh(spec, tx, seed, count), out_shardings=shardings)()

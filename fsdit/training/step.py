@@ -12,7 +12,8 @@ after update s + 1 is
     ema <- d ema + (1 - d) theta,    d = min(ema_decay, (1 + s) / (10 + s))    (2)
 
 where d begins at 0.1, so that early averages forget the initial parameters (TensorFlow's
-`ExponentialMovingAverage` with `num_updates`).
+`ExponentialMovingAverage` with `num_updates`). A run keeps one average for each decay of
+`TrainConfig.all_decays`.
 """
 
 from collections.abc import Callable
@@ -114,22 +115,30 @@ def make_train_step(
         rate = schedule(state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        decay = ema_decay(config.train.ema_decay, state.step)
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        decays = [ema_decay(decay, state.step) for decay in config.train.all_decays]
+        averages = [
+            jax.tree.map(lambda e, p, d=d: d * e + (1 - d) * p, average, params)
+            for d, average in zip(decays, state.averages, strict=True)
+        ]
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         # A finite gradient can still make an update that is not finite, by a rate or a decay.
-        # The average needs no look: it lies between finite numbers if its decay is in [0, 1].
-        finite &= all_finite(params, opt_state) & (decay >= 0) & (decay <= 1)
+        # An average needs no look: it lies between finite numbers if its decay is in [0, 1].
+        valid = all_finite(params, opt_state)
+        for decay in decays:
+            valid = valid & (decay >= 0) & (decay <= 1)
+        finite &= valid
 
         def guarded(new: PyTree, old: PyTree) -> PyTree:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         skipped = (~finite).astype(jnp.int32)
-        state = TrainState(
+        state = state.replace(
             step=state.step + 1,
             params=guarded(params, state.params),
-            ema=guarded(ema, state.ema),
+            **state.fields_of(
+                [guarded(*pair) for pair in zip(averages, state.averages, strict=True)]
+            ),
             opt_state=guarded(opt_state, state.opt_state),
             nonfinite=state.nonfinite + skipped,
             nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -12,19 +13,24 @@ from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
+from fsdit.training.checkpoints import store
 from fsdit.training.step import example_losses, make_train_step, time_bins
 
 pytestmark = pytest.mark.medium
 
 
-def run_steps(config, steps, first=0):
-    """States after each step (as NumPy) and the metrics of each."""
+def run_steps(config, steps, first=0, state=None):
+    """States after each step (as NumPy) and the metrics of each.
+
+    first: global index of the first example. state: to go on from, instead of a fresh one.
+    """
     spec = ModelSpec(config.model, 24, 1)
     # Two devices where the configuration asks for no mesh.
     mesh = sharding.make_mesh(config, jax.devices()[:2] if config.mesh == MeshConfig() else None)
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(spec, tx, mesh)
-    state = train_state.init(spec, tx, config.seed, template)
+    template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
+    if state is None:
+        state = train_state.init(spec, tx, config.seed, template)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     step = jax.jit(
         make_train_step(spec, config, tx, mesh),
@@ -80,6 +86,54 @@ def test_ema_averages_the_updated_parameters(small_config):
         decay = min(small_config.train.ema_decay, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * state.params["embed"]["kernel"]
     np.testing.assert_allclose(states[-1].ema["embed"]["kernel"], expected, rtol=1e-5, atol=1e-7)
+
+
+# Below those that equation 2 begins with, so that all averages differ after two steps.
+DECAYS = (0.05, 0.12, 0.17)
+
+
+def with_decays(config):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, ema_decays=DECAYS))
+
+
+@functools.cache
+def run_with_decays(config):
+    return run_steps(with_decays(config), 4)
+
+
+def test_each_further_average_has_its_decay_and_changes_nothing_else(small_config):
+    one, metrics = run_steps(small_config, 4)
+    states, metrics_many = run_with_decays(small_config)
+    jax.tree.map(np.testing.assert_array_equal, metrics_many, metrics)
+    for field in ("params", "ema", "opt_state"):
+        found, expected = getattr(states[-1], field), getattr(one[-1], field)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert type(one[-1]) is train_state.TrainState
+    for decay, further in zip(DECAYS, states[-1].further, strict=True):
+        expected = jax.tree.map(np.float64, states[0].params)
+        for step, state in enumerate(states[1:]):
+            d = min(decay, (1 + step) / (10 + step))
+            expected = jax.tree.map(lambda e, p, d=d: d * e + (1 - d) * p, expected, state.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), further, expected
+        )
+
+
+def test_further_averages_resume_bitwise_from_a_checkpoint(tmp_path, small_config):
+    config = with_decays(small_config)
+    states, _ = run_with_decays(small_config)
+    spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
+    mesh = sharding.make_mesh(config, jax.devices()[:2])
+    template = train_state.abstract(spec, tx, mesh, 1 + len(DECAYS))
+    placed = jax.device_put(states[2], jax.tree.map(lambda leaf: leaf.sharding, template))
+    writer = store.Checkpoints(tmp_path, config, {}, mesh, 0)
+    writer.save(placed, 2, 2 * config.data.batch_size, {})
+    writer.finish()
+    restored = store.restore(tmp_path, template, set_aside=True)
+    resumed, _ = run_steps(config, 2, restored.next_index, restored.state)
+    jax.tree.map(np.testing.assert_array_equal, resumed[-1], states[-1])
+    averages = [jax.tree.leaves(average) for average in resumed[-1].averages]
+    assert len({np.concatenate([a.ravel() for a in each]).tobytes() for each in averages}) == 4
 
 
 def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):

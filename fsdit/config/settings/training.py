@@ -39,6 +39,10 @@ class TrainConfig:
 
     num_steps: Count = 200_000  # updates of the run, those before a resume included
     ema_decay: Fraction = 0.9999  # of the average of the parameters, at each step
+    # Decays of further averages that are kept beside it, for --ema. Each needs as much memory as
+    # the parameters, on the devices and in every checkpoint, and each is scored where
+    # few_shot_interval is on, which takes as long again.
+    ema_decays: tuple[Fraction, ...] = ()
     condition_dropout: Fraction = 0.1  # share of examples trained with the null condition
     accumulate_steps: BatchSize = 1  # parts of a batch whose gradients are added one by one
     overfit_batches: CountOrNone = 0  # train on the first n batches again and again; 0: off
@@ -55,6 +59,11 @@ class TrainConfig:
     # that is set, else compilation_cache in the workdir; "off": nowhere.
     compilation_cache: PathText = ""
     stop_after_minutes: NotNegative = 0.0  # of a process: it saves and leaves (75) by then; 0: off
+
+    @property
+    def all_decays(self) -> tuple[float, ...]:
+        """The decay of each average of a run, that of `ema_decay` first."""
+        return (self.ema_decay, *self.ema_decays)
 
 
 @settings

@@ -36,6 +36,8 @@ def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
     run_scale = results.sampling.guidance_scale
     main = [t for t in results.tables if t.guidance_scale == run_scale] or [results.tables[0]]
     settings = {"evaluation": to_dict(results.protocol), "sampling": to_dict(results.sampling)}
+    if results.ema_decay is not None:
+        settings["ema_decay"] = results.ema_decay
     if results.guide:
         settings["guide"] = {"sha256": results.guide}
     return environment.from_string(template).render(

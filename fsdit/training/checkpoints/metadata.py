@@ -53,12 +53,14 @@ class _Settings:
 class Score:
     """The score by which `selection.py` compares a step with others; lower is better.
 
-    settings: those that the value depends on, by dotted path.
+    settings: those that the value depends on, by dotted path. ema: decay of the average that has
+    this score, the best of those of its step; None: that of train.ema_decay, the only one.
     """
 
     step: PositiveInt
     value: FiniteFloat
     settings: dict[str, Any]
+    ema: FiniteFloat | None = None
 
 
 @dataclasses.dataclass(frozen=True)

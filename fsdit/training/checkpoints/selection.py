@@ -3,12 +3,13 @@
 During training, samples of classes that are not trained on are scored by SELECTED_BY; the
 lower, the better. Every checkpoint's meta holds the score of its own step ("judged") and the
 best score of the run up to that step ("best"). They are saved and restored with the state,
-so a run that resumes from a checkpoint also resumes the selection as it was there.
+so a run that resumes from a checkpoint also resumes the selection as it was there. A run that
+keeps several averages of its weights scores each; the best of them is the score of the step.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,14 +34,17 @@ class Selection:
         self._config, self._newest = config, None
         self.best = best
 
-    def consider(self, step: int, value: float) -> bool:
-        """Takes the score of a step; returns whether that step is now the best.
+    def consider(self, step: int, *values: float) -> bool:
+        """Takes the scores of a step; returns whether that step is now the best.
 
-        All processes must call it, and all get the same answer, even where their values
-        differ in a last bit: the step is the best only if every process finds it so.
+        values: one for each decay of `TrainConfig.all_decays`. All processes must call it, and
+        all get the same answer, even where their values differ in a last bit: the step is the
+        best only if every process finds it so.
         """
-        self._newest = score(self._config, step, value)
         with jax.transfer_guard("allow"):
+            place = _lowest(values)
+            decay = self._config.train.all_decays[place] if len(values) > 1 else None
+            self._newest = score(self._config, step, values[place], decay)
             is_best = processes.agree(self._newest is not None and better(self._newest, self.best))
         if is_best:
             self.best = self._newest
@@ -50,6 +54,18 @@ class Selection:
         """The entries of the meta of a checkpoint of `step`."""
         scored = self._newest is not None and self._newest.step == step
         return to_meta(self._newest if scored else None, self.best)
+
+
+def _lowest(values: Sequence[float]) -> int:
+    """The place of the lowest finite value, the same in every process.
+
+    Where processes find different places, because values differ in a last bit: 0.
+    """
+    if len(values) == 1:
+        return 0
+    order = [value if math.isfinite(value) else math.inf for value in values]
+    mine = order.index(min(order))
+    return next((i for i in range(len(values)) if processes.agree(i == mine)), 0)
 
 
 def resumed(workdir: storage.PathLike, config: Config, step: int, best: Score | None) -> Selection:
@@ -69,10 +85,11 @@ def resumed(workdir: storage.PathLike, config: Config, step: int, best: Score | 
     return Selection(config, other)
 
 
-def score(config: Config, step: int, value: float) -> Score | None:
+def score(config: Config, step: int, value: float, ema: float | None = None) -> Score | None:
     """The score of a step, with the settings that a value depends on.
 
-    None where the value is not finite: such a step is never the best.
+    ema: decay of the average that has it, where there are several. None where the value is not
+    finite: such a step is never the best.
     """
     if not math.isfinite(value):
         return None
@@ -82,7 +99,7 @@ def score(config: Config, step: int, value: float) -> Score | None:
         for path in values
         if path.startswith("sampling.") or path in ("evaluation.critic", "train.few_shot_samples")
     }
-    return Score(step, float(value), settings)
+    return Score(step, float(value), settings, ema)
 
 
 def better(new: Score, old: Score | None) -> bool:

@@ -32,7 +32,7 @@ def mesh_of(config):
 
 def template_of(config):
     spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
-    return spec, tx, train_state.abstract(spec, tx, mesh_of(config))
+    return spec, tx, train_state.abstract(spec, tx, mesh_of(config), len(config.train.all_decays))
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def at_step(state, step):
 def saved_run(workdir, config, steps=(5, 10), values=None):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
-    values: scores of some steps, by step.
+    values: scores of some steps, by step: one for each average.
     """
     state = fresh_state(config)
     writer = store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
@@ -60,7 +60,7 @@ def saved_run(workdir, config, steps=(5, 10), values=None):
         state = at_step(state, step)
         states[step] = jax.device_get(state)
         if step in (values or {}):
-            writer.selection.consider(step, values[step])
+            writer.selection.consider(step, *np.atleast_1d(values[step]).tolist())
         writer.save(state, step, step * 16, {**RUNNING, "loss_average": 1 / step})
     writer.finish()
     return states
