@@ -108,6 +108,17 @@ def _run_checks(config: Config) -> Iterator[Check]:
         low > high,
         f"config.sampling.guidance_interval={(low, high)} is empty: give (low, high)",
     )
+    pushed = config.train.contrastive
+    yield (
+        config.sampling.contrastive > pushed,
+        f"config.sampling.contrastive={config.sampling.contrastive} takes out more than "
+        f"config.train.contrastive={pushed} has put in: set at most that",
+    )
+    yield (
+        config.sampling.contrastive > 0 and config.sampling.guide != "",
+        f"config.sampling.contrastive={config.sampling.contrastive} belongs to guidance by the "
+        "null: set it to 0, or config.sampling.guide to nothing",
+    )
     yield (
         0 in (config.mesh.data, config.mesh.fsdp),
         "config.mesh: an axis is a positive size, or -1 for what is left",

@@ -41,10 +41,21 @@ in the place of the null. Its velocity is that at the same condition:
 Outside of the guidance interval (Kynkaanniemi et al., arXiv 2404.07724) s is 1. The velocity
 jumps where the interval ends, and across that jump every solver is of first order.
 
+A network of contrastive flow matching (Stoica et al., arXiv 2506.05350; equation 2 of
+`fsdit.training.objective`) with weight l learns v = (u - l m) / (1 - l) in place of the velocity
+u of the flow, where m is the mean velocity of all examples. Guidance enlarges that difference, so
+their sampler takes it out where it guides. The weights of (6) add up to 1, so that this is the
+same for the guided velocity as for each of its parts:
+
+    u = (1 - l) v + l m                                                         (8)
+
+Their m is a mean over the data set. Here the network gives it: at t = 0 the noise e is
+independent of the data, so that v_null(e, 0) = m - e / (1 - l), and its mean over e is m.
+
 The shifted schedule (Esser et al., arXiv 2403.03206, resolution-dependent shifting) divides
 the odds of a uniform time s by a > 0:
 
-    t = s / (s + a (1 - s)),  so that  t / (1 - t) = 1 / a  s / (1 - s)         (8)
+    t = s / (s + a (1 - s)),  so that  t / (1 - t) = 1 / a  s / (1 - s)         (9)
 
 With a > 1, steps near noise are smaller. Their formula r' = a r / (1 + (a - 1) r) is the same
 with their times r = 1 - t, which are 1 at noise.
@@ -94,21 +105,26 @@ def guided_field(
     null: Any,
     config: SamplingConfig,
     prepare: Callable[[Any], Any] = lambda condition: condition,
+    mean: Float[Array, "*D"] | None = None,
 ) -> Field:
-    """The guided velocity, equation 6. Both velocities come from one call with 2 B rows.
+    """The guided velocity, equation 6, and 8 where `config.contrastive` is not 0.
+
+    Both velocities of equation 6 come from one call with 2 B rows.
 
     condition, null: pytrees of arrays (B, ...). Where the scale is 1, at all times or outside of
     the guidance interval, null is not used and the call has B rows. prepare: makes of a condition
-    what `velocity` takes, once for all calls.
+    what `velocity` takes, once for all calls. mean: m of equation 8, from `mean_velocity`.
     """
-    if config.guidance_scale == 1:
+    scale, weight = config.guidance_scale, config.contrastive
+    if scale == 1:
         return plain_field(velocity, condition, prepare)
     both = prepare(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null))
 
     def guided(x: Array, t: Array) -> Array:
         doubled = velocity(jnp.concatenate([x, x]), jnp.full(2 * x.shape[0], t), both)
         conditional, unconditional = jnp.split(doubled, 2)
-        return unconditional + config.guidance_scale * (conditional - unconditional)
+        v = unconditional + scale * (conditional - unconditional)
+        return (1 - weight) * v + weight * mean if weight else v
 
     if _acts_always(config):
         return guided
@@ -154,10 +170,20 @@ def _acts_at(config: SamplingConfig, t: Float[Array, ""]) -> Bool[Array, ""]:
     return (low <= t) & (t <= high)
 
 
+def mean_velocity(velocity: Velocity, null: Any, noise: Float[Array, "M *D"]) -> Float[Array, "*D"]:
+    """m of equation 8, from the velocities of the null condition at t = 0.
+
+    null: pytree of arrays (2 M, ...), equal rows. noise: each sample serves with both signs, so
+    that -e / (1 - l) adds nothing to the mean.
+    """
+    both = jnp.concatenate([noise, -noise])
+    return velocity(both, jnp.zeros(both.shape[:1]), null).mean(0)
+
+
 def schedule_times(config: SamplingConfig) -> Float64[np.ndarray, "M"]:
     """The M = num_steps + 1 times at which steps start and end, from 0 to 1.
 
-    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": equation 8 of these, with a = shift.
+    "uniform": s = 0, 1 / num_steps, ..., 1. "shifted": equation 9 of these, with a = shift.
     """
     s = np.arange(config.num_steps + 1) / config.num_steps
     return s if config.schedule == "uniform" else s / (s + config.shift * (1 - s))

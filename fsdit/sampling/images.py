@@ -6,15 +6,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt8, UInt32
+from jaxtyping import Array, Float, UInt8, UInt32
 
 from fsdit.config import SamplingConfig
 from fsdit.flow import path, sampler
 from fsdit.models.codec import LatentCodec
+from fsdit.models.conditioning import Condition
 from fsdit.models.dit import FewShotDiT, Supports
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
+
+_MEAN_SAMPLES = 16  # of noise, for the mean velocity of `sampler.mean_velocity`
 
 # (params, codec, supports, index (B,) uint32, seed () uint32[, guide_params])
 # -> images (B, H, W, C) uint8
@@ -50,13 +53,15 @@ def sample_images(
     """
     model = spec.model(params)
     condition = model.condition(supports)
+    velocity = _velocity(model)
     if guide is None:
         null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
-        field = sampler.guided_field(_velocity(model), condition, null, config, model.prepare)
+        mean = _mean_velocity(velocity, null, spec.latent_shape) if config.contrastive else None
+        field = sampler.guided_field(velocity, condition, null, config, model.prepare, mean)
     else:
         weaker = guide.model(guide_params)
         field = sampler.autoguided_field(
-            sampler.plain_field(_velocity(model), condition, model.prepare),
+            sampler.plain_field(velocity, condition, model.prepare),
             sampler.plain_field(_velocity(weaker), weaker.condition(supports), weaker.prepare),
             config,
         )
@@ -67,3 +72,12 @@ def sample_images(
 
 def _velocity(model: FewShotDiT) -> sampler.Velocity:
     return lambda x, t, condition: model.velocity(x, t, condition)[0]
+
+
+def _mean_velocity(
+    velocity: sampler.Velocity, null: Condition, shape: tuple[int, int, int]
+) -> Float[Array, "h w c"]:
+    """`sampler.mean_velocity` of fixed noise: a property of the weights, the same in any batch."""
+    keys = example_keys(stream_key(0, "mean velocity"), jnp.arange(_MEAN_SAMPLES, dtype=jnp.uint32))
+    rows = jax.tree.map(lambda a: jnp.repeat(a[:1], 2 * _MEAN_SAMPLES, axis=0), null)
+    return sampler.mean_velocity(velocity, rows, path.sample_noise(keys, shape))

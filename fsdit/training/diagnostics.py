@@ -24,7 +24,8 @@ from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import processes, sharding
 from fsdit.sampling.images import compile_sampling
-from fsdit.training.step import StepBatch, example_losses, noised, time_bins
+from fsdit.training.objective import StepBatch, example_losses, noised
+from fsdit.training.step import time_bins
 from fsdit.training.telemetry.running import bin_means
 from fsdit.training.telemetry.telemetry import Telemetry
 

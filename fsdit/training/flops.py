@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 
 from fsdit.config import Config
 from fsdit.models.spec import ModelSpec
-from fsdit.training.step import example_losses
+from fsdit.training.objective import objective, with_negatives
 
 
 def of_step(spec: ModelSpec, config: Config, params: PyTree, batch: PyTree) -> int:
@@ -37,8 +37,7 @@ def of_step(spec: ModelSpec, config: Config, params: PyTree, batch: PyTree) -> i
     """
 
     def losses(params: PyTree, batch: PyTree) -> jax.Array:
-        dropout = config.train.condition_dropout
-        return example_losses(spec, config, params, batch, "train", 0, dropout)[0]
+        return objective(spec, config, params, with_negatives(config, batch), 0).total
 
     return 3 * of(losses, params, batch)
 

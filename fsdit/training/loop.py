@@ -39,7 +39,8 @@ from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.deadline import TIME_LIMIT, Deadline
 from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
-from fsdit.training.step import StepBatch, compile_train_step
+from fsdit.training.objective import StepBatch
+from fsdit.training.step import compile_train_step
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.telemetry import Telemetry
 

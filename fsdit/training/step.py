@@ -1,15 +1,9 @@
-"""The objective and the train step: one pure function (state, batch) -> (state, metrics).
+"""The train step: one pure function (state, batch) -> (state, metrics).
 
-With data x, noise e, time t and the path x_t and its velocity u of `fsdit.flow.path`, the
-velocity network v with parameters theta and the condition c (or the null condition, with
-probability `condition_dropout`), the loss is the mean over examples and elements of
+It minimises the mean of `fsdit.training.objective` over the batch. The moving average after
+update s + 1 is
 
-    |v(x_t, t, c; theta) - u|^2                                                (1)
-
-(conditional flow matching: Lipman et al., arXiv 2210.02747, equation 9). The moving average
-after update s + 1 is
-
-    ema <- d ema + (1 - d) theta,    d = min(ema_decay, (1 + s) / (10 + s))    (2)
+    ema <- d ema + (1 - d) theta,    d = min(ema_decay, (1 + s) / (10 + s))    (1)
 
 where d begins at 0.1, so that early averages forget the initial parameters (TensorFlow's
 `ExponentialMovingAverage` with `num_updates`). A run keeps one average for each decay of
@@ -25,62 +19,21 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
-from fsdit.flow import path
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
-from fsdit.randomness import example_keys, stream_key
 from fsdit.training import optimizer
+from fsdit.training.objective import StepBatch, objective, with_negatives
 from fsdit.training.state import TrainState
 from fsdit.training.telemetry.running import TIME_BINS
 
-# index (B,), class_id (B,), target: moments of the latents, supports: as the model takes them.
-StepBatch = dict[str, PyTree[Array]]
-
-
-def noised(
-    spec: ModelSpec, config: Config, batch: StepBatch, stream: str, step: int | Array
-) -> tuple[Array, Array, Array]:
-    """(x_t (B, h, w, c), velocity u (B, h, w, c), t (B,)) of a batch.
-
-    Latents, noise and times are random by (seed, stream, step, index of the example).
-    """
-
-    def keys(name: str) -> Array:
-        return example_keys(stream_key(config.seed, f"{stream}/{name}", step), batch["index"])
-
-    data = spec.codec.sample(batch["target"], keys("latent"))
-    noise = path.sample_noise(keys("noise"), spec.latent_shape)
-    t = path.sample_time(config.flow, keys("time"))
-    return path.interpolate(noise, data, t), path.velocity(noise, data), t
-
-
-def example_losses(
-    spec: ModelSpec,
-    config: Config,
-    params: dict,
-    batch: StepBatch,
-    stream: str,
-    step: int | Array = 0,
-    dropout: float = 0.0,
-) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """(loss, t) of each example, equation 1.
-
-    dropout: probability of the null condition. stream, step: as for `noised`.
-    """
-    model = spec.model(params)
-    x_t, target, t = noised(spec, config, batch, stream, step)
-    condition = model.condition(batch["supports"])
-    if dropout:
-        keys = example_keys(stream_key(config.seed, f"{stream}/dropout", step), batch["index"])
-        dropped = jax.vmap(jax.random.uniform)(keys) < dropout
-        condition = model.conditioner.apply_null(condition, dropped)
-    predicted, _ = model.velocity(x_t, t, condition)
-    return jnp.square(predicted - target).mean(axis=(1, 2, 3)), t
+Bins = tuple[Float[Array, "bins"], Float[Array, "bins"]]
+# The time bins of the loss, and means of the batch by name.
+Averages = tuple[Bins, dict[str, Float[Array, ""]]]
 
 
 def time_bins(
     losses: Float[Array, "B"], t: Float[Array, "B"], weights: Float[Array, "B"] | float = 1.0
-) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
+) -> Bins:
     """(sum of losses, number of examples) in each of TIME_BINS equal bins of t.
 
     weights: 1 for examples that count, 0 for those that do not.
@@ -96,11 +49,12 @@ def make_train_step(
     """The train step of a configuration, not compiled yet; see `compile_train_step`."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
 
-    def loss_fn(params: dict, batch: StepBatch, step: Array) -> tuple[Array, tuple[Array, Array]]:
-        losses, t = example_losses(
-            spec, config, params, batch, "train", step, config.train.condition_dropout
-        )
-        return losses.mean(), time_bins(losses, t)
+    def loss_fn(params: dict, batch: StepBatch, step: Array) -> tuple[Array, Averages]:
+        found = objective(spec, config, params, batch, step)
+        means = {name: term.mean() for name, term in found.terms.items()}
+        if means:
+            means["loss"] = found.loss.mean()
+        return found.total.mean(), (time_bins(found.loss, found.t), means)
 
     def gradients(params: dict, batch: StepBatch, step: Array) -> PyTree:
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
@@ -109,7 +63,8 @@ def make_train_step(
     gradients = sharding.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
 
     def train_step(state: TrainState, batch: StepBatch) -> tuple[TrainState, dict[str, Array]]:
-        (loss, bins), grads = gradients(state.params, batch, state.step)
+        negated = with_negatives(config, batch)
+        (total, (bins, means)), grads = gradients(state.params, negated, state.step)
         grad_norm = optax.tree.norm(grads)
 
         rate = schedule(state.step)
@@ -121,7 +76,7 @@ def make_train_step(
             for d, average in zip(decays, state.averages, strict=True)
         ]
 
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
         # A finite gradient can still make an update that is not finite, by a rate or a decay.
         # An average needs no look: it lies between finite numbers if its decay is in [0, 1].
         valid = all_finite(params, opt_state)
@@ -144,7 +99,7 @@ def make_train_step(
             nonfinite_in_row=(state.nonfinite_in_row + 1) * skipped,
         )
         return state, {
-            "loss": loss,
+            "loss": total,
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             "learning_rate": rate,
@@ -153,6 +108,7 @@ def make_train_step(
             "bin_counts": mesh.size * bins[1],
             "nonfinite": state.nonfinite,
             "nonfinite_in_row": state.nonfinite_in_row,
+            **means,  # the terms, if there are any, and then the loss without them
         }
 
     return train_step
@@ -185,7 +141,7 @@ def compile_train_step(
 
 
 def ema_decay(decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
-    """The decay d of the average in the update after `step` completed ones, equation 2."""
+    """The decay d of the average in the update after `step` completed ones, equation 1."""
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
@@ -208,5 +164,6 @@ def _accumulated(
     first = jax.tree.map(lambda a: a[0], parts)
     shapes = jax.eval_shape(gradients, params, first, step)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
-    ((loss, bins), grads), _ = jax.lax.scan(add, zeros, parts)
-    return (loss / count, bins), jax.tree.map(lambda g: g / count, grads)
+    ((total, (bins, means)), grads), _ = jax.lax.scan(add, zeros, parts)
+    total, means, grads = jax.tree.map(lambda s: s / count, (total, means, grads))
+    return (total, (bins, means)), grads

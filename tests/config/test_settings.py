@@ -167,6 +167,7 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({"train.accumulate_steps": "3"}, "batch_size=128 .*accumulate_steps=3: 126 or 129 would"),
         ({"model.mlp_ratio": "0.001"}, "config.model.mlp_ratio=0.001 leaves nothing"),
         ({"sampling.guidance_interval": "0.8,0.2"}, "guidance_interval=.* is empty"),
+        ({"sampling.contrastive": "0.1"}, "takes out more than config.train.contrastive=0.0"),
         ({"watchdog.factor": "0.5"}, "config.watchdog.factor=0.5 must be above 1, or 0"),
         ({"evaluation.seeds": ""}, "config.evaluation.seeds is empty"),
         ({"evaluation.shots": "1,1"}, "config.evaluation.shots=.* repeats a value"),

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from fsdit.config import SamplingConfig
-from fsdit.flow.sampler import autoguided_field, guided_field, schedule_times, solve
+from fsdit.flow.sampler import (
+    autoguided_field,
+    guided_field,
+    mean_velocity,
+    schedule_times,
+    solve,
+)
 from tests.flow.solving import NOISE, SCHEDULES, SOLVERS, run
 
 pytestmark = pytest.mark.medium
@@ -150,3 +156,26 @@ def test_autoguidance_moves_from_the_guide_past_the_model_within_the_interval(sc
     guide = 0.5 * noise - t
     expected = guide + (scale if acts else 1.0) * (model - guide)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_contrastive_network_is_guided_as_the_flow_that_it_was_trained_on():
+    """u is a flow with mean velocity m, v what contrastive training with weight l makes of it."""
+    weight, m = 0.2, jnp.array([0.5, -1.0, 2.0])
+
+    def u(x, t, condition):
+        return m - x + t[:, None] * condition["c"]
+
+    def v(x, t, condition):
+        return (u(x, t, condition) - weight * m) / (1 - weight)
+
+    noise = jax.random.normal(jax.random.key(0), (2, 3))
+    null = {"c": jnp.full((4, 3), -1.0)}
+    mean = mean_velocity(v, null, noise)
+    np.testing.assert_allclose(mean, m, rtol=1e-5)
+
+    config = SamplingConfig(guidance_scale=3.0, contrastive=weight)
+    corrected = guided_field(v, CONDITION, NULL, config, mean=mean)
+    t = jnp.float32(0.5)
+    expected = field(u, guidance_scale=3.0)(NOISE, t)
+    np.testing.assert_allclose(corrected(NOISE, t), expected, rtol=1e-5)
+    assert np.abs(field(v, guidance_scale=3.0)(NOISE, t) - expected).max() > 0.1

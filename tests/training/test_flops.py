@@ -8,7 +8,7 @@ from fsdit.config import Config, ModelConfig
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.spec import ModelSpec
 from fsdit.training import flops
-from fsdit.training.step import example_losses
+from fsdit.training.objective import example_losses
 
 
 def shape(*sizes, dtype="float32"):

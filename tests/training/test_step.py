@@ -14,7 +14,8 @@ from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import store
-from fsdit.training.step import example_losses, make_train_step, time_bins
+from fsdit.training.objective import example_losses
+from fsdit.training.step import make_train_step, time_bins
 
 pytestmark = pytest.mark.medium
 

@@ -20,7 +20,7 @@ from fsdit.parallel import sharding
 from fsdit.planning.plan import memory_of
 from fsdit.sampling.images import compile_sampling
 from fsdit.training import flops
-from fsdit.training.step import example_losses
+from fsdit.training.objective import objective, with_negatives
 
 _STEPS = 10  # of a turn
 
@@ -65,8 +65,7 @@ def parts(config: Config) -> dict[str, Side]:
     count = flops.of_step(spec, config, params, batch)
 
     def loss(params: PyTree, batch: PyTree, step: jax.Array) -> jax.Array:
-        dropout = config.train.condition_dropout
-        return example_losses(spec, config, params, batch, "train", step, dropout)[0].mean()
+        return objective(spec, config, params, with_negatives(config, batch), step).total.mean()
 
     def both(params: PyTree, batch: PyTree, step: jax.Array) -> tuple[jax.Array, PyTree]:
         return jax.value_and_grad(loss)(params, batch, step)

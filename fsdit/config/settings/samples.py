@@ -7,6 +7,7 @@ from fsdit.config.bounds import (
     Count,
     CountOrNone,
     Finite,
+    Fraction,
     Logit,
     NotNegative,
     PathText,
@@ -45,6 +46,8 @@ class SamplingConfig:
     # exported model in this folder, a weaker one of the same kind (autoguidance). Training and
     # exports take no guide.
     guide: PathText = ""
+    # Takes train.contrastive out of the guided velocity: that weight again, or less. 0: off.
+    contrastive: Fraction = 0.0
 
 
 @settings

@@ -44,6 +44,9 @@ class TrainConfig:
     # few_shot_interval is on, which takes as long again.
     ema_decays: tuple[Fraction, ...] = ()
     condition_dropout: Fraction = 0.1  # share of examples trained with the null condition
+    # Weight with which a predicted velocity is pushed away from the velocity of an example of
+    # another class (contrastive flow matching); 0: off. The paper takes 0.05.
+    contrastive: Fraction = 0.0
     accumulate_steps: BatchSize = 1  # parts of a batch whose gradients are added one by one
     overfit_batches: CountOrNone = 0  # train on the first n batches again and again; 0: off
     max_nonfinite: Count = 10  # updates skipped in a row, for non-finite values, that stop the run

@@ -17,7 +17,7 @@ import numpy as np
 from fsdit.config import Config
 from fsdit.events import writing
 from fsdit.parallel import processes
-from fsdit.training.step import StepBatch
+from fsdit.training.objective import TERMS, StepBatch
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.goodput import Goodput, summary
 from fsdit.training.telemetry.profile import ProfileWindow
@@ -150,6 +150,7 @@ class Telemetry:
             "train/param_norm": float(metrics["param_norm"]),
             "train/learning_rate": float(metrics["learning_rate"]),
             "train/nonfinite_steps": int(metrics["nonfinite"]),
+            **{f"train/{name}": float(metrics[name]) for name in TERMS if name in metrics},
             **bin_means("train", np.array(running.bin_losses), np.array(running.bin_counts)),
             **speed,
             **(self._goodput.row(step) if self._goodput else {}),

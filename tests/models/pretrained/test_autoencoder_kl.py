@@ -11,7 +11,7 @@ from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
-from fsdit.training.step import example_losses
+from fsdit.training.objective import example_losses
 from tests.models.pretrained.autoencoder_originals import (
     key,
     one_line,
