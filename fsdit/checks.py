@@ -17,6 +17,7 @@ def validate(config: Config) -> None:
         *_attention_checks(config),
         *_run_checks(config),
         *_frozen_checks(config),
+        *_alignment_checks(config),
         *_evaluation_checks(config),
     )
     for wrong, message in checks:
@@ -150,6 +151,30 @@ def _frozen_checks(config: Config) -> Iterator[Check]:
         and "precomputed" not in (features.supports, features.targets),
         "config.features.location=device is for what is precomputed: set config.features.supports "
         "or config.features.targets to precomputed",
+    )
+
+
+def _alignment_checks(config: Config) -> Iterator[Check]:
+    """Checks of `train.alignment`; the grids of tokens are compared where networks are opened."""
+    train, model = config.train, config.model
+    if not train.alignment:
+        return
+    yield (
+        train.alignment_layer > model.depth,
+        f"config.train.alignment_layer={train.alignment_layer}: there are "
+        f"config.model.depth={model.depth} blocks; name one of them, or 0",
+    )
+    learned = model.encoder.name == "learned"
+    yield (
+        learned and model.codec.name != "pixels",
+        f"config.train.alignment={train.alignment:g} with config.model.encoder.name=learned takes "
+        f"gradients of pixels, and config.model.codec.name={model.codec.name} has none: set "
+        "config.model.encoder.name=frozen, or 0",
+    )
+    yield (
+        not learned and not model.use_context,
+        f"config.train.alignment={train.alignment:g} needs the tokens of the frozen encoder, "
+        "which config.model.cross_attention=none leaves out: set cls or patches, or 0",
     )
 
 

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+import fsdit
 from fsdit.training.checkpoints import listing
+from fsdit.training.objective import TERMS
 from tests.conftest import experiment_file, small_disk_at
 from tests.processes import (
     STEPS,
@@ -27,6 +29,7 @@ from tests.processes import (
     wait_for_step,
 )
 from tests.programs import one_line_error, run_module, start_program
+from tests.training.objectives import ALL
 
 pytestmark = pytest.mark.medium
 
@@ -68,6 +71,35 @@ def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
     jax.tree.map(
         np.testing.assert_array_equal, final_state(workdir, STEPS), final_state(reference, STEPS)
     )
+
+
+@pytest.mark.large
+def test_a_preempted_run_with_every_term_ends_bitwise_and_exports_the_model_alone(
+    tmp_path, small_config, undisturbed
+):
+    train = dataclasses.replace(small_config.train, **ALL)
+    experiment = long_run(tmp_path, dataclasses.replace(small_config, train=train))
+    workdir, exported = tmp_path / "run", tmp_path / "exported"
+    process = start(experiment, workdir, UNHURRIED)
+    wait_for_step(process, workdir, 9)
+    process.send_signal(signal.SIGTERM)
+    status, output = finish(process)
+    assert status == 75, output
+    status, output = finish(start(experiment, workdir))
+    assert status == 0, output
+
+    reference = undisturbed(experiment)
+    names = ("train/loss", *(f"train/{term}" for term in TERMS))
+    assert [[r[n] for n in names] for r in rows(workdir)] == [
+        [r[n] for n in names] for r in rows(reference)
+    ]
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(workdir, STEPS), final_state(reference, STEPS)
+    )
+    done = run_module("fsdit.export", f"--workdir={workdir}", f"--output={exported}")
+    assert done.returncode == 0, done.stderr
+    model = fsdit.load(exported)
+    assert "blocks" in model.params and "projection" not in model.params
 
 
 def test_ctrl_c_saves_and_a_resumed_run_heeds_a_signal_before_its_first_step(tmp_path, experiment):

@@ -45,6 +45,7 @@ Axis = Annotated[int, whole(-1, 2**20)]  # of a mesh; -1: all devices that are l
 Finite = Annotated[float, real(-MAX_FLOAT32, MAX_FLOAT32)]
 Positive = Annotated[float, real(SMALLEST, MAX_FLOAT32)]
 NotNegative = Annotated[float, real(0.0, MAX_FLOAT32)]
+Share = Annotated[float, real(0.0, 1.0)]
 Fraction = Annotated[float, real(0.0, BELOW_ONE)]
 Scale = Annotated[float, real(-1e4, 1e4)]  # of classifier-free guidance
 Ratio = Annotated[float, real(1e-4, 256.0)]

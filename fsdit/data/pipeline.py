@@ -48,6 +48,8 @@ class ReadExample:
                    (K, T, D)}; or their indices (K,) int32 in the split
         target     image (H, W, C) uint8; or mean and log-variance of its latents, each
                    (h, w, c); or () int32: twice its index, plus one if it is mirrored
+        aligned    if `aligned`: whether the target is mirrored, () bool, and the tokens (T, D)
+                   of the unmirrored target; or image () int32, its index in the split
 
     With K = 0 there is one support, the target as it is stored.
     """
@@ -60,17 +62,21 @@ class ReadExample:
     supports: FeatureReader | Kind = "images"
     targets: LatentReader | Kind = "images"
     tokens: bool = True  # whether tokens are wanted beside pooled features
+    aligned: bool = False  # whether the encoder's tokens of the target are wanted too
 
     def __call__(self, index: int) -> Example:
         episode = self.episodes[index]
         random = np.random.Philox(key=[self.seed, 1], counter=index)
         mirrored = self.flip and bool(random.random_raw() & 1)
-        return {
+        example = {
             "index": np.uint32(index),
             "class_id": np.int32(episode.class_id),
             "target": self._target(episode.target, mirrored),
             "supports": self._supports(episode.supports),
         }
+        if self.aligned:
+            example["aligned"] = {"mirrored": np.bool_(mirrored), **self._aligned(episode.target)}
+        return example
 
     def pictures(
         self, index: int
@@ -86,6 +92,11 @@ class ReadExample:
             pixels = self.images[image]
             return pixels[:, ::-1] if mirrored else pixels
         return tuple(moment[int(mirrored)] for moment in self.targets[image])
+
+    def _aligned(self, image: int) -> Example:
+        if self.supports == "indices":
+            return {"image": np.int32(image)}
+        return {"tokens": self.supports[image]["tokens"]}
 
     def _supports(self, images: Sequence[int]) -> Any:
         if self.supports == "indices":
@@ -108,7 +119,9 @@ def training_examples(config: Config) -> ReadExample:
         reader = EpisodeReader(storage.place(data.dataset_dir) / "train", split, data.shots)
         episodes = FileEpisodes(reader, config.seed, len(split.classes), data.stratified)
     location = config.features.location
-    return _examples(config, info, "train", episodes, flip=data.flip, location=location)
+    read = _examples(config, info, "train", episodes, flip=data.flip, location=location)
+    aligned = config.train.alignment > 0 and config.model.encoder.name == "frozen"
+    return dataclasses.replace(read, aligned=aligned)
 
 
 def _examples(

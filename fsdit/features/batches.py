@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
@@ -85,7 +86,17 @@ class Feed:
     def _with_features(self, read: ReadExample, batch: Batch) -> Batch:
         if self._online is None or read.supports != "indices":
             return batch
-        return {**batch, "supports": self._online(read.images, read.split, batch["supports"])}
+        indices = batch["supports"]
+        if not read.aligned:
+            return {**batch, "supports": self._online(read.images, read.split, indices)}
+        aligned = batch["aligned"]
+        images = np.concatenate([indices, aligned["image"][:, None]], axis=1)
+        found = self._online(read.images, read.split, images)
+        return {
+            **batch,
+            "supports": {name: array[:, :-1] for name, array in found.items()},
+            "aligned": {"mirrored": aligned["mirrored"], "tokens": found["tokens"][:, -1]},
+        }
 
     def _prepared(self, read: ReadExample, batch: Batch) -> Batch:
         if self._resident is not None:

@@ -151,7 +151,8 @@ def _check_cache(config: Config, features: FeatureShape) -> None:
     """Raises ConfigError where the cache cannot hold the features of one batch."""
     width = jnp.dtype(config.model.encoder.dtype).itemsize
     tokens = features.grid[0] * features.grid[1] if config.model.use_context else 0
-    supports = config.data.batch_size * num_supports(config.data.shots)
+    images = num_supports(config.data.shots) + (config.train.alignment > 0)
+    supports = config.data.batch_size * images
     needed = supports * (1 + tokens) * features.dim * width / 1e6
     if 0 < config.features.cache_mb < needed:
         raise ConfigError(

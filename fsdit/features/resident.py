@@ -94,4 +94,8 @@ class ResidentFeatures:
             for name, table in self._tables.items()
             if indexed[name]
         }
+        if read.aligned and indexed["supports"]:
+            aligned = batch["aligned"]
+            tokens = self._gather(self._tables["supports"]["tokens"], aligned["image"])
+            found["aligned"] = {"mirrored": aligned["mirrored"], "tokens": tokens}
         return {**batch, **found}

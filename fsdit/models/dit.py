@@ -110,6 +110,7 @@ class FewShotDiT(nnx.Module):
         self.patch_size, self.num_heads = config.patch_size, config.num_heads
         self.latent_shape = latent_shape
         self.scan_layers, self.remat, self.dtype = config.scan_layers, config.remat, dtype
+        self.depth = config.depth
         self.grid = (latent_shape[0] // config.patch_size, latent_shape[1] // config.patch_size)
         patch_dim = config.patch_size**2 * latent_shape[2]
 
@@ -185,15 +186,51 @@ class FewShotDiT(nnx.Module):
         condition: of `condition`, or of `prepare`. Also returns, if `diagnose`, statistics with a
         leading axis of layers.
         """
+        h, time, vector = self._embedded(x, t, condition)
+        h, stats = self._blocks(h, vector, condition, diagnose)
+        if diagnose:
+            stats["time_norm"] = jnp.linalg.norm(time, axis=-1).mean()
+            stats["condition_norm"] = jnp.linalg.norm(condition.vector, axis=-1).mean()
+        return self._decoded(self._patches(h), vector), stats
+
+    def velocity_and_tokens(
+        self,
+        x: Float[Array, "B h w c"],
+        t: Float[Array, "B"],
+        condition: Condition,
+        layer: int,
+    ) -> tuple[Float[Array, "B h w c"], Float[Array, "B N D"]]:
+        """The velocity, and the tokens of the patches after `layer` blocks."""
+        h, _, vector = self._embedded(x, t, condition)
+        h, _ = self._blocks(h, vector, condition, span=slice(0, layer))
+        tokens = self._patches(h)
+        if layer < self.depth:
+            h, _ = self._blocks(h, vector, condition, span=slice(layer, self.depth))
+        return self._decoded(self._patches(h), vector), tokens
+
+    def _embedded(
+        self, x: Float[Array, "B h w c"], t: Float[Array, "B"], condition: Condition
+    ) -> tuple[Float[Array, "B n D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        """(tokens, with the class token if there is one; embedding of the time; vector)."""
         h = self.embed(layers.patchify(x, self.patch_size).astype(self.dtype))
         h = h + layers.position_table(*self.grid, h.shape[-1]).astype(self.dtype)
         if self.use_cls:
             cls = jnp.broadcast_to(self.cls[...].astype(h.dtype), (h.shape[0], 1, h.shape[-1]))
             h = jnp.concatenate([cls, h], axis=1)
         time = self.time_out(nnx.silu(self.time_in(layers.time_features(t, _TIME_FEATURES))))
-        vector = time + condition.vector
+        return h, time, time + condition.vector
+
+    def _blocks(
+        self,
+        h: Float[Array, "B n D"],
+        vector: Float[Array, "B D"],
+        condition: Condition,
+        diagnose: bool = False,
+        span: slice = slice(None),
+    ) -> tuple[Float[Array, "B n D"], Diagnostics]:
+        """Applies the blocks of `span`, by default all."""
         projected = isinstance(condition.context, tuple)
-        h, stats = layers.run_stack(
+        return layers.run_stack(
             self.blocks,
             lambda block, h, own: block(
                 h, vector, own if projected else condition.context, diagnose
@@ -202,13 +239,19 @@ class FewShotDiT(nnx.Module):
             scan=self.scan_layers,
             remat=self.remat,
             own=condition.context if projected else None,
+            span=span,
         )
-        if diagnose:
-            stats["time_norm"] = jnp.linalg.norm(time, axis=-1).mean()
-            stats["condition_norm"] = jnp.linalg.norm(condition.vector, axis=-1).mean()
-        h = h[:, 1:] if self.use_cls else h
+
+    def _patches(self, h: Float[Array, "B n D"]) -> Float[Array, "B N D"]:
+        """The tokens without the class token."""
+        return h[:, 1:] if self.use_cls else h
+
+    def _decoded(
+        self, h: Float[Array, "B N D"], vector: Float[Array, "B D"]
+    ) -> Float[Array, "B h w c"]:
+        """The velocity that the last tokens stand for, in float32."""
         shift, scale = jnp.split(
             self.final_modulation(nnx.silu(vector).astype(h.dtype))[:, None], 2, axis=-1
         )
         patches = self.final(layers.modulated_norm(h, shift, scale, jnp.float32))
-        return layers.unpatchify(patches, *self.latent_shape[:2], self.patch_size), stats
+        return layers.unpatchify(patches, *self.latent_shape[:2], self.patch_size)

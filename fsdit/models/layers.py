@@ -193,6 +193,7 @@ def run_stack(
     scan: bool,
     remat: str = "none",
     own: PyTree = None,
+    span: slice = slice(None),
 ) -> tuple[Array, dict[str, Array]]:
     """Applies stacked layers one after another.
 
@@ -202,8 +203,11 @@ def run_stack(
     own. The parameters are stacked in both cases, so a checkpoint serves both.
     remat: what the backward pass computes again: "none", "dots" (all but matmuls and
     attention) or "full".
+    span: which layers, by default all.
     """
     graph, parameters = nnx.split(layers)
+    if span != slice(None):
+        parameters, own = jax.tree.map(lambda a: a[span], (parameters, own))
 
     def body(x: Array, layer: tuple[nnx.State, PyTree]) -> tuple[Array, dict[str, Array]]:
         state, row = layer

@@ -10,11 +10,14 @@ from flax import nnx
 
 from fsdit.config import ModelConfig
 from fsdit.errors import ConfigError, divisors, would
+from fsdit.models import projection
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.multihead import is_few
 from fsdit.randomness import stream_key
+
+PROJECTION = "projection"  # name of its parameters, beside those of the model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,8 @@ class ModelSpec:
 
     image_size: height and width of the images in pixels. channels: 1 or 3. codec: gives shapes
     and `sample`; its parameters are not used from here. features: shape of the frozen encoder's
-    outputs; None: the encoder is learned.
+    outputs; None: the encoder is learned. projection: width of the tokens that training projects
+    those of a block to; 0: it does not.
     """
 
     config: ModelConfig
@@ -31,6 +35,7 @@ class ModelSpec:
     channels: int
     codec: LatentCodec = PixelCodec()
     features: FeatureShape | None = None
+    projection: int = 0
 
     def __post_init__(self):
         patches = [("patch_size", self.config.patch_size, self.latent_shape[0])]
@@ -46,6 +51,12 @@ class ModelSpec:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.codec.latent_shape(self.image_size, self.channels)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the DiT's patches."""
+        height, width, _ = self.latent_shape
+        return height // self.config.patch_size, width // self.config.patch_size
 
     def check_training(self, num_supports: int) -> None:
         """Raises ConfigError where the kernel of attention cannot train this model.
@@ -65,8 +76,7 @@ class ModelSpec:
 
     def _attended(self, num_supports: int) -> Iterator[tuple[str, int]]:
         """(what they are, number) of the tokens of each attention that the kernel computes."""
-        config, (height, width, _) = self.config, self.latent_shape
-        patches = height * width // config.patch_size**2
+        config, patches = self.config, math.prod(self.grid)
         cls = config.cross_attention == "cls"
         yield "tokens of the DiT" if not cls else "tokens of the DiT with its cls", patches + cls
         if self.features is None:
@@ -96,11 +106,17 @@ class ModelSpec:
     def init(self, seed: int) -> dict:
         """Makes new parameters, a pure function of the seed."""
         model = self._build(nnx.Rngs(params=stream_key(seed, "init")))
-        return nnx.to_pure_dict(nnx.state(model))
+        params = nnx.to_pure_dict(nnx.state(model))
+        if self.projection:
+            key = stream_key(seed, f"init/{PROJECTION}")
+            made = projection.init(key, self.config.hidden_size, self.projection)
+            params[PROJECTION] = made
+        return params
 
     def model(self, params: dict) -> FewShotDiT:
-        """The model with these parameters."""
-        return nnx.merge(self._graph, nnx.State(params))
+        """The model with these parameters; it does not hold the projection."""
+        own = {name: part for name, part in params.items() if name != PROJECTION}
+        return nnx.merge(self._graph, nnx.State(own))
 
     def abstract_params(self) -> dict:
         """Returns shapes and types of the parameters; nothing is computed."""

@@ -22,6 +22,7 @@ from fsdit.planning.target import Target
 from fsdit.sampling.images import compile_sampling
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
+from fsdit.training.alignment import with_projection
 from fsdit.training.step import compile_train_step
 
 STEPS = ("train", "encode", "sample")
@@ -65,6 +66,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
 def _train(
     spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
 ) -> Lowered:
+    spec = with_projection(spec, config)
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
     batch = _placed(abstract_batch(spec, frozen, config, info), sharding.batch_sharding(mesh))
@@ -118,12 +120,18 @@ def abstract_batch(
     target: Any = jax.eval_shape(lambda codec, x: codec.moments(x), frozen.codec, images)
     if config.features.targets == "precomputed":
         target = jax.tree.map(lambda leaf: shape(leaf.shape, _stored(info.latents)), target)
-    return {
+    supports = _supports(spec, frozen, config, info, rows)
+    batch = {
         "index": shape((rows,), jnp.uint32),
         "class_id": shape((rows,), jnp.int32),
         "target": target,
-        "supports": _supports(spec, frozen, config, info, rows),
+        "supports": supports,
     }
+    if config.train.alignment and frozen.encoder is not None:
+        tokens = supports["tokens"]
+        aligned = shape((rows, *tokens.shape[2:]), tokens.dtype)
+        batch["aligned"] = {"mirrored": shape((rows,), jnp.bool_), "tokens": aligned}
+    return batch
 
 
 def _supports(

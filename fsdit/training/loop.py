@@ -33,6 +33,7 @@ from fsdit.parallel.compilation import use_cache
 from fsdit.program.ownership import owned
 from fsdit.training import flops, optimizer
 from fsdit.training import state as train_state
+from fsdit.training.alignment import with_projection
 from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import SELECTED_BY
 from fsdit.training.checkpoints.store import Checkpoints, Restored
@@ -84,6 +85,7 @@ def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = 
     few_shot = open_few_shot(read, info, UNSEEN) if config.train.few_shot_interval else None
     evaluation = {split: pipeline.evaluation_examples(read, split) for split in watched}
     spec, frozen = open_networks(read, info)
+    spec = with_projection(spec, config)
     spec.check_training(num_supports(config.data.shots))
     dataset = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": dataset, **frozen.weights}

@@ -14,7 +14,7 @@ an example of another class, with a weight l:
 
 where the second term is 0 if the other example has the same class. As u' does not depend on
 x_t, the minimum of (2) is v = (E[u | x_t, c] - l E[u']) / (1 - l). `fsdit.flow.sampler` has the
-inverse.
+inverse. `fsdit.training.alignment` has a further term.
 """
 
 from typing import NamedTuple
@@ -29,11 +29,14 @@ from fsdit.models.conditioning import Condition
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.spec import ModelSpec
 from fsdit.randomness import example_keys, stream_key
+from fsdit.training import alignment
 
 # Names of the terms that the objective may hold beside the loss.
-TERMS = ("contrastive",)
+TERMS = ("contrastive", "alignment")
 
-# index (B,), class_id (B,), target: moments of the latents, supports: as the model takes them.
+# index (B,), class_id (B,), target: moments of the latents, supports: as the model takes them; and
+# where targets are aligned with a frozen encoder, aligned: its tokens of the target (B, N, E), and
+# whether the target is mirrored (B,).
 StepBatch = dict[str, PyTree[Array]]
 
 
@@ -91,15 +94,21 @@ def objective(
 ) -> Objective:
     """The objective that `config.train` asks for, in training step `step`.
 
-    batch: from `with_negatives`, or a part of it.
+    spec: from `alignment.with_projection`. batch: from `with_negatives`, or a part of it.
     """
     train, model = config.train, spec.model(params)
     x_t, target, t, condition = _inputs(
         spec, config, model, batch, "train", step, train.condition_dropout
     )
-    predicted, _ = model.velocity(x_t, t, condition)
+    terms = {}
+    if train.alignment:
+        layer = alignment.layer(config)
+        predicted, tokens = model.velocity_and_tokens(x_t, t, condition, layer)
+        terms["alignment"] = alignment.alignment_term(spec, config, params, tokens, batch, step)
+    else:
+        predicted, _ = model.velocity(x_t, t, condition)
     loss = _squared(predicted, target)
-    total, terms = loss, {}
+    total = loss + train.alignment * terms["alignment"] if train.alignment else loss
     if train.contrastive:
         other = batch["negative"]
         _, negative, _ = noised(spec, config, other, "train", step)

@@ -20,6 +20,7 @@ from fsdit.sampling.generator import Generator, online_networks
 from fsdit.sampling.guide import Guide, open_guide
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
+from fsdit.training.alignment import with_projection, without_projection
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.listing import Choice
 from fsdit.training.checkpoints.metadata import score_in
@@ -143,11 +144,13 @@ def _restored(
 ) -> tuple[dict, int]:
     """(EMA weights, step) of the saved checkpoint, or of the newest valid one."""
     tx, decays = optimizer.transformation(saved.settings.optimizer), saved.settings.train.all_decays
-    template = train_state.abstract(spec, tx, mesh, len(decays))
+    trained = with_projection(spec, saved.settings)
+    template = train_state.abstract(trained, tx, mesh, len(decays))
     if newest:
         restored = store.restore(workdir, template, set_aside=False)
     else:
         restored = store.restore_step(workdir, saved.step, template)
     if restored is None:
         raise CheckpointError(f"{workdir} holds no valid checkpoint; train again")
-    return restored.state.averages[decays.index(saved.ema_decay)], restored.step
+    average = restored.state.averages[decays.index(saved.ema_decay)]
+    return without_projection(average), restored.step

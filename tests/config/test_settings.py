@@ -140,6 +140,8 @@ def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, mes
 
 
 CUDNN = {"model.attention": "cudnn"}
+VAE = {"model.codec.name": "autoencoder_kl", "model.codec.location": "somewhere"}
+FROZEN = {"model.encoder.name": "frozen", "model.encoder.location": "somewhere"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,9 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({"model.mlp_ratio": "0.001"}, "config.model.mlp_ratio=0.001 leaves nothing"),
         ({"sampling.guidance_interval": "0.8,0.2"}, "guidance_interval=.* is empty"),
         ({"sampling.contrastive": "0.1"}, "takes out more than config.train.contrastive=0.0"),
+        ({"train.alignment": "1", "train.alignment_layer": "13"}, "depth=12 blocks"),
+        ({**VAE, "train.alignment": "1"}, "takes gradients of pixels"),
+        ({**FROZEN, "train.alignment": "1", "model.cross_attention": "none"}, "needs the tokens"),
         ({"watchdog.factor": "0.5"}, "config.watchdog.factor=0.5 must be above 1, or 0"),
         ({"evaluation.seeds": ""}, "config.evaluation.seeds is empty"),
         ({"evaluation.shots": "1,1"}, "config.evaluation.shots=.* repeats a value"),

@@ -252,3 +252,23 @@ def test_a_damaged_support_is_named_by_the_batch_that_needs_it(frozen_config, tm
     config = changed(frozen_config, data__dataset_dir=copy)
     with pytest.raises(DataError, match=f"{shard}.*record"):
         batches(config)
+
+
+@pytest.mark.parametrize(
+    "place", ["host", *(pytest.param(p, marks=pytest.mark.large) for p in ("online", "device"))]
+)
+def test_the_encoders_tokens_of_the_target_come_with_the_batch(frozen_config, stored, place):
+    stored = changed(stored, features__location="host" if place == "online" else place)
+    config = changed(frozen_config if place == "online" else stored, train__alignment=0.5)
+    (batch, *_), _ = batches(config, count=1)
+    read = pipeline.training_examples(frozen_config)
+    encoder, params = load_encoder(frozen_config.model.encoder.location, "float32")
+    targets = np.stack([read.pictures(int(i))[1] for i in batch["index"]])
+    _, tokens = jax.jit(encoder)(params, targets[:, None])
+    aligned = batch["aligned"]
+    np.testing.assert_allclose(aligned["tokens"].astype(np.float32), tokens[:, 0], 1e-3, 2e-3)
+    shown = np.stack([read(int(i))["target"] for i in batch["index"]])
+    mirrored = (shown == targets[:, :, ::-1]).all((1, 2, 3))
+    np.testing.assert_array_equal(aligned["mirrored"], mirrored)
+    assert 0 < mirrored.sum() < len(mirrored)
+    assert batch["supports"]["tokens"].shape[1] == config.data.shots

@@ -9,6 +9,7 @@ from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
+from fsdit.training.alignment import with_projection
 from fsdit.training.objective import (
     TERMS,
     example_losses,
@@ -22,7 +23,7 @@ from tests.training.objectives import ALL, SIZE, batch_of, config_with
 pytestmark = pytest.mark.medium
 
 METRICS = ("loss", *TERMS, "grad_norm", "bin_losses")  # which tell two runs apart
-NETS = ModelSpec(config_with().model, SIZE, 1)
+NETS = with_projection(ModelSpec(config_with().model, SIZE, 1), config_with(**ALL))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,9 @@ def test_the_contrastive_term_is_the_squared_distance_to_the_velocity_of_another
         expected = 0 if classes[i] == classes[i - 1] else away
         np.testing.assert_allclose(terms["contrastive"][i], expected, rtol=1e-5)
         np.testing.assert_allclose(loss[i], np.mean((v[i].astype(np.float64) - u[i]) ** 2), 1e-5)
-    np.testing.assert_allclose(total, loss - 0.1 * terms["contrastive"], rtol=1e-5)
-    assert np.count_nonzero(terms["contrastive"]) == 7
+    expected = loss - 0.1 * terms["contrastive"] + 0.5 * terms["alignment"]
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    assert np.count_nonzero(terms["contrastive"]) == 7 and terms["alignment"].all()
 
 
 def test_the_objective_without_terms_is_the_loss_bitwise(params):

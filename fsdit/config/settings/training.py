@@ -11,6 +11,7 @@ from fsdit.config.bounds import (
     NotNegative,
     PathText,
     Positive,
+    Share,
     Threads,
 )
 from fsdit.config.problems import settings
@@ -47,6 +48,11 @@ class TrainConfig:
     # Weight with which a predicted velocity is pushed away from the velocity of an example of
     # another class (contrastive flow matching); 0: off. The paper takes 0.05.
     contrastive: Fraction = 0.0
+    # Weight of representation alignment: tokens of a block are drawn to features of the target
+    # image, the frozen encoder's or else oriented gradients; 0: off. REPA takes 0.5.
+    alignment: NotNegative = 0.0
+    alignment_layer: CountOrNone = 0  # blocks before the aligned tokens; 0: a third of all
+    alignment_stop: Share = 0.5  # share of the run after which alignment stops; 1: never
     accumulate_steps: BatchSize = 1  # parts of a batch whose gradients are added one by one
     overfit_batches: CountOrNone = 0  # train on the first n batches again and again; 0: off
     max_nonfinite: Count = 10  # updates skipped in a row, for non-finite values, that stop the run

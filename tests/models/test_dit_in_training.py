@@ -1,0 +1,76 @@
+"""The forward pass of training: tokens of a block."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsdit.config import EncoderConfig, ModelConfig
+from fsdit.models.spec import ModelSpec
+
+pytestmark = pytest.mark.medium
+
+BATCH, SIZE = 3, 12
+
+
+def spec(cross_attention, depth=2, scan_layers=True) -> ModelSpec:
+    config = ModelConfig(
+        hidden_size=16,
+        depth=depth,
+        num_heads=2,
+        patch_size=6,
+        cross_attention=cross_attention,
+        num_latents=3,
+        encoder=EncoderConfig(patch_size=6, hidden_size=16, depth=1, num_heads=2),
+        dtype="float32",
+        scan_layers=scan_layers,
+    )
+    return ModelSpec(config, SIZE, channels=1)
+
+
+def params_of(nets):
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda s: jnp.asarray(random.normal(0, 0.2, s.shape), s.dtype), nets.abstract_params()
+    )
+
+
+def inputs():
+    random = np.random.default_rng(0)
+    supports = jnp.asarray(random.integers(0, 256, (BATCH, 2, SIZE, SIZE, 1)), jnp.uint8)
+    x = jnp.asarray(random.normal(size=(BATCH, SIZE, SIZE, 1)), jnp.float32)
+    return x, jnp.linspace(0.1, 0.9, BATCH), supports
+
+
+@functools.partial(jax.jit, static_argnames="nets")
+def velocity(nets, params, x, t, supports):
+    model = nets.model(params)
+    return model.velocity(x, t, model.condition(supports))[0]
+
+
+@functools.partial(jax.jit, static_argnames=("nets", "layer"))
+def in_training(nets, params, x, t, supports, layer):
+    model = nets.model(params)
+    return model.velocity_and_tokens(x, t, model.condition(supports), layer)
+
+
+# "cls" has a token that is no patch.
+FORMS = ["cls", pytest.param("patches", marks=pytest.mark.large)]
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_tokens_after_a_block_are_the_last_ones_of_a_shallower_model(form, scan):
+    nets = spec(form, scan_layers=scan)
+    params = params_of(nets)
+    first = {**params, "blocks": jax.tree.map(lambda a: a[:1], params["blocks"])}
+    expected = velocity(nets, params, *inputs())
+    found, tokens = in_training(nets, params, *inputs(), layer=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    shallow = spec(form, depth=1)
+    expected = in_training(shallow, first, *inputs(), layer=1)[1]
+    np.testing.assert_allclose(tokens, expected, atol=1e-5)
+    assert tokens.shape == (BATCH, 4, 16)
