@@ -18,6 +18,7 @@ def validate(config: Config) -> None:
         *_run_checks(config),
         *_frozen_checks(config),
         *_alignment_checks(config),
+        *_routing_checks(config),
         *_evaluation_checks(config),
     )
     for wrong, message in checks:
@@ -175,6 +176,25 @@ def _alignment_checks(config: Config) -> Iterator[Check]:
         not learned and not model.use_context,
         f"config.train.alignment={train.alignment:g} needs the tokens of the frozen encoder, "
         "which config.model.cross_attention=none leaves out: set cls or patches, or 0",
+    )
+
+
+def _routing_checks(config: Config) -> Iterator[Check]:
+    train, depth = config.train, config.model.depth
+    if not train.routing:
+        return
+    first, last = train.routing_start, train.routing_last(depth)
+    skipped = f"config.train.routing_start={first} and config.train.routing_end={train.routing_end}"
+    yield (
+        not first < last <= depth,
+        f"{skipped} leave no block of config.model.depth={depth} to skip: choose a start below the "
+        f"end, and an end from 1 to {depth}",
+    )
+    aligned = train.aligned_layer(depth)
+    yield (
+        train.alignment > 0 and first < aligned < last,
+        f"{skipped} skip blocks {first + 1} to {last}, and config.train.alignment is after block "
+        f"{aligned}, where tokens are missing: set config.train.alignment_layer={first or last}",
     )
 
 

@@ -11,11 +11,13 @@ so a new block is the identity. `vector` is the sum of the time's embedding and 
 """
 
 import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fsdit.config import ModelConfig
 from fsdit.models import layers
@@ -24,11 +26,25 @@ from fsdit.models.encoder import FeatureShape, LearnedEncoder
 from fsdit.models.multihead import Attention, Context, is_few
 
 _TIME_FEATURES = 256
+# For rows of an array that all exist, each named once: gathers and scatters need no checks.
+_ONCE = {"unique_indices": True, "mode": "promise_in_bounds"}
 
 Diagnostics = dict[str, Array]
 # Images (B, K, H, W, C) uint8 where the encoder is learned; the outputs of a frozen one,
 # {"pooled": (B, K, E), "tokens": (B, K, T, E)}.
 Supports = Array | dict[str, Array]
+
+
+class Route(NamedTuple):
+    """Blocks that only some patches pass; the others skip them, and are there again after them.
+
+    kept: the patches that pass, different ones for each example. first, last: the blocks after
+    the first `first` ones, up to number `last`.
+    """
+
+    kept: Int[Array, "B M"]
+    first: int
+    last: int
 
 
 class DiTBlock(nnx.Module):
@@ -193,20 +209,36 @@ class FewShotDiT(nnx.Module):
             stats["condition_norm"] = jnp.linalg.norm(condition.vector, axis=-1).mean()
         return self._decoded(self._patches(h), vector), stats
 
-    def velocity_and_tokens(
+    def velocity_in_training(
         self,
         x: Float[Array, "B h w c"],
         t: Float[Array, "B"],
         condition: Condition,
-        layer: int,
-    ) -> tuple[Float[Array, "B h w c"], Float[Array, "B N D"]]:
-        """The velocity, and the tokens of the patches after `layer` blocks."""
+        layer: int = 0,
+        route: Route | None = None,
+    ) -> tuple[Float[Array, "B h w c"], Float[Array, "B N D"] | None]:
+        """The velocity, and the tokens of the patches after `layer` blocks, None for layer 0.
+
+        route: the blocks that only some tokens pass; `layer` must not be inside of it.
+        """
         h, _, vector = self._embedded(x, t, condition)
-        h, _ = self._blocks(h, vector, condition, span=slice(0, layer))
-        tokens = self._patches(h)
-        if layer < self.depth:
-            h, _ = self._blocks(h, vector, condition, span=slice(layer, self.depth))
+        marks = {0, layer, self.depth} | ({route.first, route.last} if route else set())
+        tokens = None
+        for first, last in itertools.pairwise(sorted(marks)):
+            span = slice(first, last)
+            if route is not None and first == route.first:
+                at = h.at[jnp.arange(h.shape[0])[:, None], self._rows(route.kept)]
+                passing, _ = self._blocks(at.get(**_ONCE), vector, condition, span=span)
+                h = at.set(passing, **_ONCE)
+            else:
+                h, _ = self._blocks(h, vector, condition, span=span)
+            if last == layer:
+                tokens = self._patches(h)
         return self._decoded(self._patches(h), vector), tokens
+
+    def _rows(self, patches: Int[Array, "B M"]) -> Int[Array, "B m"]:
+        """The rows of tokens of these patches, after that of the class token if there is one."""
+        return jnp.pad(patches + 1, ((0, 0), (1, 0))) if self.use_cls else patches
 
     def _embedded(
         self, x: Float[Array, "B h w c"], t: Float[Array, "B"], condition: Condition

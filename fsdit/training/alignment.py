@@ -54,11 +54,6 @@ def without_projection(params: dict) -> dict:
     return {name: leaf for name, leaf in params.items() if name != PROJECTION}
 
 
-def layer(config: Config) -> int:
-    """The number of blocks before the tokens that are aligned."""
-    return config.train.alignment_layer or max(1, config.model.depth // 3)
-
-
 def alignment_term(
     spec: ModelSpec,
     config: Config,

@@ -17,6 +17,7 @@ x_t, the minimum of (2) is v = (E[u | x_t, c] - l E[u']) / (1 - l). `fsdit.flow.
 inverse. `fsdit.training.alignment` has a further term.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from jaxtyping import Array, Float, PyTree
 from fsdit.config import Config
 from fsdit.flow import path
 from fsdit.models.conditioning import Condition
-from fsdit.models.dit import FewShotDiT
+from fsdit.models.dit import FewShotDiT, Route
 from fsdit.models.spec import ModelSpec
 from fsdit.randomness import example_keys, stream_key
 from fsdit.training import alignment
@@ -101,12 +102,14 @@ def objective(
         spec, config, model, batch, "train", step, train.condition_dropout
     )
     terms = {}
-    if train.alignment:
-        layer = alignment.layer(config)
-        predicted, tokens = model.velocity_and_tokens(x_t, t, condition, layer)
-        terms["alignment"] = alignment.alignment_term(spec, config, params, tokens, batch, step)
+    layer = train.aligned_layer(config.model.depth) if train.alignment else 0
+    if layer or train.routing:
+        route = routed(spec, config, batch, step) if train.routing else None
+        predicted, tokens = model.velocity_in_training(x_t, t, condition, layer, route)
     else:
         predicted, _ = model.velocity(x_t, t, condition)
+    if train.alignment:
+        terms["alignment"] = alignment.alignment_term(spec, config, params, tokens, batch, step)
     loss = _squared(predicted, target)
     total = loss + train.alignment * terms["alignment"] if train.alignment else loss
     if train.contrastive:
@@ -129,6 +132,21 @@ def with_negatives(config: Config, batch: StepBatch) -> StepBatch:
     names = ("index", "class_id", "target")
     rolled = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), {name: batch[name] for name in names})
     return {**batch, "negative": rolled}
+
+
+def routed(spec: ModelSpec, config: Config, batch: StepBatch, step: int | Array) -> Route:
+    """Token routing (TREAD: Krause et al., arXiv 2501.04765) for a batch.
+
+    In each step, a share `config.train.routing` of the patches of an example, rounded down to an
+    even number, skips the blocks between routing_start and routing_end. They are random by
+    (seed, step, index of the example).
+    """
+    train, patches = config.train, math.prod(spec.grid)
+    # An even number of tokens stays even, which cuDNN's attention needs.
+    skipping = 2 * int(train.routing * patches / 2)
+    keys = example_keys(stream_key(config.seed, "train/routing", step), batch["index"])
+    order = jax.vmap(lambda key: jax.random.permutation(key, patches))(keys)
+    return Route(order[:, skipping:], train.routing_start, train.routing_last(config.model.depth))
 
 
 def _inputs(

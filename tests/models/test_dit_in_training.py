@@ -1,4 +1,4 @@
-"""The forward pass of training: tokens of a block."""
+"""The forward pass of training: tokens of a block, and patches that skip blocks."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig
+from fsdit.models.dit import Route
 from fsdit.models.spec import ModelSpec
 
 pytestmark = pytest.mark.medium
@@ -50,10 +51,11 @@ def velocity(nets, params, x, t, supports):
     return model.velocity(x, t, model.condition(supports))[0]
 
 
-@functools.partial(jax.jit, static_argnames=("nets", "layer"))
-def in_training(nets, params, x, t, supports, layer):
+@functools.partial(jax.jit, static_argnames=("nets", "layer", "span"))
+def in_training(nets, params, x, t, supports, layer=0, kept=None, span=None):
     model = nets.model(params)
-    return model.velocity_and_tokens(x, t, model.condition(supports), layer)
+    route = None if span is None else Route(kept, *span)
+    return model.velocity_in_training(x, t, model.condition(supports), layer, route)
 
 
 # "cls" has a token that is no patch.
@@ -74,3 +76,45 @@ def test_tokens_after_a_block_are_the_last_ones_of_a_shallower_model(form, scan)
     expected = in_training(shallow, first, *inputs(), layer=1)[1]
     np.testing.assert_allclose(tokens, expected, atol=1e-5)
     assert tokens.shape == (BATCH, 4, 16)
+
+
+KEPT = jnp.array([[2, 0], [1, 3], [3, 2]])  # of four patches, for each example
+SKIPPED = np.array([[1, 3], [0, 2], [0, 1]])
+ROWS = np.arange(BATCH)[:, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_patches_that_skip_blocks_are_in_their_places_after_them(form):
+    nets = spec(form)
+    params = params_of(nets)
+    before = in_training(nets, params, *inputs(), 1, KEPT, (1, 2))[1]
+    after = in_training(nets, params, *inputs(), 2, KEPT, (1, 2))[1]
+    np.testing.assert_array_equal(after[ROWS, SKIPPED], before[ROWS, SKIPPED])
+    assert np.all(np.abs(after[ROWS, KEPT] - before[ROWS, KEPT]).max(-1) > 1e-3)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("form", FORMS)
+def test_patches_that_pass_do_not_see_those_that_skip(form):
+    nets = spec(form)
+    params = params_of(nets)
+    x, t, supports = inputs()
+    patches = x.reshape(BATCH, 2, 6, 2, 6).swapaxes(2, 3).reshape(BATCH, 4, 6, 6)
+    other = patches.at[ROWS, SKIPPED].add(1.0).reshape(BATCH, 2, 2, 6, 6).swapaxes(2, 3)
+    runs = [
+        in_training(nets, params, x, t, supports, 1, KEPT, (0, 1))[1]
+        for x in (x, other.reshape(x.shape))
+    ]
+    np.testing.assert_array_equal(runs[0][ROWS, KEPT], runs[1][ROWS, KEPT])
+    assert np.abs(runs[0] - runs[1])[ROWS, SKIPPED].max() > 0.1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_that_all_patches_pass_in_another_order_are_the_same(form):
+    nets = spec(form)
+    params = params_of(nets)
+    kept = jnp.array([[2, 0, 1, 3], [1, 3, 2, 0], [3, 2, 1, 0]])
+    found, tokens = in_training(nets, params, *inputs(), 0, kept, (0, 1))
+    assert tokens is None
+    expected = velocity(nets, params, *inputs())
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

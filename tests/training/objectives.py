@@ -10,7 +10,13 @@ from tests.conftest import small_run
 SIZE = 24  # pixels a side
 
 # Settings that change the objective, all at once.
-ALL = {"contrastive": 0.1, "alignment": 0.5}
+ALL = {
+    "contrastive": 0.1,
+    "alignment": 0.5,
+    "routing": 0.5,
+    "routing_start": 1,
+    "routing_end": 2,
+}
 
 
 def config_with(dropout=0.0, **train):

@@ -1,7 +1,5 @@
 """Representation alignment: its targets, its term and gradient, and where it stops."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from fsdit.evaluation.critics.gradients import GRID, cell_width, gradient_cells,
 from fsdit.models import projection
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.spec import PROJECTION, ModelSpec
-from fsdit.training.alignment import alignment_term, layer, with_projection, without_projection
+from fsdit.training.alignment import alignment_term, with_projection, without_projection
 from tests.training.objectives import SIZE, config_with, random_images
 
 pytestmark = pytest.mark.medium
@@ -115,5 +113,4 @@ def test_grids_that_differ_are_refused():
 @pytest.mark.parametrize(("given", "depth", "blocks"), [(0, 12, 4), (0, 2, 1), (2, 2, 2)])
 def test_the_layer_is_a_third_of_the_depth_or_the_given_one(given, depth, blocks):
     config = config_with(alignment=0.5, alignment_layer=given)
-    model = dataclasses.replace(config.model, depth=depth)
-    assert layer(dataclasses.replace(config, model=model)) == blocks
+    assert config.train.aligned_layer(depth) == blocks

@@ -172,3 +172,16 @@ def test_accumulating_does_not_change_the_count():
     parts = dataclasses.replace(config, train=train)
     expected = flops.of_step(spec, config, params, batch)
     assert flops.of_step(spec, parts, params, batch) == expected
+
+
+def test_routed_patches_cost_nothing_in_the_blocks_that_they_skip():
+    spec, config, params, batch = dit(cross_attention="none")
+    b, d = 8, 192
+
+    def block(n):  # what depends on the number of tokens
+        return 2 * (n * (4 + 8) * d**2 + 2 * n**2 * d)
+
+    train = dataclasses.replace(config.train, routing=0.5, routing_start=1, routing_end=2)
+    routed = flops.of_step(spec, dataclasses.replace(config, train=train), params, batch)
+    saved = flops.of_step(spec, config, params, batch) - routed
+    assert saved == 3 * b * (block(36) - block(18))

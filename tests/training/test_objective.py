@@ -15,6 +15,7 @@ from fsdit.training.objective import (
     example_losses,
     noised,
     objective,
+    routed,
     with_negatives,
 )
 from fsdit.training.step import compile_train_step
@@ -41,7 +42,9 @@ def found(params):
     def all_three(params, batch):
         model = NETS.model(params)
         x_t, u, t = noised(NETS, config, batch, "train", 3)
-        v, _ = model.velocity(x_t, t, model.condition(batch["supports"]))
+        route = routed(NETS, config, batch, 3)
+        condition = model.condition(batch["supports"])
+        v, _ = model.velocity_in_training(x_t, t, condition, 1, route)
         return objective(NETS, config, params, with_negatives(config, batch), 3), u, v
 
     return jax.device_get(jax.jit(all_three)(params, batch_of(8)))
@@ -111,6 +114,29 @@ def trained(config, devices, steps, state=None):
         state, row = step(state, placed)
         metrics.append(jax.device_get(row))
     return jax.device_get(state), metrics
+
+
+def test_patches_are_routed_by_step_and_index_not_by_place():
+    config = config_with(routing=0.5)
+    spec = ModelSpec(config.model, SIZE, 1)
+
+    @jax.jit
+    def kept(index, step):
+        return routed(spec, config, {"index": index}, step).kept
+
+    index, order = np.arange(6, dtype=np.uint32), np.array([4, 0, 5, 3, 2, 1])
+    found = np.asarray(kept(index, 3))
+    assert found.shape == (6, 8) and all(len({*row}) == 8 for row in found)
+    np.testing.assert_array_equal(kept(index[order], 3), found[order])
+    assert not np.array_equal(kept(index, 4), found)
+
+
+@pytest.mark.parametrize(("share", "skipping"), [(0.01, 0), (0.3, 4), (0.5, 8), (0.99999, 14)])
+def test_an_even_number_of_patches_skips_and_some_are_left(share, skipping):
+    config = config_with(routing=share)
+    batch = {"index": jnp.zeros(2, jnp.uint32)}
+    route = routed(ModelSpec(config.model, SIZE, 1), config, batch, 0)
+    assert route.kept.shape == (2, 16 - skipping)
 
 
 @pytest.fixture(scope="module")

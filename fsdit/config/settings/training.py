@@ -53,6 +53,11 @@ class TrainConfig:
     alignment: NotNegative = 0.0
     alignment_layer: CountOrNone = 0  # blocks before the aligned tokens; 0: a third of all
     alignment_stop: Share = 0.5  # share of the run after which alignment stops; 1: never
+    # Token routing: share of an example's patches, chosen at random in each step, whose tokens skip
+    # the blocks after the first `routing_start`, up to `routing_end`; 0: off. TREAD takes 0.5.
+    routing: Fraction = 0.0
+    routing_start: CountOrNone = 2
+    routing_end: CountOrNone = 0  # 0: all but the last four
     accumulate_steps: BatchSize = 1  # parts of a batch whose gradients are added one by one
     overfit_batches: CountOrNone = 0  # train on the first n batches again and again; 0: off
     max_nonfinite: Count = 10  # updates skipped in a row, for non-finite values, that stop the run
@@ -73,6 +78,14 @@ class TrainConfig:
     def all_decays(self) -> tuple[float, ...]:
         """The decay of each average of a run, that of `ema_decay` first."""
         return (self.ema_decay, *self.ema_decays)
+
+    def aligned_layer(self, depth: int) -> int:
+        """The number of blocks before the tokens that alignment takes, of `depth` blocks."""
+        return self.alignment_layer or max(1, depth // 3)
+
+    def routing_last(self, depth: int) -> int:
+        """The number of the last block that routed tokens skip, of `depth` blocks."""
+        return self.routing_end or depth - 4
 
 
 @settings

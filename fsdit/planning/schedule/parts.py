@@ -41,6 +41,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("AutoencoderKL.decode", "", "codec"),
     ("run_stack", "jax.lax.scan(", "buffers of stacked layers"),
     ("FewShotDiT.velocity", "", "embedding and final layer"),
+    ("FewShotDiT.velocity_in_training", "", "embedding and final layer"),
     ("sharded_gradients.<locals>.gather", "", COLLECTIVES),
     ("sharded_gradients.<locals>.scatter", "", OPTIMIZER),
     ("make_train_step.<locals>.train_step", "gradients(", OTHER),
