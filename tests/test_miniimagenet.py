@@ -23,6 +23,7 @@ from tests.processes import (
     wait_for_step,
 )
 from tests.programs import run_module
+from tests.training.objectives import ALL
 
 pytestmark = pytest.mark.medium
 
@@ -31,6 +32,7 @@ ONLINE = ("--config.features.cache_mb=16",)
 UNCACHED = ("--config.features.cache_mb=0",)
 PRECOMPUTED = ("--config.features.supports=precomputed", "--config.features.targets=precomputed")
 DEVICE = (*PRECOMPUTED, "--config.features.location=device")
+TERMS = tuple(f"--config.train.{name}={value}" for name, value in ALL.items())
 
 
 @pytest.fixture
@@ -48,8 +50,9 @@ def experiment(tmp_path, frozen_config, encoded):
         (ONLINE, UNCACHED),
         (PRECOMPUTED, PRECOMPUTED),
         (DEVICE, PRECOMPUTED),
+        ((*DEVICE, *TERMS), (*PRECOMPUTED, *TERMS)),
     ],
-    ids=["online", "precomputed", "device"],
+    ids=["online", "precomputed", "device", "terms"],
 )
 def test_a_preempted_run_resumes_bitwise_and_is_evaluated(
     tmp_path, experiment, undisturbed, weights, flags, reference
