@@ -25,7 +25,7 @@ from fsdit.data.layout import read_dataset_info, write_json
 from fsdit.evaluation.results import read_results
 from fsdit.planning.programs import abstract_batch
 from fsdit.planning.published import abstract_networks
-from fsdit.training.telemetry import flops as counting
+from fsdit.training import flops as counting
 
 _OUTPUT = program.define_path("output_dir", None, "Where runs and results go.", required=True)
 _DATASET = program.define_path("dataset_dir", "datasets/glyphs", "The glyph dataset.")
