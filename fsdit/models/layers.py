@@ -5,6 +5,7 @@ Parameters are float32; matmuls run in `dtype`; norms and softmax in float32.
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from fsdit.models.attention import KEPT
+
+Norm = Literal["layer", "rms"]
 
 _XAVIER = nnx.initializers.xavier_uniform()
 
@@ -80,14 +83,15 @@ def layer_norm(x: Float[Array, "*S D"], dtype: DTypeLike = jnp.float32) -> Float
     return modulated_norm(x, zero, zero, dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def modulated_norm(
     x: Float[Array, "*S D"],
     shift: Float[Array, "*#S #D"],
     scale: Float[Array, "*#S #D"],
     dtype: DTypeLike,
+    norm: Norm = "layer",
 ) -> Float[Array, "*S D"]:
-    """Layer norm with adaptive scale and shift, in float32, returned in `dtype`.
+    """Layer norm or RMS norm with adaptive scale and shift, in float32, returned in `dtype`.
 
     Layer norm (Ba et al., arXiv 1607.06450, equation 3, with 1e-6 added to the variance) over
     the last axis, and the modulation of adaLN (Peebles and Xie, arXiv 2212.09748, section 3.2):
@@ -100,41 +104,53 @@ def modulated_norm(
         (3)  dx = r (a - mean(a) - n mean(a n))
         (4)  dshift = sum of g,    dscale = sum of g n
 
-    where the sums run over the axes along which shift and scale were broadcast. The backward
-    pass keeps x in its own type and two numbers for each token, mean(x) and r; automatic
+    where the sums run over the axes along which shift and scale were broadcast. RMS norm (Zhang
+    and Sennrich, arXiv 1910.07467, equation 4) does not subtract the mean: (1) and (3) without
+    mean(x) and mean(a) are
+
+        (5)  n = x r,    r = 1 / sqrt(mean(x^2) + 1e-6)
+        (6)  dx = r (a - n mean(a n))
+
+    The backward pass keeps x in its own type and mean(x) and r of each token; automatic
     differentiation would keep arrays of the size of x in float32.
     """
-    return _normalize(x, shift, scale, dtype)[0]
+    return _normalize(x, shift, scale, dtype, norm)[0]
 
 
 def _normalize(
-    x: Array, shift: Array, scale: Array, dtype: DTypeLike
-) -> tuple[Array, tuple[Array, ...]]:
-    """Equations (1) and (2), and what the backward pass needs."""
+    x: Array, shift: Array, scale: Array, dtype: DTypeLike, norm: Norm
+) -> tuple[Array, tuple[Array | None, ...]]:
+    """Equations (1) or (5), and (2), and what the backward pass needs."""
     x32 = x.astype(jnp.float32)
-    mean = checkpoint_name(x32.mean(-1, keepdims=True), KEPT)
-    variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
+    mean = checkpoint_name(x32.mean(-1, keepdims=True), KEPT) if norm == "layer" else None
+    variance = jnp.square(_centred(x32, mean)).mean(-1, keepdims=True)
     inverse = checkpoint_name(jax.lax.rsqrt(variance + 1e-6), KEPT)
-    y = (x32 - mean) * inverse * (1 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)
+    normal = _centred(x32, mean) * inverse
+    y = normal * (1 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)
     return y.astype(dtype), (x, shift, scale, mean, inverse)
 
 
 def _normalize_backward(
-    dtype: DTypeLike, residuals: tuple[Array, ...], gradient: Array
+    dtype: DTypeLike, norm: Norm, residuals: tuple[Array | None, ...], gradient: Array
 ) -> tuple[Array, Array, Array]:
-    """Gradients by x, shift and scale: equations (3) and (4)."""
+    """Gradients by x, shift and scale: equations (3) or (6), and (4)."""
     del dtype
     x, shift, scale, mean, inverse = residuals
     gradient = gradient.astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - mean) * inverse
+    normal = _centred(x.astype(jnp.float32), mean) * inverse
     scaled = gradient * (1 + scale.astype(jnp.float32))
     along = (scaled * normal).mean(-1, keepdims=True)
-    d_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
+    centred = _centred(scaled, scaled.mean(-1, keepdims=True) if norm == "layer" else None)
+    d_x = inverse * (centred - normal * along)
     return (
         d_x.astype(x.dtype),
         _sum_to(gradient, shift),
         _sum_to(gradient * normal, scale),
     )
+
+
+def _centred(x: Array, mean: Array | None) -> Array:
+    return x if mean is None else x - mean
 
 
 def _sum_to(gradient: Array, like: Array) -> Array:
@@ -177,6 +193,31 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
         return self.down(_gelu(self.up(x)))
+
+
+# Like GELU: the backward pass keeps both arguments, and computes SiLU and the product again.
+_gated = jax.checkpoint(lambda gate, x: jax.nn.silu(gate) * x, prevent_cse=False)
+
+
+class SwiGlu(nnx.Module):
+    """down(silu(gate(x)) up(x)) (Shazeer, arXiv 2002.05202, equation 6, with biases)."""
+
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        self.gate = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.up = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
+        return self.down(_gated(self.gate(x), self.up(x)))
+
+
+def swiglu_width(hidden: int) -> int:
+    """Hidden width of a SwiGLU with about as many parameters as an MLP of width `hidden` has.
+
+    An MLP has two matrices of D x hidden and SwiGLU has three, so its width is 2 hidden / 3
+    (arXiv 2002.05202, section 2), here rounded to a multiple of 8, as tensor cores want it.
+    """
+    return 8 * max(1, round(hidden / 12))
 
 
 def stack(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs) -> nnx.Module:

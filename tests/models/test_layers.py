@@ -75,14 +75,16 @@ def test_layer_norm_has_zero_mean_unit_variance_and_is_float32():
     np.testing.assert_allclose(y.std(-1), 1, atol=1e-4)
 
 
-def plain_norm(x, shift, scale):
+def plain_norm(x, shift, scale, norm):
     x = x.astype(jnp.float32)
-    normal = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    x = x - x.mean(-1, keepdims=True) if norm == "layer" else x
+    normal = x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
     return normal * (1 + scale) + shift
 
 
+@pytest.mark.parametrize("norm", ["layer", "rms"])
 @pytest.mark.parametrize("shape", [(2, 1, 16), (1, 16), (2, 5, 1), (1,)])
-def test_modulated_norm_has_values_and_gradients_of_the_plain_form(shape):
+def test_modulated_norm_has_values_and_gradients_of_the_plain_form(shape, norm):
     x, probe = 3 + 2 * normal(2, 5, 16), normal(2, 5, 16, seed=3)
     shift, scale = normal(*shape, seed=1), normal(*shape, seed=2)
 
@@ -92,12 +94,32 @@ def test_modulated_norm_has_values_and_gradients_of_the_plain_form(shape):
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2))(x, shift, scale)
 
-    fused = evaluate(lambda *a: layers.modulated_norm(*a, FLOAT32))
+    fused = evaluate(lambda *a: layers.modulated_norm(*a, FLOAT32, norm))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
         fused,
-        evaluate(plain_norm),
+        evaluate(lambda *a: plain_norm(*a, norm)),
     )
+
+
+@given(
+    norm=st.sampled_from(["layer", "rms"]),
+    data=st.lists(st.floats(-3, 3, width=32), min_size=8, max_size=8),
+)
+def test_the_backward_pass_of_a_norm_is_a_finite_difference_in_float64(norm, data):
+    x = 1.0 + np.arange(8) + np.asarray(data)
+    probe, step = np.sin(np.arange(8.0)), 1e-5
+
+    def value(x):
+        x = x - x.mean() if norm == "layer" else x
+        return (x / np.sqrt((x * x).mean() + 1e-6)) @ probe
+
+    expected = [(value(x + step * e) - value(x - step * e)) / (2 * step) for e in np.eye(8)]
+    zero = jnp.zeros((1,))
+    _, pull = jax.vjp(
+        lambda x: layers.modulated_norm(x, zero, zero, FLOAT32, norm), jnp.asarray(x, jnp.float32)
+    )
+    np.testing.assert_allclose(pull(jnp.asarray(probe, jnp.float32))[0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 4, 8)])
