@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from fsdit.models import layers
 from fsdit.models.attention import KEPT, KERNELS, Kernel, attend
+from fsdit.models.rotary import Grid, rotate
 
 KeysAndValues = tuple[Float[Array, "B heads M d"], Float[Array, "B heads M d"]]
 # What cross-attention attends to: the context, or the keys and values made of it.
@@ -19,8 +20,20 @@ def _is_projected(context: Context | None) -> bool:
 
 
 def is_few(queries: int, num_heads: int, dim: int) -> bool:
-    """Whether cross-attention projects its queries instead of its context."""
+    """Whether cross-attention by so many queries is too small for another kernel than `attend`.
+
+    It then projects its queries instead of its context, where keys have no norm.
+    """
     return queries * num_heads <= dim
+
+
+def _normed(
+    heads: Float[Array, "B heads N d"], scale: nnx.Param | None
+) -> Float[Array, "B heads N d"]:
+    """RMS norm of each head's queries or keys, times 1 + scale; without a scale, no norm."""
+    if scale is None:
+        return heads
+    return layers.modulated_norm(heads, jnp.zeros((1,)), scale[...], heads.dtype, "rms")
 
 
 class Attention(nnx.Module):
@@ -29,6 +42,12 @@ class Attention(nnx.Module):
     Cross-attention starts with equal query and key kernels, so that at first a token attends to
     those like it in place and content (the idea of Trockman and Kolter, arXiv 2305.09828).
     kernel: what computes equations (1) to (3) of `fsdit.models.attention`, by name.
+    qk_norm: whether the queries and keys of each head go through an RMS norm with a learned
+    scale for each of their d elements, which all heads share (Esser et al., arXiv 2403.03206,
+    section 5.3.2), so that logits cannot grow with the kernels. A scale is stored as its
+    difference from 1.
+    rotary: the grid of patches that the last tokens of x are, whose queries and keys are rotated
+    by their places (`fsdit.models.rotary`); for self-attention only. None: none are.
     """
 
     def __init__(
@@ -40,10 +59,13 @@ class Attention(nnx.Module):
         dtype: jnp.dtype,
         cross: bool = False,
         kernel: Kernel = "plain",
+        qk_norm: bool = False,
+        rotary: Grid | None = None,
     ):
-        self.num_heads = num_heads
+        self.dim, self.num_heads = dim, num_heads
         self.cross = cross
         self.kernel = kernel
+        self.rotary = rotary
         if cross:
             self.query = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
             self.key = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
@@ -52,10 +74,23 @@ class Attention(nnx.Module):
         else:
             self.qkv = layers.Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
         self.out = layers.Linear(dim, dim, dtype=dtype, rngs=rngs)
+        width = dim // num_heads
+        self.query_scale = nnx.Param(jnp.zeros(width)) if qk_norm else None
+        self.key_scale = nnx.Param(jnp.zeros(width)) if qk_norm else None
 
     def keys_and_values(self, context: Float[Array, "B M D"]) -> KeysAndValues:
         """Those of cross-attention, which do not depend on what attends to the context."""
-        return self._heads(self.key(context)), self._heads(self.value(context))
+        key = _normed(self._heads(self.key(context)), self.key_scale)
+        return key, self._heads(self.value(context))
+
+    def needs_keys(self, queries: int) -> bool:
+        """Whether cross-attention by so many queries makes keys and values of its context.
+
+        Few queries do without (`_over_few`), except where the keys have a norm, for which they
+        have to be there.
+        """
+        few = is_few(queries, self.num_heads, self.dim)
+        return not few or self.key_scale is not None
 
     def project(
         self, x: Float[Array, "B N D"], context: Context | None
@@ -63,9 +98,13 @@ class Attention(nnx.Module):
         """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
         if not self.cross:
             query, key, value = (self._heads(p) for p in jnp.split(self.qkv(x), 3, axis=-1))
+            key = _normed(key, self.key_scale)
         else:
             query = self._heads(self.query(x))
             key, value = context if _is_projected(context) else self.keys_and_values(context)
+        query = _normed(query, self.query_scale)
+        if self.rotary is not None:
+            query, key = rotate(query, self.rotary), rotate(key, self.rotary)
         scaled = query * query.shape[-1] ** -0.5
         return [checkpoint_name(p, KEPT) for p in (scaled, key, value)]
 
@@ -76,13 +115,14 @@ class Attention(nnx.Module):
         self, x: Float[Array, "#B N D"], context: Context | None = None
     ) -> Float[Array, "B N D"]:
         """Attends from x. Over a context, x may have one row that serves the complete batch."""
-        projected = _is_projected(context)
-        if self.cross and not projected and is_few(x.shape[1], self.num_heads, x.shape[2]):
+        projected, queries = _is_projected(context), x.shape[1]
+        if self.cross and not projected and not self.needs_keys(queries):
             mixed = self._over_few(x, context)
         else:
             rows = x.shape[0] if context is None or projected else context.shape[0]
-            projected = self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context)
-            mixed = KERNELS[self.kernel](*projected)
+            few = self.cross and is_few(queries, self.num_heads, self.dim)
+            kernel = attend if few else KERNELS[self.kernel]
+            mixed = kernel(*self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context))
         return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
 
     def _over_few(

@@ -22,6 +22,11 @@ def softmax(logits):
     return e / e.sum(-1, keepdims=True)
 
 
+def rms_norm(x, scale):
+    root = np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    return x / root * (1 + np.asarray(scale, float))
+
+
 def reference_attention(attention, x, context, heads):
     """(output, attention probabilities (B, heads, N, M)) in float64 NumPy."""
     d = x.shape[-1] // heads
@@ -39,16 +44,22 @@ def reference_attention(attention, x, context, heads):
     outputs, probabilities = [], []
     for h in range(heads):
         part = slice(h * d, (h + 1) * d)
-        p = softmax(query[..., part] @ key[..., part].swapaxes(1, 2) / np.sqrt(d))
+        q, k = query[..., part], key[..., part]
+        if attention.query_scale is not None:
+            q, k = rms_norm(q, attention.query_scale[...]), rms_norm(k, attention.key_scale[...])
+        p = softmax(q @ k.swapaxes(1, 2) / np.sqrt(d))
         outputs.append(p @ value[..., part])
         probabilities.append(p)
     mixed = np.concatenate(outputs, axis=-1)
     return apply(attention.out, mixed), np.stack(probabilities, axis=1)
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("cross", [False, True])
-def test_attention_and_its_entropy_equal_a_plain_softmax(cross):
-    attention = Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross)
+def test_attention_and_its_entropy_equal_a_plain_softmax(cross, qk_norm):
+    attention = Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross, qk_norm=qk_norm)
+    if qk_norm:
+        attention.query_scale[...], attention.key_scale[...] = normal(4), normal(4, seed=1)
     for i, parameter in enumerate(jax.tree.leaves(nnx.state(attention))):
         assert parameter.dtype == jnp.float32, i
     x, context = normal(2, 5, 12), normal(2, 7, 12, seed=1) if cross else None
@@ -91,6 +102,24 @@ def test_cross_attention_by_few_queries_equals_the_plain_form(queries, rows):
     )
 
 
+@pytest.mark.parametrize("queries", [5, 2], ids=["many queries", "few queries"])
+@pytest.mark.parametrize("cross", [False, True])
+def test_with_normed_queries_and_keys_their_projections_have_no_scale(cross, queries):
+    attention = Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross, qk_norm=True)
+    x, context = normal(2, queries, 12), normal(2, 7, 12, seed=1) if cross else None
+    before = attention(x, context)
+    if cross:
+        attention.query.kernel[...] *= 9
+        attention.key.kernel[...] *= 0.3
+    else:
+        factors = jnp.repeat(jnp.array([9, 0.3, 1]), 12)
+        attention.qkv.kernel[...] *= factors
+    np.testing.assert_allclose(attention(x, context), before, atol=1e-4)
+    layer = attention.value if cross else attention.qkv
+    layer.kernel[...] *= 2
+    assert np.abs(attention(x, context) - before).max() > 0.1
+
+
 def test_untrained_cross_attention_prefers_the_same_position():
     """With positions as queries and keys, most queries attend most to their own position."""
     dim, heads, n = 64, 2, 36
@@ -102,15 +131,24 @@ def test_untrained_cross_attention_prefers_the_same_position():
 
 
 @pytest.mark.parametrize(
-    ("cross", "queries", "called"),
-    [(False, 5, True), (True, 5, True), (True, 4, False)],
-    ids=["self", "cross", "cross by few queries"],
+    ("cross", "queries", "qk_norm", "called"),
+    [(False, 5, 0, True), (True, 5, 0, True), (True, 4, 0, False), (True, 4, 1, False)],
+    ids=["self", "cross", "cross by few queries", "cross by few normed queries"],
 )
-def test_the_chosen_kernel_computes_all_but_the_few_queries(monkeypatch, cross, queries, called):
+def test_the_chosen_kernel_computes_all_but_the_few_queries(
+    monkeypatch, cross, queries, qk_norm, called
+):
     """Another kernel than the plain one is seen by its result, here zeros."""
     monkeypatch.setitem(KERNELS, "cudnn", lambda query, key, value: jnp.zeros_like(query))
     plain, other = (
-        Attention(12, 3, rngs=nnx.Rngs(0), dtype=FLOAT32, cross=cross, kernel=kernel)
+        Attention(
+            *(12, 3),
+            rngs=nnx.Rngs(0),
+            dtype=FLOAT32,
+            cross=cross,
+            kernel=kernel,
+            qk_norm=bool(qk_norm),
+        )
         for kernel in ("plain", "cudnn")
     )
     x, context = normal(2, queries, 12), normal(2, 7, 12, seed=1) if cross else None
