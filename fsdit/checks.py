@@ -45,6 +45,13 @@ def _size_checks(config: Config) -> Iterator[Check]:
         f"config.model.num_heads={model.num_heads} must split config.model.hidden_size="
         f"{model.hidden_size} into heads of even width: {would(model.num_heads, even)}",
     )
+    by_fours = [n for n in even if model.hidden_size // n % 4 == 0]
+    yield (
+        model.rotary and model.num_heads not in by_fours,
+        f"config.model.rotary=True turns half of a head by rows and half by columns, in pairs: "
+        f"config.model.num_heads={model.num_heads} must split config.model.hidden_size="
+        f"{model.hidden_size} into heads of a multiple of 4: {would(model.num_heads, by_fours)}",
+    )
     unit = math.lcm(4, encoder.num_heads)
     yield (
         encoder.hidden_size % unit,

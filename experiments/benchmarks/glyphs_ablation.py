@@ -33,6 +33,13 @@ _STEPS = flags.DEFINE_integer("steps", 200, "Steps of the unchanged experiment."
 _ONLY = flags.DEFINE_list("only", [], "Variants to run; empty: all.")
 
 _EXPERIMENT = "experiments/glyphs.py"
+_BLOCKS = {
+    "model.qk_norm": "true",
+    "model.norm": "rms",
+    "model.mlp": "swiglu",
+    "model.rotary": "true",
+    "model.modulation": "single",
+}
 _VARIANTS = {
     "as in glyphs.py": {},
     "cross_attention=cls": {"model.cross_attention": "cls"},
@@ -41,6 +48,8 @@ _VARIANTS = {
     "num_latents=64": {"model.num_latents": "64"},
     "logit_mean=0": {"flow.logit_mean": "0"},
     "time=uniform": {"flow.time": "uniform"},
+    **{f"{path.removeprefix('model.')}={value}": {path: value} for path, value in _BLOCKS.items()},
+    "all variants of blocks": _BLOCKS,
 }
 _SCALES = ("1",)
 _METRICS = ("top1", "frechet_distance", "kernel_distance", "recall", "near_copies")

@@ -1,16 +1,10 @@
 """The Diffusion Transformer and the complete few-shot model.
 
-A block is that of DiT with adaLN-Zero (Peebles and Xie, arXiv 2212.09748, section 3.2), with
-cross-attention to the support context between self-attention and MLP. Each of its branches F
-(self-attention, cross-attention, MLP) has a shift, a scale and a gate of its own:
+    latents -> patches -> L blocks, with the condition of `conditioning.py` -> velocity
 
-    (1)  [shift, scale, gate, ...] = W silu(vector) + b,    W = 0 and b = 0 at the start
-    (2)  x <- x + gate F(LN(x) (1 + scale) + shift)
-
-so a new block is the identity. `vector` is the sum of the time's embedding and of the condition.
+The blocks are in `block.py`.
 """
 
-import functools
 import itertools
 from typing import NamedTuple
 
@@ -21,15 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from fsdit.config import ModelConfig
 from fsdit.models import layers
+from fsdit.models.block import Diagnostics, DiTBlock, Modulation, modulation_width
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
-from fsdit.models.multihead import Attention, Context, is_few
 
 _TIME_FEATURES = 256
 # For rows of an array that all exist, each named once: gathers and scatters need no checks.
 _ONCE = {"unique_indices": True, "mode": "promise_in_bounds"}
 
-Diagnostics = dict[str, Array]
 # Images (B, K, H, W, C) uint8 where the encoder is learned; the outputs of a frozen one,
 # {"pooled": (B, K, E), "tokens": (B, K, T, E)}.
 Supports = Array | dict[str, Array]
@@ -45,64 +38,6 @@ class Route(NamedTuple):
     kept: Int[Array, "B M"]
     first: int
     last: int
-
-
-class DiTBlock(nnx.Module):
-    """Self-attention, cross-attention (with `cross`) and MLP, each with adaLN-Zero."""
-
-    def __init__(self, config: ModelConfig, *, cross: bool, rngs: nnx.Rngs, dtype: jnp.dtype):
-        dim = config.hidden_size
-        branches = 3 if cross else 2
-        self.cls_only = config.cross_attention == "cls"
-        self.modulation = layers.ZeroLinear(dim, 3 * branches * dim, dtype=dtype, rngs=rngs)
-        attention = functools.partial(
-            Attention, dim, config.num_heads, rngs=rngs, dtype=dtype, kernel=config.attention
-        )
-        self.attention = attention()
-        self.cross = attention(cross=True) if cross else None
-        self.mlp = layers.Mlp(dim, int(dim * config.mlp_ratio), rngs=rngs, dtype=dtype)
-
-    def __call__(
-        self,
-        x: Float[Array, "B N D"],
-        vector: Float[Array, "B D"],
-        context: Context | None,
-        diagnose: bool,
-    ) -> tuple[Float[Array, "B N D"], Diagnostics]:
-        """Returns the block's output and, if `diagnose`, statistics of its activations."""
-        modulation = self.modulation(nnx.silu(vector).astype(x.dtype))[:, None]
-        parts = jnp.split(modulation, modulation.shape[-1] // x.shape[-1], axis=-1)
-        stats: Diagnostics = {}
-
-        def modulated(h: Array, shift: Array, scale: Array) -> Array:
-            return layers.modulated_norm(h, shift, scale, h.dtype)
-
-        shift, scale, gate = parts[:3]
-        h = modulated(x, shift, scale)
-        if diagnose:
-            stats["self_attention_entropy"] = self.attention.entropy(h)
-        x = x + gate * self.attention(h)
-
-        if self.cross is not None:
-            shift, scale, gate = parts[3:6]
-            # In the "cls" form only token 0 attends; self-attention spreads what it finds.
-            attending = x[:, :1] if self.cls_only else x
-            h = modulated(attending, shift, scale)
-            if diagnose:
-                stats["cross_attention_entropy"] = self.cross.entropy(h, context)
-            found = gate * self.cross(h, context)
-            x = x.at[:, :1].add(found) if self.cls_only else x + found
-
-        shift, scale, gate = parts[-3:]
-        x = x + gate * self.mlp(modulated(x, shift, scale))
-        if diagnose:
-            x32 = x.astype(jnp.float32)
-            stats["activation_mean_abs"] = jnp.abs(x32).mean()
-            stats["activation_rms"] = jnp.sqrt(jnp.square(x32).mean())
-            stats["modulation_norm"] = jnp.linalg.norm(
-                modulation.astype(jnp.float32), axis=-1
-            ).mean()
-        return x, stats
 
 
 class FewShotDiT(nnx.Module):
@@ -123,7 +58,7 @@ class FewShotDiT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dim, dtype = config.hidden_size, jnp.dtype(config.dtype)
-        self.patch_size, self.num_heads = config.patch_size, config.num_heads
+        self.patch_size = config.patch_size
         self.latent_shape = latent_shape
         self.scan_layers, self.remat, self.dtype = config.scan_layers, config.remat, dtype
         self.depth = config.depth
@@ -146,19 +81,21 @@ class FewShotDiT(nnx.Module):
         )
         shape = features or FeatureShape(self.encoder.dim, self.encoder.grid)
         self.conditioner = SupportConditioner(config, shape.dim, shape.grid, dtype=dtype, rngs=rngs)
-        cross = self.conditioner.use_context
         self.embed = layers.Linear(patch_dim, dim, dtype=dtype, rngs=rngs)
         self.time_in = layers.Linear(_TIME_FEATURES, dim, rngs=rngs)
         self.time_out = layers.Linear(dim, dim, rngs=rngs)
-        self.use_cls = cross and config.cross_attention == "cls"
+        self.use_cls = config.cross_attention == "cls"
         if self.use_cls:
             self.cls = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (dim,)))
         self.blocks = layers.stack(
-            config.depth,
-            lambda r: DiTBlock(config, cross=cross, rngs=r, dtype=dtype),
-            rngs,
+            config.depth, lambda r: DiTBlock(config, self.grid, rngs=r, dtype=dtype), rngs
         )
-        self.final_modulation = layers.ZeroLinear(dim, 2 * dim, dtype=dtype, rngs=rngs)
+        self.modulation = (
+            Modulation(dim, modulation_width(config), dtype=dtype, rngs=rngs)
+            if config.modulation == "single"
+            else None
+        )
+        self.final_modulation = Modulation(dim, 2 * dim, dtype=dtype, rngs=rngs)
         self.final = layers.ZeroLinear(dim, patch_dim, rngs=rngs)
 
     def encode_supports(
@@ -177,11 +114,10 @@ class FewShotDiT(nnx.Module):
         """The condition with the keys and values of every block, for many calls of `velocity`.
 
         They take the context's place, with a leading axis of layers, and need more memory. Where
-        few tokens attend, no keys are made of the context, and it stays as it is.
+        few tokens attend to keys without a norm, no keys are made, and the context stays.
         """
         tokens = 1 if self.use_cls else self.grid[0] * self.grid[1]
-        few = is_few(tokens, self.num_heads, self.conditioner.null.shape[-1])
-        if condition.context is None or few:
+        if condition.context is None or not self.blocks.cross.needs_keys(tokens):
             return condition
         graph, parameters = nnx.split(self.blocks)
         projected = jax.lax.map(
@@ -203,7 +139,7 @@ class FewShotDiT(nnx.Module):
         leading axis of layers.
         """
         h, time, vector = self._embedded(x, t, condition)
-        h, stats = self._blocks(h, vector, condition, diagnose)
+        h, stats = self._blocks(h, self._modulation(vector), condition, diagnose)
         if diagnose:
             stats["time_norm"] = jnp.linalg.norm(time, axis=-1).mean()
             stats["condition_norm"] = jnp.linalg.norm(condition.vector, axis=-1).mean()
@@ -222,16 +158,20 @@ class FewShotDiT(nnx.Module):
         route: the blocks that only some tokens pass; `layer` must not be inside of it.
         """
         h, _, vector = self._embedded(x, t, condition)
+        modulation = self._modulation(vector)
         marks = {0, layer, self.depth} | ({route.first, route.last} if route else set())
         tokens = None
         for first, last in itertools.pairwise(sorted(marks)):
             span = slice(first, last)
             if route is not None and first == route.first:
                 at = h.at[jnp.arange(h.shape[0])[:, None], self._rows(route.kept)]
-                passing, _ = self._blocks(at.get(**_ONCE), vector, condition, span=span)
+                passing = at.get(**_ONCE)
+                passing, _ = self._blocks(
+                    passing, modulation, condition, span=span, patches=route.kept
+                )
                 h = at.set(passing, **_ONCE)
             else:
-                h, _ = self._blocks(h, vector, condition, span=span)
+                h, _ = self._blocks(h, modulation, condition, span=span)
             if last == layer:
                 tokens = self._patches(h)
         return self._decoded(self._patches(h), vector), tokens
@@ -252,20 +192,28 @@ class FewShotDiT(nnx.Module):
         time = self.time_out(nnx.silu(self.time_in(layers.time_features(t, _TIME_FEATURES))))
         return h, time, time + condition.vector
 
+    def _modulation(self, vector: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        """What the blocks are modulated by: the vector, or the modulation that all of them share.
+
+        The latter is float32, so that the gradients of the blocks are added in float32.
+        """
+        return vector if self.modulation is None else self.modulation(vector).astype(jnp.float32)
+
     def _blocks(
         self,
         h: Float[Array, "B n D"],
-        vector: Float[Array, "B D"],
+        modulation: Float[Array, "B E"],
         condition: Condition,
         diagnose: bool = False,
         span: slice = slice(None),
+        patches: Int[Array, "B M"] | None = None,
     ) -> tuple[Float[Array, "B n D"], Diagnostics]:
-        """Applies the blocks of `span`, by default all."""
+        """Applies the blocks of `span`, by default all, to these patches, by default all."""
         projected = isinstance(condition.context, tuple)
         return layers.run_stack(
             self.blocks,
             lambda block, h, own: block(
-                h, vector, own if projected else condition.context, diagnose
+                h, modulation, own if projected else condition.context, diagnose, patches
             ),
             h,
             scan=self.scan_layers,
@@ -282,8 +230,6 @@ class FewShotDiT(nnx.Module):
         self, h: Float[Array, "B N D"], vector: Float[Array, "B D"]
     ) -> Float[Array, "B h w c"]:
         """The velocity that the last tokens stand for, in float32."""
-        shift, scale = jnp.split(
-            self.final_modulation(nnx.silu(vector).astype(h.dtype))[:, None], 2, axis=-1
-        )
+        shift, scale = jnp.split(self.final_modulation(vector)[:, None], 2, axis=-1)
         patches = self.final(layers.modulated_norm(h, shift, scale, jnp.float32))
         return layers.unpatchify(patches, *self.latent_shape[:2], self.patch_size)

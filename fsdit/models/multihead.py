@@ -1,18 +1,65 @@
-"""Multi-head attention, the module around the kernels of `fsdit.models.attention`."""
+"""Multi-head attention, the module around the kernels of `fsdit.models.attention`.
+
+Rotary positions make the logits of patches depend on their relative places only. A query or key
+of width d is d / 2 pairs (a_i, b_i), elements i and i + d / 2, and those of the patch at row r
+and column c are turned by angles w_i (Su et al., arXiv 2104.09864, equation 13 for one pair):
+
+    (1)  (a_i, b_i) -> (a_i cos w_i - b_i sin w_i, a_i sin w_i + b_i cos w_i)
+    (2)  w_i = r f_i                for i = 0 ... d / 4 - 1,        f_i = 100^(-4 i / d)
+         w_i = c f_(i - d / 4)      for i = d / 4 ... d / 2 - 1
+
+The product of a query and a key that are turned by w and w' is that of the query turned by w - w'
+and the key as it was. Half of the pairs turn with the row and half with the column, and the base
+is 100 in place of 10,000, because a row or column of a grid is about the square root of a
+sequence: both are the axial form of Heo et al. (arXiv 2403.13298).
+"""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fsdit.models import layers
 from fsdit.models.attention import KEPT, KERNELS, Kernel, attend
-from fsdit.models.rotary import Grid, rotate
 
 KeysAndValues = tuple[Float[Array, "B heads M d"], Float[Array, "B heads M d"]]
 # What cross-attention attends to: the context, or the keys and values made of it.
 Context = Float[Array, "B M D"] | KeysAndValues
+
+
+Grid = tuple[int, int]  # rows and columns of patches
+
+_BASE = 100.0  # of equation (2)
+
+
+def angles(grid: Grid, dim: int) -> Float[np.ndarray, "N P"]:
+    """Equation (2): the angles of all N patches, row by row, for P = dim / 2 pairs.
+
+    dim: width of a head, a multiple of 4.
+    """
+    frequencies = _BASE ** (-np.arange(dim // 4) / (dim // 4))
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    return np.concatenate([np.outer(rows, frequencies), np.outer(columns, frequencies)], axis=1)
+
+
+def rotate(
+    x: Float[Array, "B heads n d"], grid: Grid, patches: Int[Array, "B M"] | None = None
+) -> Float[Array, "B heads n d"]:
+    """Equation (1), in float32, on the last tokens, which are patches of a grid.
+
+    patches: which ones, by their numbers row by row; None: all, in order. Tokens before them,
+    such as a class token, have no place and are left as they are.
+    """
+    turned = angles(grid, x.shape[-1])
+    cos, sin = (part.astype(np.float32) for part in (np.cos(turned), np.sin(turned)))
+    if patches is not None:
+        cos, sin = (jnp.asarray(part)[patches][:, None] for part in (cos, sin))
+    first = x.shape[2] - cos.shape[-2]
+    a, b = jnp.split(x[:, :, first:].astype(jnp.float32), 2, axis=-1)
+    placed = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
+    return jnp.concatenate([x[:, :, :first], placed], axis=2)
 
 
 def _is_projected(context: Context | None) -> bool:
@@ -47,7 +94,7 @@ class Attention(nnx.Module):
     section 5.3.2), so that logits cannot grow with the kernels. A scale is stored as its
     difference from 1.
     rotary: the grid of patches that the last tokens of x are, whose queries and keys are rotated
-    by their places (`fsdit.models.rotary`); for self-attention only. None: none are.
+    by their places; for self-attention only. None: none are.
     """
 
     def __init__(
@@ -93,7 +140,10 @@ class Attention(nnx.Module):
         return not few or self.key_scale is not None
 
     def project(
-        self, x: Float[Array, "B N D"], context: Context | None
+        self,
+        x: Float[Array, "B N D"],
+        context: Context | None,
+        patches: Int[Array, "B M"] | None = None,
     ) -> list[Float[Array, "B heads _ d"]]:
         """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
         if not self.cross:
@@ -104,7 +154,7 @@ class Attention(nnx.Module):
             key, value = context if _is_projected(context) else self.keys_and_values(context)
         query = _normed(query, self.query_scale)
         if self.rotary is not None:
-            query, key = rotate(query, self.rotary), rotate(key, self.rotary)
+            query, key = (rotate(p, self.rotary, patches) for p in (query, key))
         scaled = query * query.shape[-1] ** -0.5
         return [checkpoint_name(p, KEPT) for p in (scaled, key, value)]
 
@@ -112,17 +162,24 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
 
     def __call__(
-        self, x: Float[Array, "#B N D"], context: Context | None = None
+        self,
+        x: Float[Array, "#B N D"],
+        context: Context | None = None,
+        patches: Int[Array, "B M"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """Attends from x. Over a context, x may have one row that serves the complete batch."""
+        """Attends from x. Over a context, x may have one row that serves the complete batch.
+
+        patches: those of the grid that are rotated, as for `rotate`.
+        """
         projected, queries = _is_projected(context), x.shape[1]
         if self.cross and not projected and not self.needs_keys(queries):
             mixed = self._over_few(x, context)
         else:
             rows = x.shape[0] if context is None or projected else context.shape[0]
+            x = jnp.broadcast_to(x, (rows, *x.shape[1:]))
+            projected = self.project(x, context, patches)
             few = self.cross and is_few(queries, self.num_heads, self.dim)
-            kernel = attend if few else KERNELS[self.kernel]
-            mixed = kernel(*self.project(jnp.broadcast_to(x, (rows, *x.shape[1:])), context))
+            mixed = KERNELS["plain" if few else self.kernel](*projected)
         return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
 
     def _over_few(
@@ -151,10 +208,13 @@ class Attention(nnx.Module):
         return mixed + self.value.bias[...].astype(mixed.dtype).reshape(heads, 1, -1)
 
     def entropy(
-        self, x: Float[Array, "B N D"], context: Context | None = None
+        self,
+        x: Float[Array, "B N D"],
+        context: Context | None = None,
+        patches: Int[Array, "B M"] | None = None,
     ) -> Float[Array, "heads"]:
         """Mean entropy -sum_j P_ij log P_ij of the attention rows of each head, in nats."""
-        query, key, _ = self.project(x, context)
+        query, key, _ = self.project(x, context, patches)
         logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
         log_p = jax.nn.log_softmax(logits)
         return -(jnp.exp(log_p) * log_p).sum(-1).mean((0, 2))

@@ -60,7 +60,10 @@ def matrices(params: PyTree) -> PyTree[bool]:
 
 
 def methods(params: PyTree) -> PyTree[str]:
-    """Which method updates a parameter under "muon": "muon" the kernels of blocks, else "adamw"."""
+    """Which method updates a parameter under "muon": "muon" the kernels of blocks, else "adamw".
+
+    A modulation that all blocks share is one of theirs.
+    """
 
     def method(path: tuple, _: object) -> str:
         names = [part.key for part in path]

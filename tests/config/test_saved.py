@@ -73,6 +73,27 @@ def test_a_setting_newer_than_the_saved_run_had_its_default(path):
     assert found == [] if group == "evaluation" else f"the checkpoint has {default}" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("qk_norm", "true"),
+        ("norm", "rms"),
+        ("mlp", "swiglu"),
+        ("rotary", "true"),
+        ("modulation", "single"),
+    ],
+)
+def test_a_model_keeps_its_blocks(field, value):
+    """Also one that is older than the setting, whether it is trained on or only used."""
+    older = configs.to_dict(VALID)
+    del older["model"][field]
+    assert configs.from_dict(older) == VALID
+    changed = configs.apply_overrides(VALID, {f"model.{field}": value})
+    for training in (True, False):
+        (text,) = configs.changed_fields(older, changed, training=training)
+        assert f"config.model.{field}" in text
+
+
 def test_a_run_keeps_its_attention_and_its_weights_may_be_used_with_another():
     saved, older = configs.to_dict(VALID), configs.to_dict(VALID)
     del older["model"]["attention"]

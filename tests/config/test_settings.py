@@ -168,6 +168,7 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({"model.encoder.num_heads": "5"}, "encoder.num_heads=5: 380 or 400 would"),
         ({"train.accumulate_steps": "3"}, "batch_size=128 .*accumulate_steps=3: 126 or 129 would"),
         ({"model.mlp_ratio": "0.001"}, "config.model.mlp_ratio=0.001 leaves nothing"),
+        ({"model.rotary": "true", "model.num_heads": "128"}, "rotary=True .*=128 .*: 96 or 192"),
         ({"sampling.guidance_interval": "0.8,0.2"}, "guidance_interval=.* is empty"),
         ({"sampling.contrastive": "0.1"}, "takes out more than config.train.contrastive=0.0"),
         ({"train.alignment": "1", "train.alignment_layer": "13"}, "depth=12 blocks"),

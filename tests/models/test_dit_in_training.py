@@ -10,13 +10,14 @@ import pytest
 from fsdit.config import EncoderConfig, ModelConfig
 from fsdit.models.dit import Route
 from fsdit.models.spec import ModelSpec
+from tests.models.variants import ALL
 
 pytestmark = pytest.mark.medium
 
 BATCH, SIZE = 3, 12
 
 
-def spec(cross_attention, depth=2, scan_layers=True) -> ModelSpec:
+def spec(cross_attention, depth=2, scan_layers=True, **settings) -> ModelSpec:
     config = ModelConfig(
         hidden_size=16,
         depth=depth,
@@ -27,6 +28,7 @@ def spec(cross_attention, depth=2, scan_layers=True) -> ModelSpec:
         encoder=EncoderConfig(patch_size=6, hidden_size=16, depth=1, num_heads=2),
         dtype="float32",
         scan_layers=scan_layers,
+        **settings,
     )
     return ModelSpec(config, SIZE, channels=1)
 
@@ -109,9 +111,10 @@ def test_patches_that_pass_do_not_see_those_that_skip(form):
     assert np.abs(runs[0] - runs[1])[ROWS, SKIPPED].max() > 0.1
 
 
+@pytest.mark.parametrize("blocks", [{}, ALL], ids=["DiT", "all variants"])
 @pytest.mark.parametrize("form", FORMS)
-def test_blocks_that_all_patches_pass_in_another_order_are_the_same(form):
-    nets = spec(form)
+def test_blocks_that_all_patches_pass_in_another_order_are_the_same(form, blocks):
+    nets = spec(form, **blocks)
     params = params_of(nets)
     kept = jnp.array([[2, 0, 1, 3], [1, 3, 2, 0], [3, 2, 1, 0]])
     found, tokens = in_training(nets, params, *inputs(), 0, kept, (0, 1))

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdit.models.rotary import angles, rotate
+from fsdit.models.multihead import angles, rotate
 
 GRID = (3, 4)
 
@@ -47,6 +47,16 @@ def test_lengths_stay_and_tokens_before_the_patches_are_not_turned():
     np.testing.assert_allclose(
         jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5
     )
+
+
+def test_patches_that_are_named_are_rotated_by_their_own_places():
+    x, patches = normal(2, 3, 1 + 4, 8), np.array([[2, 0, 11, 7], [5, 6, 1, 3]])
+    turned = rotate(x, GRID, jnp.asarray(patches))
+    np.testing.assert_array_equal(turned[:, :, 0], x[:, :, 0])
+    for example, kept in enumerate(patches):
+        at_home = jnp.zeros((1, 3, 12, 8)).at[0, :, kept].set(x[example, :, 1:].swapaxes(0, 1))
+        expected = rotate(at_home, GRID)[0][:, kept]
+        np.testing.assert_allclose(turned[example, :, 1:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

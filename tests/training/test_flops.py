@@ -108,13 +108,22 @@ def dit(**changes):
     return spec, Config(model=model), spec.abstract_params(), batch
 
 
-def test_a_dit_costs_what_its_formula_says():
+@pytest.mark.parametrize(
+    ("settings", "mlp", "modulations"),
+    [
+        ({}, 8, 3),
+        ({"norm": "rms", "qk_norm": True, "rotary": True}, 8, 3),  # no matrix products
+        ({"mlp": "swiglu"}, 8, 3),  # three products of D x 8 D / 3
+        ({"modulation": "single"}, 8, 1),
+    ],
+)
+def test_a_dit_costs_what_its_formula_says(settings, mlp, modulations):
     b, n, d, layers, patch = 8, 36, 192, 3, 2 * 2 * 4
     # Attention 4 N D² + 2 N² D, MLP 8 N D², modulation 6 D²; twice each, for multiply and add.
-    block = 2 * (n * (4 + 8) * d**2 + 2 * n**2 * d + 6 * d**2)
+    block = 2 * (n * (4 + mlp) * d**2 + 2 * n**2 * d)
     ends = 2 * (2 * n * patch * d + 2 * d**2 + (256 + d) * d)
-    formula = 3 * b * (layers * block + ends)
-    spec, config, params, batch = dit(cross_attention="none")
+    formula = 3 * b * (layers * block + modulations * 2 * 6 * d**2 + ends)
+    spec, config, params, batch = dit(cross_attention="none", **settings)
     counted = flops.of_step(spec, config, params, batch)
     # The difference is the projection of the pooled supports.
     assert formula < counted < formula + 3 * 2 * b * 5 * 4 * d**2

@@ -25,6 +25,8 @@ def parameters(seed):
         },
         "conditioner": {"attention": {"out": {"kernel": normal(4, 4), "bias": normal(4)}}},
         "embed": {"kernel": normal(3, 4), "bias": normal(4)},
+        "modulation": {"kernel": normal(4, 24), "bias": normal(24)},  # one for all blocks
+        "final_modulation": {"kernel": normal(4, 8), "bias": normal(8)},
     }
 
 
@@ -78,6 +80,7 @@ UNCLIPPED = {"clip_norm": 1e9, "weight_decay": 0.0}
         ("blocks/mlp/up", 1),
         ("blocks/mlp/down", 1),
         ("conditioner/attention/out", 1),
+        ("modulation", 6),
     ],
 )
 @pytest.mark.parametrize("steps", [1, 3])
@@ -99,7 +102,8 @@ def test_matrices_of_blocks_are_updated_by_muon(path, parts, steps):
 def test_all_other_parameters_are_updated_as_by_adamw():
     muon, _ = updates(OptimizerConfig(method="muon", **UNCLIPPED), 3)
     adamw, _ = updates(OptimizerConfig(**UNCLIPPED), 3)
-    np.testing.assert_array_equal(muon["embed"]["kernel"], adamw["embed"]["kernel"])
+    for name in ("embed", "final_modulation"):
+        np.testing.assert_array_equal(muon[name]["kernel"], adamw[name]["kernel"])
     for group in ("attention", "mlp"):
         for name, layer in muon["blocks"][group].items():
             np.testing.assert_array_equal(layer["bias"], adamw["blocks"][group][name]["bias"])

@@ -62,6 +62,16 @@ class ModelConfig:
     num_heads: Width = 12  # heads of each attention
     patch_size: PatchSize = 2  # side of a patch, in latents (pixels where the codec has none)
     mlp_ratio: Ratio = 4.0  # hidden width of an MLP, in multiples of hidden_size
+    # The next five change the DiT's blocks (docs/training.md). None is shown to help here yet.
+    # RMS norm of the queries and keys of each head, in self- and cross-attention.
+    qk_norm: bool = False
+    norm: Literal["layer", "rms"] = "layer"  # norm that the modulation acts on
+    # "swiglu" takes 2/3 of the width that mlp_ratio says, so that it has as many parameters.
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    # Rotary positions of patches in self-attention, beside the position table.
+    rotary: bool = False
+    # Matrix of the adaptive norms: one a block, or one for all blocks and an offset a block.
+    modulation: Literal["block", "single"] = "block"
     # Which tokens of the DiT attend to the supports' tokens: all patches, one class token, or
     # none; with "none" only the pooled vector conditions the model.
     cross_attention: Literal["patches", "cls", "none"] = "patches"

@@ -30,6 +30,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("DiTBlock.__call__", "self.attention", "self-attention"),
     ("DiTBlock.__call__", "self.cross(", "cross-attention"),
     ("FewShotDiT.prepare", "", "cross-attention"),
+    ("FewShotDiT._modulation", "", "norms and modulation"),
     ("DiTBlock.__call__", "", "norms and modulation"),
     ("VitBlock.__call__", "self.mlp(", "frozen encoder: MLP"),
     ("VitBlock.__call__", "", "frozen encoder: attention"),

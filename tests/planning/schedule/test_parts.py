@@ -24,13 +24,18 @@ BLOCK = "DiTBlock.__call__"
             "norms and modulation",
         ),
         (
-            [("Attention.__call__", "mixed = KERNELS[self.kernel](*projected)"),
+            [("Attention.__call__", "mixed = KERNELS[kernel](*projected)"),
              (BLOCK, "found = gate * self.cross(h, context)")],
             "cross-attention: kernel",
         ),
         (
             [("Linear.__call__", "y ="), (BLOCK, "x = x + gate * self.attention(h)")],
             "self-attention: projections",
+        ),
+        (
+            [("Modulation.__call__", ""), ("FewShotDiT._modulation", ""),
+             ("FewShotDiT.velocity", "h, stats = self._blocks(h, self._modulation(vector))")],
+            "norms and modulation",
         ),
         ([("run_stack", "return jax.lax.scan(body"), ("FewShotDiT.velocity", "")],
          "buffers of stacked layers"),
