@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
 _SHOWN = 80  # the most characters of a value in a message
+_places: dict[type, str] = {}  # the name of each class of settings in messages
 
 
 def settings(cls: type[T]) -> type[T]:
@@ -45,7 +46,7 @@ def _renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if values.keys() <= {field.name for field in fields(cls)}:
         return values
-    place = _places().get(cls, "")
+    place = _places.get(cls, "")
     renamed = renamed_in(place.removeprefix("config."))
     for old, new in renamed.items():
         if old in values and new in values:
@@ -55,7 +56,7 @@ def _renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def as_config_error(error: pydantic.ValidationError, cls: type) -> ConfigError:
     """Returns what is wrong with values for `cls`, one part of the message for each field."""
-    prefix = _places().get(cls, cls.__name__)
+    prefix = _places.get(cls, cls.__name__)
     known = [f"{prefix}.{name}" for name in leaves(cls)]
     return ConfigError("; ".join(_problem(e, prefix, known) for e in error.errors()))
 
@@ -118,10 +119,7 @@ def _walk(cls: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _walk(field.type, f"{prefix}{field.name}.")
 
 
-@functools.cache
-def _places() -> dict[type, str]:
-    """Returns the place of each class of settings: TrainConfig -> "config.train"."""
-    from fsdit.config.settings import Config  # imported here, because settings imports this module
-
-    nested = {kind: f"config.{name}" for name, kind in _walk(Config) if is_dataclass(kind)}
-    return {Config: "config", **nested}
+def set_place(name: str, cls: type) -> None:
+    """Names a class of settings in messages, and those inside it: TrainConfig "config.train"."""
+    _places[cls] = name
+    _places.update({kind: f"{name}.{path}" for path, kind in _walk(cls) if is_dataclass(kind)})

@@ -6,7 +6,7 @@ above a setting, or behind it, says what it means and in which unit.
 """
 
 from fsdit.config.bounds import Seed
-from fsdit.config.problems import settings
+from fsdit.config.problems import set_place, settings
 from fsdit.config.settings.data import DataConfig as DataConfig
 from fsdit.config.settings.data import FeaturesConfig as FeaturesConfig
 from fsdit.config.settings.model import CodecConfig as CodecConfig
@@ -41,3 +41,6 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     profile: ProfileConfig = ProfileConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
+
+
+set_place("config", Config)
