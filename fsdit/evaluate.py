@@ -74,18 +74,19 @@ def main(argv: list[str]) -> None:
     source = {
         "step": run.step,
         "weights": hashlib.sha256(weights.encode()).hexdigest(),
-        "guide": run.guide.sha256 if run.guide else "",
         "dataset": dataset_fingerprint(config.data.dataset_dir),
         "cells": [to_source(cell) for cell in cells],
         "batch_sizes": [sampler.batch_size(cell) for cell in cells],
     }
+    guide = run.guide.sha256 if run.guide else ""
+    source |= {"guide": guide} if guide else {}
     with owned(_OUTPUT.value), storage.changed_folder(_OUTPUT.value) as output:
         files = SampleFiles(output, source, (info.image_size, info.image_size, info.channels))
         files.check_room(cells)
         results, pictures = evaluate.evaluate(
             run.config, info, inputs, sampler, files, run.ema, run.step
         )
-        results = dataclasses.replace(results, guide=source["guide"], ema_decay=run.ema_decay)
+        results = dataclasses.replace(results, guide=guide, ema_decay=run.ema_decay)
         write.write(output, results, pictures)
         write.write_tensorboard(output, results, pictures)
     print(summary(results))

@@ -181,10 +181,11 @@ class SampleFiles:
 def _read_source(file: Path) -> Any:
     """The content of of.json, None where it is damaged.
 
-    Names of older versions become those of today, and what did not exist yet gets its default.
+    Names of older versions become those of today, and settings that did not exist yet get
+    their defaults.
     """
     try:
-        values = {"guide": "", **json.loads(file.read_text())}
+        values = json.loads(file.read_text())
         if "plans" in values:
             values["cells"] = values.pop("plans")
         cells = values.get("cells", [])

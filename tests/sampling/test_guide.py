@@ -184,8 +184,8 @@ def test_samples_of_another_guide_are_not_mixed_wherever_it_lies(tmp_path):
     SampleFiles(tmp_path, {**source, "cells": [to_source(moved)]}, (8, 8, 1))
     with pytest.raises(ConfigError, match="samples of another checkpoint or protocol"):
         SampleFiles(tmp_path, {**source, "guide": "2"}, (8, 8, 1))
-    (folder / "of.json").write_text(json.dumps({"cells": source["cells"]}))  # of an older version
-    SampleFiles(tmp_path, {**source, "guide": ""}, (8, 8, 1))
+    with pytest.raises(ConfigError, match="samples of another checkpoint or protocol"):
+        SampleFiles(tmp_path, {"cells": source["cells"]}, (8, 8, 1))
 
 
 @pytest.mark.large

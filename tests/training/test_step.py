@@ -120,6 +120,7 @@ def test_each_further_average_has_its_decay_and_changes_nothing_else(small_confi
         )
 
 
+@pytest.mark.large
 def test_further_averages_resume_bitwise_from_a_checkpoint(tmp_path, small_config):
     config = with_decays(small_config)
     states, _ = run_with_decays(small_config)
