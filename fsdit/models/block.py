@@ -95,7 +95,7 @@ class DiTBlock(nnx.Module):
         vector: Float[Array, "B E"],
         context: Context | None,
         diagnose: bool,
-        patches: Int[Array, "B M"] | None = None,
+        patches: Int[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, "B N D"], Diagnostics]:
         """Returns the block's output and, if `diagnose`, statistics of its activations.
 

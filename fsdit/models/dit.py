@@ -35,7 +35,7 @@ class Route(NamedTuple):
     the first `first` ones, up to number `last`.
     """
 
-    kept: Int[Array, "B M"]
+    kept: Int[Array, "B P"]
     first: int
     last: int
 
@@ -176,7 +176,7 @@ class FewShotDiT(nnx.Module):
                 tokens = self._patches(h)
         return self._decoded(self._patches(h), vector), tokens
 
-    def _rows(self, patches: Int[Array, "B M"]) -> Int[Array, "B m"]:
+    def _rows(self, patches: Int[Array, "B P"]) -> Int[Array, "B rows"]:
         """The rows of tokens of these patches, after that of the class token if there is one."""
         return jnp.pad(patches + 1, ((0, 0), (1, 0))) if self.use_cls else patches
 
@@ -206,7 +206,7 @@ class FewShotDiT(nnx.Module):
         condition: Condition,
         diagnose: bool = False,
         span: slice = slice(None),
-        patches: Int[Array, "B M"] | None = None,
+        patches: Int[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, "B n D"], Diagnostics]:
         """Applies the blocks of `span`, by default all, to these patches, by default all."""
         projected = isinstance(condition.context, tuple)

@@ -34,8 +34,8 @@ Grid = tuple[int, int]  # rows and columns of patches
 _BASE = 100.0  # of equation (2)
 
 
-def angles(grid: Grid, dim: int) -> Float[np.ndarray, "N P"]:
-    """Equation (2): the angles of all N patches, row by row, for P = dim / 2 pairs.
+def angles(grid: Grid, dim: int) -> Float[np.ndarray, "N pairs"]:
+    """Equation (2): the angles of all N patches, row by row, for dim / 2 pairs.
 
     dim: width of a head, a multiple of 4.
     """
@@ -45,7 +45,7 @@ def angles(grid: Grid, dim: int) -> Float[np.ndarray, "N P"]:
 
 
 def rotate(
-    x: Float[Array, "B heads n d"], grid: Grid, patches: Int[Array, "B M"] | None = None
+    x: Float[Array, "B heads n d"], grid: Grid, patches: Int[Array, "B P"] | None = None
 ) -> Float[Array, "B heads n d"]:
     """Equation (1), in float32, on the last tokens, which are patches of a grid.
 
@@ -143,7 +143,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B N D"],
         context: Context | None,
-        patches: Int[Array, "B M"] | None = None,
+        patches: Int[Array, "B P"] | None = None,
     ) -> list[Float[Array, "B heads _ d"]]:
         """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
         if not self.cross:
@@ -165,7 +165,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "#B N D"],
         context: Context | None = None,
-        patches: Int[Array, "B M"] | None = None,
+        patches: Int[Array, "B P"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Attends from x. Over a context, x may have one row that serves the complete batch.
 
@@ -211,7 +211,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B N D"],
         context: Context | None = None,
-        patches: Int[Array, "B M"] | None = None,
+        patches: Int[Array, "B P"] | None = None,
     ) -> Float[Array, "heads"]:
         """Mean entropy -sum_j P_ij log P_ij of the attention rows of each head, in nats."""
         query, key, _ = self.project(x, context, patches)
