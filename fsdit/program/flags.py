@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from absl import flags
 
@@ -103,12 +103,12 @@ class _FiniteParser(flags.FloatParser):
 
 def define_float(
     name: str,
-    default: float | int,
+    default: float | int | None,
     text: str,
     lower: float | int | None = None,
     upper: float | int | None = None,
-) -> flags.FlagHolder[float]:
-    """Defines a flag that is a finite number within bounds."""
+) -> flags.FlagHolder[Any]:
+    """Defines a flag that is a finite number within bounds, or None where that is the default."""
     parser, plain = _FiniteParser(lower, upper), flags.ArgumentSerializer()
     return flags.DEFINE(parser, name, default, text, serializer=plain)
 
@@ -171,13 +171,13 @@ def define_step() -> Callable[[], int | Literal["newest", "best"]]:
 
 def define_ema() -> flags.FlagHolder[float | None]:
     """Defines --ema=DECAY, the average of a run's weights to use."""
-    return flags.DEFINE_float(
+    return define_float(
         "ema",
         None,
         "Decay of the EMA weights, where a run keeps several (config.train.ema_decays). By default "
         "the one that scored best for --step=best, otherwise config.train.ema_decay.",
-        lower_bound=0,
-        upper_bound=1,
+        lower=0,
+        upper=1,
     )
 
 

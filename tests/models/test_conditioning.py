@@ -143,7 +143,7 @@ def test_sampling_guides_with_the_null_of_training(monkeypatch):
     params = nets.init(0)
     seen = {}
 
-    def spy(velocity, condition, null, config, prepare):
+    def spy(velocity, condition, null, *_):
         jax.debug.callback(lambda c, n: seen.update(condition=c, null=n), condition, null)
         return lambda x, t: jnp.zeros_like(x)
 

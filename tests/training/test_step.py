@@ -102,6 +102,7 @@ def run_with_decays(config):
     return run_steps(with_decays(config), 4)
 
 
+@pytest.mark.large
 def test_each_further_average_has_its_decay_and_changes_nothing_else(small_config):
     one, metrics = run_steps(small_config, 4)
     states, metrics_many = run_with_decays(small_config)
