@@ -69,6 +69,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
 def become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
     """Turns a fork into the program, and ends as its interpreter would."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # an ignored one would be inherited
     os.setsid()  # a process group of its own, so that a test can see when the whole group ends
     os.dup2(output, 1)
     os.dup2(errors, 2)

@@ -75,11 +75,13 @@ class Fork:
         return self._texts()
 
     def traces(self) -> str:
-        """Outputs of the running program so far, followed by where each of its threads is."""
+        """Outputs of the running program so far, its signals, and where each of its threads is."""
+        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        signals = "\n".join(line for line in status if line.startswith(("Sig", "Shd")))
         self.send_signal(signal.SIGUSR2)  # tests/forkserver.py says what this prints
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(2.0)
-        return "\n".join(text for text in self._texts() if text)
+        return "\n".join(text for text in (signals, *self._texts()) if text)
 
     def _texts(self) -> tuple[str, str | None]:
         return tuple(stream and _text(stream) for stream in self._outputs)
