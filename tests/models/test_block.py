@@ -136,7 +136,8 @@ def test_bfloat16_is_near_float32():
     assert 0 < difference.max() < 0.1 * np.abs(found["float32"]).max()
 
 
-@pytest.mark.parametrize("cross", ["patches", pytest.param("cls", marks=pytest.mark.large)])
+@pytest.mark.large
+@pytest.mark.parametrize("cross", ["patches", "cls"])
 def test_another_kernel_computes_the_same(monkeypatch, cross):
     """JAX's own attention stands for cuDNN's, with the same axes and scale."""
     called = []

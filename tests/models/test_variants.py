@@ -72,11 +72,6 @@ def test_scanned_unrolled_and_prepared_forms_agree(settings):
     np.testing.assert_allclose(velocity(spec(**settings), params, True)[0], expected, atol=1e-4)
 
 
-def test_the_velocity_of_a_new_model_is_zero():
-    nets = spec(**ALL)
-    assert not np.any(velocity(nets, nets.init(0))[0])
-
-
 def test_the_offsets_of_layers_are_what_differs_between_them():
     """With one modulation, moving the offset of a layer by that of another moves that layer."""
     nets = spec(**ALL)
