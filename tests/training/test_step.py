@@ -15,7 +15,7 @@ from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import store
 from fsdit.training.objective import example_losses
-from fsdit.training.step import make_train_step, time_bins
+from fsdit.training.step import all_finite, make_train_step, time_bins
 
 pytestmark = pytest.mark.medium
 
@@ -175,6 +175,14 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_confi
         before, after = getattr(states[0], name), getattr(states[2], name)
         jax.tree.map(np.testing.assert_array_equal, before, after)
     assert [int(s.nonfinite_in_row) for s in states] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("leaves", [1, 41, 47, 82, 83])  # n (1 / n) < 1 in float32, but for 1
+def test_finite_arrays_are_finite_whatever_their_number(leaves):
+    finite = jax.jit(all_finite)
+    arrays = [jnp.zeros(1)] * leaves
+    assert finite(arrays)
+    assert not finite([*arrays[1:], jnp.full(1, jnp.nan)])
 
 
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):
