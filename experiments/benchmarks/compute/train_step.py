@@ -126,7 +126,7 @@ def step_and_state(
 ) -> tuple[Callable[..., Any], train_state.TrainState]:
     """The jitted train step, and a state to start from."""
     tx = optimizer.transformation(config.optimizer)
-    template = train_state.abstract(spec, tx, mesh)
+    template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
     step = compile_train_step(spec, config, tx, mesh, template)
     return step, train_state.init(spec, tx, config.seed, template)
 

@@ -1,0 +1,173 @@
+"""What changed settings of an experiment are worth, at equal training time on this machine.
+
+    python -m experiments.benchmarks.ablation --config=experiments/glyphs.py \\
+        --output_dir=runs/ablation --seed=0 --seed=1 --seed=2 \\
+        --variant=optimizer.method=muon --variant=model.norm=rms,model.qk_norm=true
+
+Train steps of all variants are timed in turns, and each variant trains for as many steps as take
+the time of the unchanged experiment; its warm-up keeps its share of them. Then `fsdit.evaluate`
+judges samples of unseen classes. Prints a table of means over the seeds with standard errors, and
+writes ablation.json. A second start goes on; give it the same variants, or more.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments.benchmarks.compute.recipe_step import changed
+from experiments.benchmarks.compute.train_step import step_and_state
+from experiments.benchmarks.turns import take_turns
+from fsdit import program
+from fsdit.config import Config, to_dict
+from fsdit.data.layout import read_dataset_info, write_json
+from fsdit.evaluation.metrics import METRICS
+from fsdit.evaluation.results import read_results
+from fsdit.parallel import sharding
+from fsdit.planning.programs import abstract_batch
+from fsdit.planning.published import abstract_networks
+from fsdit.training.alignment import with_projection
+
+_METRICS = (
+    *("top1", "pixel_frechet_distance", "pixel_recall", "pixel_pairwise_distance"),
+    *("pixel_near_copies", "frechet_distance"),
+)
+_TURNS, _STEPS = 7, 3  # of the timing
+
+# By settings of a variant, as text: {"ratio": time of a step, in steps of the unchanged
+# experiment; "steps": of training; "scores": guidance -> metric -> seed -> value}
+Found = dict[str, dict[str, Any]]
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    base, output = _CONFIG(), Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "config.json", to_dict(base))
+    variants = {text: changed(base, text) for text in ["", *_VARIANTS.value]}
+    results = output / "ablation.json"
+    found: Found = json.loads(results.read_text()) if results.exists() else {}
+    if variants.keys() - found.keys():
+        ratios = step_ratios(variants)
+        for text, ratio in ratios.items():
+            steps = round(base.train.num_steps / ratio)
+            found.setdefault(text, {"ratio": ratio, "steps": steps, "scores": {}})
+        write_json(results, found)
+    for seed in _SEEDS.value:
+        for text in variants:
+            entry, workdir = found[text], output / f"{folder_name(text)}-{seed}"
+            run(output / "config.json", equal_time(base, entry["steps"], seed, text), workdir)
+            add_scores(entry["scores"], workdir, seed)
+            write_json(results, found)
+            print_table(found)
+
+
+def step_ratios(variants: dict[str, Config]) -> dict[str, float]:
+    """Time of a train step of each variant, in steps of the one named ""; the best of turns."""
+    seconds, _ = take_turns({text: stepping(config) for text, config in variants.items()}, _TURNS)
+    best = {text: min(times) for text, times in seconds.items()}
+    return {text: time / best[""] for text, time in best.items()}
+
+
+def stepping(config: Config) -> Callable[[], jax.Array]:
+    """Returns a function that trains some steps on a batch of zeros and returns the last loss."""
+    info = read_dataset_info(config.data.dataset_dir)
+    spec, frozen = abstract_networks(config, info)
+    spec, mesh = with_projection(spec, config), sharding.make_mesh(config)
+    shapes = abstract_batch(spec, frozen, config, info)
+    batch = jax.device_put(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        sharding.batch_sharding(mesh),
+    )
+    step, state = step_and_state(config, spec, mesh)
+
+    def train() -> jax.Array:
+        nonlocal state
+        for _ in range(_STEPS):
+            state, metrics = step(state, batch)
+        return metrics["loss"]
+
+    return train
+
+
+def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]:
+    """What a run of a variant changes in the experiment, as text by dotted path."""
+    warmup = round(config.optimizer.warmup_steps * steps / base.train.num_steps)
+    return {
+        **dict(setting.split("=", 1) for setting in text.split(",") if setting),
+        "seed": str(seed),
+        "train.num_steps": str(steps),
+        "train.eval_interval": str(10 * steps),
+        "optimizer.warmup_steps": str(warmup),
+    }
+
+
+def run(experiment: Path, settings: dict[str, str], workdir: Path) -> None:
+    """Trains and evaluates a variant, unless that is done. Raises CalledProcessError."""
+    if (workdir / "test" / "results.json").exists():
+        return
+    python = (sys.executable, "-m")
+    overrides = [f"--config.{path}={value}" for path, value in settings.items()]
+    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides)
+    scales = ",".join(f"{scale:g}" for scale in map(float, _SCALES.value))
+    evaluate = (
+        *("fsdit.evaluate", f"--workdir={workdir}", f"--output={workdir / 'test'}"),
+        *("--config.evaluation.seen=false", f"--config.evaluation.guidance_scales={scales}"),
+    )
+    for command in (train, evaluate):
+        subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def add_scores(scores: dict[str, Any], workdir: Path, seed: int) -> None:
+    """Adds what an evaluation found, by guidance scale, metric and seed."""
+    for table in read_results(workdir / "test" / "results.json").tables:
+        at = scores.setdefault(f"{table.guidance_scale:g}", {})
+        for metric in _METRICS:
+            if metric in table.scores:
+                value = table.scores[metric]["samples"].value
+                at.setdefault(metric, {})[str(seed)] = value
+
+
+def folder_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in text) or "unchanged"
+
+
+def print_table(found: Found) -> None:
+    labels = [METRICS[metric].label for metric in _METRICS]
+    print("| variant | steps | guidance | " + " | ".join(labels) + " |")
+    print("| --- " * (3 + len(_METRICS)) + "|")
+    for text, entry in found.items():
+        for scale, metrics in sorted(entry["scores"].items(), key=lambda item: float(item[0])):
+            cells = [mean_text(list(metrics.get(m, {}).values())) for m in _METRICS]
+            head = f"| {text or 'unchanged'} | {entry['steps']} | {scale} | "
+            print(head + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+def mean_text(values: list[float]) -> str:
+    """The mean of seeds, with its standard error where there are several."""
+    if not values:
+        return "-"
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+
+
+if __name__ == "__main__":
+    _CONFIG = program.define_config()
+    _OUTPUT = program.define_path("output_dir", None, "For runs and results.", required=True)
+    _VARIANTS = flags.DEFINE_multi_string(
+        "variant", [], "Changed settings, as a.b=c,d.e=f; may be repeated."
+    )
+    _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of a run of each variant; repeatable.")
+    _SCALES = flags.DEFINE_list("guidance_scales", ["1", "1.5", "2", "3"], "Of the tables.")
+    program.run(main)
