@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from experiments.benchmarks.lifecycle.small_disk import enter_own_namespace
+
 ROOT = Path(__file__).parents[1]
 # Compiling takes most of a test's time, and the programs that tests run are small.
 QUICK_COMPILATION = (
@@ -163,21 +165,16 @@ def preloading_environment() -> dict[str, str]:
 
 
 FORKED = "fsdit.tests.fork"  # event for audit hooks
-_servers: dict[str, socket.socket] = {}  # mount namespace -> server; one entry at most
 
 
+@functools.cache
 def _connection() -> socket.socket:
     """The connection to this test process's server, which the first test to need it starts.
 
-    small_disk moves the test process to a new mount namespace, which needs a new server:
-    forks of the old one do not see what is mounted.
+    Forks see what small_disk mounts, because the server is in the mount namespace where it does.
     """
-    namespace = str(Path("/proc/self/ns/mnt").readlink())
-    if namespace not in _servers:
-        while _servers:
-            _servers.popitem()[1].close()
-        _servers[namespace] = _start_server()
-    return _servers[namespace]
+    enter_own_namespace()
+    return _start_server()
 
 
 def _start_server() -> socket.socket:
