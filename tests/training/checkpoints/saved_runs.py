@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fsdit.config import MeshConfig
@@ -30,15 +31,27 @@ def mesh_of(config):
     return sharding.make_mesh(config, devices)
 
 
-def template_of(config):
-    spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
+class FewArrays(ModelSpec):
+    """Four parameters instead of sixty, for tests of files: they are saved and restored alike."""
+
+    def init(self, seed):
+        key = jax.random.key(seed)
+        return {
+            "embed": {"kernel": jax.random.normal(key, (36, 64)), "bias": jnp.ones(64)},
+            # Large enough that fsdp shards it.
+            "blocks": {"up": {"kernel": jax.random.normal(key, (2, 64, 256)), "bias": jnp.ones(2)}},
+        }
+
+
+def template_of(config, model=ModelSpec):
+    spec, tx = model(config.model, 24, 1), optimizer.transformation(config.optimizer)
     return spec, tx, train_state.abstract(spec, tx, mesh_of(config), len(config.train.all_decays))
 
 
 @functools.cache
-def fresh_state(config):
+def fresh_state(config, model=ModelSpec):
     """The state of a new run, made once."""
-    spec, tx, template = template_of(config)
+    spec, tx, template = template_of(config, model)
     return train_state.init(spec, tx, 0, template)
 
 
@@ -47,12 +60,13 @@ def at_step(state, step):
     return state.replace(step=jax.device_put(np.int32(step), state.step.sharding))
 
 
-def saved_run(workdir, config, steps=(5, 10), values=None):
+def saved_run(workdir, config, steps=(5, 10), values=None, model=ModelSpec):
     """A workdir with a checkpoint at each of `steps`, all of different content.
 
-    values: scores of some steps, by step: one for each average.
+    values: scores of some steps, by step: one for each average. model: FewArrays where no
+    network reads the checkpoints.
     """
-    state = fresh_state(config)
+    state = fresh_state(config, model)
     writer = store.Checkpoints(workdir, config, IDENTITY, mesh_of(config), 0)
     states = {}
     for step in steps:

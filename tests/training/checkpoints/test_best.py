@@ -1,6 +1,7 @@
 """The best checkpoint: which one it is, how long it is kept, and what finds it again."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -14,18 +15,21 @@ from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import best_of, better, score, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
 from tests.programs import one_line_error, run_module
+from tests.training.checkpoints import saved_runs
 from tests.training.checkpoints.saved_runs import (
     DAMAGES,
     IDENTITY,
+    FewArrays,
     assert_equal,
     at_step,
     mesh_of,
-    saved_run,
-    template_of,
 )
 
 pytestmark = pytest.mark.medium
 LARGE = pytest.mark.large
+
+saved_run = functools.partial(saved_runs.saved_run, model=FewArrays)
+template_of = functools.partial(saved_runs.template_of, model=FewArrays)
 
 
 @pytest.fixture
@@ -153,7 +157,7 @@ def scored_run(made, small_config):
         policy = dataclasses.replace(small_config.checkpoint, keep_last=3)
         config = dataclasses.replace(small_config, checkpoint=policy)
         found = {5: 0.5, 10: 0.1, 15: 0.4}
-        states.update(saved_run(folder / "run", config, (5, 10, 15), found))
+        states.update(saved_runs.saved_run(folder / "run", config, (5, 10, 15), found))
         saved_run(folder / "plain", config, (5,))
     return folder / "run", states
 

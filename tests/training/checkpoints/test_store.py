@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -15,28 +16,30 @@ from fsdit.errors import CheckpointError
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.metadata import UnreadableCheckpointError
 from fsdit.training.telemetry.running import Running
+from tests.conftest import small_run
+from tests.training.checkpoints import saved_runs
 from tests.training.checkpoints.saved_runs import (
     DAMAGES,
     IDENTITY,
     RUNNING,
+    FewArrays,
     _empty,
     _flip_largest,
     assert_equal,
     at_step,
-    fresh_state,
     mesh_of,
-    saved_run,
-    template_of,
 )
 
 pytestmark = pytest.mark.medium
 
+saved_run = functools.partial(saved_runs.saved_run, model=FewArrays)
+fresh_state = functools.partial(saved_runs.fresh_state, model=FewArrays)
+template_of = functools.partial(saved_runs.template_of, model=FewArrays)
+
 
 @pytest.fixture
-def config(small_config):
-    # Wide enough that fsdp shards some kernels.
-    wide = dataclasses.replace(small_config.model, hidden_size=64)
-    return dataclasses.replace(small_config, model=wide)
+def config():
+    return small_run(Path("unread"))
 
 
 def new_writer(workdir, config):
@@ -237,8 +240,8 @@ def _fingerprint_of_kernel(state, kernel):
 
 def test_another_configuration_is_refused_with_the_field(tmp_path, config):
     saved_run(tmp_path, config)
-    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=128))
-    with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 128.* has 64"):
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=64))
+    with pytest.raises(CheckpointError, match=r"config.model.hidden_size is 64.* has 32"):
         listing.check_resumable(tmp_path, wider, IDENTITY)
     for name in ("dataset", "encoder", "codec"):
         with pytest.raises(CheckpointError, match=f"another {name} than config"):
