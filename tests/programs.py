@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 QUICK_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false"
+    # Parts of a program compile in parallel, which is more work in all; the cores are busy anyway.
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
 # Libraries read variables with these prefixes while they are imported: a fork comes too late.
 READ_AT_IMPORT = ("JAX_", "TF_", "OPENBLAS_", "OMP_", "PYTHON", "EPATH_")

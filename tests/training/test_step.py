@@ -56,11 +56,22 @@ def run_steps(config, steps, first=0, state=None):
     return states, metrics
 
 
+@pytest.fixture
+def config(small_config):
+    """A model of one block without cross-attention, wide enough that fsdp shards some kernels."""
+    model = dataclasses.replace(small_config.model, hidden_size=64, depth=1, cross_attention="none")
+    return dataclasses.replace(small_config, model=model)
+
+
+@functools.cache
+def four_steps(config):
+    """The states and metrics of four steps, made once."""
+    return run_steps(config, 4)
+
+
 @pytest.mark.parametrize(("data", "fsdp"), [(4, 2), pytest.param(1, 8, marks=pytest.mark.large)])
-def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
-    wide = dataclasses.replace(small_config.model, hidden_size=64)  # some kernels get sharded
-    config = dataclasses.replace(small_config, model=wide)
-    _, expected = run_steps(dataclasses.replace(config, mesh=MeshConfig(data=8, fsdp=1)), 4)
+def test_losses_do_not_depend_on_the_mesh(config, data, fsdp):
+    _, expected = four_steps(config)
     _, actual = run_steps(dataclasses.replace(config, mesh=MeshConfig(data=data, fsdp=fsdp)), 4)
     expected, actual = ([m["loss"] for m in rows] for rows in (expected, actual))
     np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
@@ -68,10 +79,10 @@ def test_losses_do_not_depend_on_the_mesh(small_config, data, fsdp):
 
 
 @pytest.mark.large
-def test_accumulated_micro_batches_equal_one_batch(small_config):
-    whole, metrics = run_steps(small_config, 2)
-    train = dataclasses.replace(small_config.train, accumulate_steps=2)
-    parts, metrics_parts = run_steps(dataclasses.replace(small_config, train=train), 2)
+def test_accumulated_micro_batches_equal_one_batch(config):
+    whole, metrics = run_steps(config, 2)
+    train = dataclasses.replace(config.train, accumulate_steps=2)
+    parts, metrics_parts = run_steps(dataclasses.replace(config, train=train), 2)
     for a, b in zip(metrics, metrics_parts, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         np.testing.assert_allclose(a["bin_counts"], b["bin_counts"])
@@ -80,11 +91,11 @@ def test_accumulated_micro_batches_equal_one_batch(small_config):
     )
 
 
-def test_ema_averages_the_updated_parameters(small_config):
-    states, _ = run_steps(small_config, 3)
+def test_ema_averages_the_updated_parameters(config):
+    states, _ = four_steps(config)
     expected = states[0].params["embed"]["kernel"].astype(np.float64)
     for step, state in enumerate(states[1:]):
-        decay = min(small_config.train.ema_decay, (1 + step) / (10 + step))
+        decay = min(config.train.ema_decay, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * state.params["embed"]["kernel"]
     np.testing.assert_allclose(states[-1].ema["embed"]["kernel"], expected, rtol=1e-5, atol=1e-7)
 
@@ -97,15 +108,10 @@ def with_decays(config):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, ema_decays=DECAYS))
 
 
-@functools.cache
-def run_with_decays(config):
-    return run_steps(with_decays(config), 4)
-
-
 @pytest.mark.large
-def test_each_further_average_has_its_decay_and_changes_nothing_else(small_config):
-    one, metrics = run_steps(small_config, 4)
-    states, metrics_many = run_with_decays(small_config)
+def test_each_further_average_has_its_decay_and_changes_nothing_else(config):
+    one, metrics = four_steps(config)
+    states, metrics_many = four_steps(with_decays(config))
     jax.tree.map(np.testing.assert_array_equal, metrics_many, metrics)
     for field in ("params", "ema", "opt_state"):
         found, expected = getattr(states[-1], field), getattr(one[-1], field)
@@ -122,9 +128,9 @@ def test_each_further_average_has_its_decay_and_changes_nothing_else(small_confi
 
 
 @pytest.mark.large
-def test_further_averages_resume_bitwise_from_a_checkpoint(tmp_path, small_config):
-    config = with_decays(small_config)
-    states, _ = run_with_decays(small_config)
+def test_further_averages_resume_bitwise_from_a_checkpoint(tmp_path, config):
+    config = with_decays(config)
+    states, _ = four_steps(config)
     spec, tx = ModelSpec(config.model, 24, 1), optimizer.transformation(config.optimizer)
     mesh = sharding.make_mesh(config, jax.devices()[:2])
     template = train_state.abstract(spec, tx, mesh, 1 + len(DECAYS))
@@ -139,11 +145,11 @@ def test_further_averages_resume_bitwise_from_a_checkpoint(tmp_path, small_confi
     assert len({np.concatenate([a.ravel() for a in each]).tobytes() for each in averages}) == 4
 
 
-def test_a_nonfinite_step_changes_nothing_and_is_counted(small_config):
+def test_a_nonfinite_step_changes_nothing_and_is_counted(config):
     exploding = dataclasses.replace(
-        small_config.optimizer, peak_learning_rate=1e38, warmup_steps=0, clip_norm=1.0
+        config.optimizer, peak_learning_rate=1e38, warmup_steps=0, clip_norm=1.0
     )
-    states, metrics = run_steps(dataclasses.replace(small_config, optimizer=exploding), 3)
+    states, metrics = run_steps(dataclasses.replace(config, optimizer=exploding), 3)
     assert np.isfinite(metrics[0]["loss"]) and not np.isfinite(metrics[1]["loss"])
     for name in ("params", "ema", "opt_state"):
         before, after = getattr(states[1], name), getattr(states[3], name)
@@ -164,12 +170,12 @@ NOT_FINITE = {
 @pytest.mark.parametrize(
     "case", ["average", *(pytest.param(c, marks=pytest.mark.large) for c in ("rate", "optimizer"))]
 )
-def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(small_config, case):
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(config, case):
     (section, field), value = NOT_FINITE[case][0].split("."), NOT_FINITE[case][1]
     changes = {"warmup_steps": 0} if section == "optimizer" else {}
-    changed = dataclasses.replace(getattr(small_config, section), **changes)
+    changed = dataclasses.replace(getattr(config, section), **changes)
     object.__setattr__(changed, field, value)
-    states, metrics = run_steps(dataclasses.replace(small_config, **{section: changed}), 2)
+    states, metrics = run_steps(dataclasses.replace(config, **{section: changed}), 2)
     assert all(np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"]) for row in metrics)
     for name in ("params", "ema", "opt_state"):
         before, after = getattr(states[0], name), getattr(states[2], name)

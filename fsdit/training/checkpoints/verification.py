@@ -22,19 +22,21 @@ from fsdit.training.checkpoints import metadata
 from fsdit.training.checkpoints.metadata import DamagedCheckpointError
 
 
+@jax.jit  # of its own, so that the many arrays of one shape are traced once
+def _weighted_sum(leaf: jax.Array) -> jax.Array:
+    """The fingerprint () uint32 of an array, equation 1."""
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    weights = jnp.ones(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        position = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        weights = weights * jnp.uint32(2 * size + 1) + 2 * position
+    return (bits * weights).sum(dtype=jnp.uint32)
+
+
 @jax.jit
 def _leaf_sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    """The fingerprint () uint32 of each array, equation 1."""
-
-    def weighted_sum(leaf: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        weights = jnp.ones(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            position = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-            weights = weights * jnp.uint32(2 * size + 1) + 2 * position
-        return (bits * weights).sum(dtype=jnp.uint32)
-
-    return [weighted_sum(leaf) for leaf in leaves]
+    """The fingerprint () uint32 of each array."""
+    return [_weighted_sum(leaf) for leaf in leaves]
 
 
 def fingerprint(state: PyTree[jax.Array]) -> dict[str, int]:
