@@ -12,6 +12,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from fsdit.config import from_dict, to_dict
 from fsdit.training.checkpoints import listing
+from tests.conftest import one_block
 from tests.processes import (
     STEPS,
     final_state,
@@ -28,18 +29,24 @@ pytestmark = pytest.mark.medium
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
+    return long_run(tmp_path, one_block(small_config))
+
+
+@pytest.fixture
+def every_part(tmp_path, small_config):
+    """An experiment whose model has every part, and so makes every tag of TensorBoard."""
     return long_run(tmp_path, small_config)
 
 
-def test_a_finished_run_leaves_its_files_and_is_not_trained_again(experiment, undisturbed):
-    workdir = undisturbed(experiment)
+def test_a_finished_run_leaves_its_files_and_is_not_trained_again(every_part, undisturbed):
+    workdir = undisturbed(every_part)
     config = from_dict(json.loads((workdir / "config.json").read_text()))
     assert config.train.num_steps == STEPS
     assert (workdir / "checkpoints" / str(STEPS) / "meta").is_dir()
     with Image.open(workdir / "samples" / f"{STEPS}.png") as picture:
         assert picture.width > 5 * 24 and len(np.unique(np.asarray(picture))) > 3
 
-    status, output = finish(start(experiment, workdir))
+    status, output = finish(start(every_part, workdir))
     assert status == 0 and "is finished" in output
     assert len(rows(workdir)) == STEPS
 
@@ -60,8 +67,8 @@ SCALARS = {
 }  # fmt: skip
 
 
-def test_tensorboard_reads_every_tag(experiment, undisturbed):
-    workdir = undisturbed(experiment)
+def test_tensorboard_reads_every_tag(every_part, undisturbed):
+    workdir = undisturbed(every_part)
     events = EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0, "images": 0})
     events.Reload()
     tags = set(events.Tags()["tensors"])
@@ -194,12 +201,12 @@ def test_a_damaged_shard_stops_the_run_and_names_the_record(tmp_path, experiment
     assert last.startswith("error: ") and str(shard) in last and "record" in last
 
 
-def test_a_workdir_of_another_configuration_is_refused(experiment, undisturbed):
-    workdir = undisturbed(experiment)
+def test_a_workdir_of_another_configuration_is_refused(every_part, undisturbed):
+    workdir = undisturbed(every_part)
     before = sorted(p for p in workdir.rglob("*") if p.is_file())
     result = run_module(
         "fsdit.main",
-        f"--config={experiment}",
+        f"--config={every_part}",
         f"--workdir={workdir}",
         "--config.model.hidden_size=64",
     )

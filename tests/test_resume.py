@@ -13,7 +13,7 @@ import pytest
 import fsdit
 from fsdit.training.checkpoints import listing
 from fsdit.training.objective import TERMS
-from tests.conftest import experiment_file, small_disk_at
+from tests.conftest import experiment_file, one_block, small_disk_at
 from tests.processes import (
     STEPS,
     UNHURRIED,
@@ -28,7 +28,7 @@ from tests.processes import (
     wait_for_start,
     wait_for_step,
 )
-from tests.programs import one_line_error, run_module, start_program
+from tests.programs import one_line_error, run_module
 from tests.training.objectives import ALL
 
 pytestmark = pytest.mark.medium
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.medium
 
 @pytest.fixture
 def experiment(tmp_path, small_config):
-    return long_run(tmp_path, small_config)
+    return long_run(tmp_path, one_block(small_config))
 
 
 def test_killed_and_preempted_runs_end_bitwise_as_if_never_stopped(
@@ -176,7 +176,7 @@ def test_a_run_moves_from_two_processes_to_one_to_four(tmp_path, experiment, und
 
 @pytest.fixture
 def small_disk(tmp_path):
-    with small_disk_at(tmp_path / "disk", size="6m") as disk:
+    with small_disk_at(tmp_path / "disk", size="3m") as disk:
         yield disk
 
 
@@ -184,10 +184,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(
     tmp_path, experiment, small_disk, undisturbed
 ):
     workdir = small_disk / "run"
-    # A real start: only children of this test process see the disk that it has mounted.
     flags = ("--config.checkpoint.keep_last=100", "--config.checkpoint.interval=2")
-    paths = (f"--config={experiment}", f"--workdir={workdir}")
-    status, output = finish(start_program("fsdit.main", *paths, *flags, real=True))
+    status, output = finish(start(experiment, workdir, *flags))
     assert status == 1, output
     assert "Traceback" not in output and "  File " not in output
     errors = [line for line in output.splitlines() if line.startswith("error: ")]

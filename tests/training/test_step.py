@@ -16,6 +16,7 @@ from fsdit.training import state as train_state
 from fsdit.training.checkpoints import store
 from fsdit.training.objective import example_losses
 from fsdit.training.step import all_finite, make_train_step, time_bins
+from tests.conftest import one_block
 
 pytestmark = pytest.mark.medium
 
@@ -58,9 +59,7 @@ def run_steps(config, steps, first=0, state=None):
 
 @pytest.fixture
 def config(small_config):
-    """A model of one block without cross-attention, wide enough that fsdp shards some kernels."""
-    model = dataclasses.replace(small_config.model, hidden_size=64, depth=1, cross_attention="none")
-    return dataclasses.replace(small_config, model=model)
+    return one_block(small_config, hidden_size=64)  # wide enough that fsdp shards some kernels
 
 
 @functools.cache
