@@ -17,7 +17,7 @@ from fsdit.sampling.export_files import read_info
 from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import Selection
 from fsdit.training.run import load_generator, load_run, saved_config
-from tests.conftest import experiment_file
+from tests.conftest import experiment_file, one_block
 from tests.processes import final_state, finish, start, wait_for_step
 from tests.programs import one_line_error, run_module
 from tests.training.checkpoints.saved_runs import (
@@ -40,7 +40,7 @@ def with_decays(config, decays=FURTHER):
 
 @pytest.fixture
 def config(small_config):
-    return with_decays(small_config)
+    return with_decays(one_block(small_config))
 
 
 SCORES = {5: (0.3, 0.4, math.nan), 10: (0.3, 0.2, 0.25), 15: (0.1, math.inf, 0.21)}
@@ -148,7 +148,7 @@ def test_an_export_says_which_average_it_holds(workdir, tmp_path):
 
 
 def test_the_decays_of_a_run_are_fixed_and_different(small_config, config):
-    (change,) = changed_fields(to_dict(small_config), config)
+    (change,) = changed_fields(to_dict(one_block(small_config)), config)
     assert change.startswith("config.train.ema_decays is ")
     for decays in ((OWN,), (0.5, 0.5)):
         with pytest.raises(ConfigError, match=r"config\.train\.ema_decays=.* repeats a value"):
@@ -167,7 +167,7 @@ def test_a_plan_counts_each_average(small_config, config):
 
     params = jax.tree.leaves(template_of(config)[0].abstract_params())
     more = len(FURTHER) * sum(leaf.size * leaf.dtype.itemsize for leaf in params)
-    assert state_bytes(config) == state_bytes(small_config) + more
+    assert state_bytes(config) == state_bytes(one_block(small_config)) + more
 
 
 JUDGED = "tests.training.checkpoints.judged_run"

@@ -14,6 +14,7 @@ from fsdit.errors import CheckpointError
 from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import best_of, better, score, to_meta
 from fsdit.training.run import load_generator, load_run, saved_config
+from tests.conftest import one_block
 from tests.programs import one_line_error, run_module
 from tests.training.checkpoints import saved_runs
 from tests.training.checkpoints.saved_runs import (
@@ -155,7 +156,7 @@ def scored_run(made, small_config):
     folder, states = made
     if not states:
         policy = dataclasses.replace(small_config.checkpoint, keep_last=3)
-        config = dataclasses.replace(small_config, checkpoint=policy)
+        config = dataclasses.replace(one_block(small_config), checkpoint=policy)
         found = {5: 0.5, 10: 0.1, 15: 0.4}
         states.update(saved_runs.saved_run(folder / "run", config, (5, 10, 15), found))
         saved_run(folder / "plain", config, (5,))
