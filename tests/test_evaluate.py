@@ -10,7 +10,8 @@ from PIL import Image
 from fsdit.errors import EXIT_PREEMPTED
 from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.results import IMAGE_SETS, read_results, scalars
-from tests.conftest import small_disk_at, small_run
+from tests.conftest import one_block, small_disk_at, small_run
+from tests.data_prep.datasets import first_classes
 from tests.evaluation.report.page_reader import read_page
 from tests.programs import run_module, start_program
 from tests.training.checkpoints.saved_runs import saved_run
@@ -29,7 +30,8 @@ PROTOCOL = (
 def evaluated(tmp_path_factory, glyphs):
     """A run and its evaluation: (workdir, output)."""
     folder = tmp_path_factory.mktemp("evaluated")
-    saved_run(folder / "run", small_run(glyphs), steps=(5,))
+    dataset = first_classes(glyphs, folder / "dataset", {"train": 24, "val": 12})
+    saved_run(folder / "run", one_block(small_run(dataset)), steps=(5,))
     result = evaluate(folder / "run", folder / "result", "--config.evaluation.shots=1,5")
     assert result.returncode == 0, result.stderr
     return folder / "run", folder / "result"

@@ -7,6 +7,7 @@ import numpy as np
 
 from fsdit.data import layout, records
 from fsdit.data.episodes import draw_episodes
+from fsdit.data.readers import split_images
 from fsdit.data.records import ImageRecord
 from fsdit.data.shards import open_shard, read_record, shard_name, write_shard
 
@@ -43,6 +44,25 @@ def write(directory: Path, seed: int = 0, **changes) -> Path:
         layout.write_split(directory / name, images(name, info, seed), drawn, shards=2)
     info = layout.DatasetInfo(SIZE, 1, infos, "command", seed)
     layout.write_dataset_json(directory, dataclasses.replace(info, **changes))
+    return directory
+
+
+def first_classes(source: Path, directory: Path, counts: dict[str, int]) -> Path:
+    """Writes a dataset of the first classes of another one. counts: their number, by split."""
+    info = layout.read_dataset_info(source)
+    splits = {}
+    for name, count in counts.items():
+        whole = info.split(name)
+        sizes = whole.images_per_class[:count]
+        kept = layout.SplitInfo(whole.classes[:count], sizes, episodes=3 * count, shots=SHOTS)
+        read, classes = split_images(source, info, name), np.repeat(range(count), sizes)
+        written = [
+            ImageRecord(f"{name}/{i}", int(c), records.encode_pixels(read[i]), *read[i].shape[:2])
+            for i, c in enumerate(classes)
+        ]
+        layout.write_split(directory / name, written, draw_episodes(kept, SHOTS, 3, seed=0))
+        splits[name] = kept
+    layout.write_dataset_json(directory, dataclasses.replace(info, splits=splits))
     return directory
 
 
