@@ -16,9 +16,13 @@ With config.modulation="single", W and b are one for all blocks, and block l add
 
 In PixArt-alpha E_l starts at random, and the last matrices of the branches at zero. Here
 adaLN-Zero's start is kept: all of (3) is zero, and a new block is the identity.
+
+Neither depends on the tokens, so both are computed for all blocks at once, before the first. A
+block holds the parameters of its modulation, and is called with its result.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,6 +35,20 @@ from fsdit.models.multihead import Attention, Context, Grid
 Diagnostics = dict[str, Array]
 
 
+# (vector (B, D), kernels (L, D, E)) -> (L, B, E), as `products` computes them.
+Products = Callable[[Array, Array], Array]
+
+
+def products(x: Float[Array, "B D"], kernels: Float[Array, "L D E"]) -> Float[Array, "L B E"]:
+    """The products of one vector with the kernels of L layers, in the type of the kernels.
+
+    The vector is repeated before it takes that type, so that its gradients by all layers are
+    added in its own.
+    """
+    repeated = jnp.broadcast_to(x, (kernels.shape[0], *x.shape)).astype(kernels.dtype)
+    return jnp.einsum("lbd,lde->lbe", repeated, kernels)
+
+
 class Modulation(layers.Linear):
     """Equation (1): vector (B, D) -> shifts, scales and gates (B, E), zero at the start."""
 
@@ -41,6 +59,11 @@ class Modulation(layers.Linear):
     def __call__(self, vector: Float[Array, "B D"]) -> Float[Array, "B E"]:
         return super().__call__(nnx.silu(vector).astype(self.dtype))
 
+    def of_all(self, vector: Float[Array, "B D"], products: Products) -> Float[Array, "L B E"]:
+        """Equation (1) for each of L blocks, of whose modulations this is the stack."""
+        kernel, bias = (p[...].astype(self.dtype) for p in (self.kernel, self.bias))
+        return products(nnx.silu(vector), kernel) + bias[:, None]
+
 
 class Offset(nnx.Module):
     """Equation (3) from the `Modulation` of all blocks on: it adds E_l in float32."""
@@ -49,8 +72,13 @@ class Offset(nnx.Module):
         self.dtype = dtype
         self.offset = nnx.Param(jnp.zeros(width))
 
-    def __call__(self, shared: Float[Array, "B E"]) -> Float[Array, "B E"]:
-        return (shared + self.offset[...].astype(jnp.float32)).astype(self.dtype)
+    def of_all(self, shared: Float[Array, "B E"]) -> Float[Array, "L B E"]:
+        """Equation (3) for each of L blocks, of whose offsets this is the stack.
+
+        The sum is float32, so that the gradients of all blocks are added in float32.
+        """
+        offsets = self.offset[...].astype(jnp.float32)[:, None]
+        return (shared.astype(jnp.float32) + offsets).astype(self.dtype)
 
 
 def modulation_width(config: ModelConfig) -> int:
@@ -92,17 +120,17 @@ class DiTBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        vector: Float[Array, "B E"],
+        modulation: Float[Array, "B E"],
         context: Context | None,
         diagnose: bool,
         patches: Int[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, "B N D"], Diagnostics]:
         """Returns the block's output and, if `diagnose`, statistics of its activations.
 
-        vector: that of equation (1), (B, D), or with a single modulation its result, (B, E).
+        modulation: the block's own result of equation (1) or (3).
         patches: numbers of the patches that the last tokens are; None: those of the grid.
         """
-        modulation = self.modulation(vector)[:, None]
+        modulation = modulation[:, None]
         parts = jnp.split(modulation, modulation.shape[-1] // x.shape[-1], axis=-1)
         stats: Diagnostics = {}
 
@@ -135,3 +163,9 @@ class DiTBlock(nnx.Module):
                 modulation.astype(jnp.float32), axis=-1
             ).mean()
         return x, stats
+
+    def without_modulation(self) -> "DiTBlock":
+        """The same block without the parameters of its modulation, which its call does not use."""
+        bare = nnx.merge(*nnx.split(self))
+        bare.modulation = None
+        return bare

@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from fsdit.config import ModelConfig
 from fsdit.models import layers
-from fsdit.models.block import Diagnostics, DiTBlock, Modulation, modulation_width
+from fsdit.models.block import (
+    Diagnostics,
+    DiTBlock,
+    Modulation,
+    Products,
+    modulation_width,
+    products,
+)
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
 
@@ -45,6 +52,7 @@ class FewShotDiT(nnx.Module):
 
     features: shape of the frozen encoder's outputs, which are the supports then. None: the
     encoder is learned, and the supports are images.
+    products: computes the modulation of all blocks, where their kernels are not complete.
     """
 
     def __init__(
@@ -55,13 +63,14 @@ class FewShotDiT(nnx.Module):
         channels: int,
         features: FeatureShape | None,
         *,
+        products: Products = products,
         rngs: nnx.Rngs,
     ):
         dim, dtype = config.hidden_size, jnp.dtype(config.dtype)
         self.patch_size = config.patch_size
         self.latent_shape = latent_shape
         self.scan_layers, self.remat, self.dtype = config.scan_layers, config.remat, dtype
-        self.depth = config.depth
+        self.depth, self.products = config.depth, products
         self.grid = (latent_shape[0] // config.patch_size, latent_shape[1] // config.patch_size)
         patch_dim = config.patch_size**2 * latent_shape[2]
 
@@ -192,33 +201,36 @@ class FewShotDiT(nnx.Module):
         time = self.time_out(nnx.silu(self.time_in(layers.time_features(t, _TIME_FEATURES))))
         return h, time, time + condition.vector
 
-    def _modulation(self, vector: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        """What the blocks are modulated by: the vector, or the modulation that all of them share.
-
-        The latter is float32, so that the gradients of the blocks are added in float32.
-        """
-        return vector if self.modulation is None else self.modulation(vector).astype(jnp.float32)
+    def _modulation(self, vector: Float[Array, "B D"]) -> Float[Array, "L B E"]:
+        """Shifts, scales and gates of all blocks."""
+        if self.modulation is None:
+            return self.blocks.modulation.of_all(vector, self.products)
+        return self.blocks.modulation.of_all(self.modulation(vector))
 
     def _blocks(
         self,
         h: Float[Array, "B n D"],
-        modulation: Float[Array, "B E"],
+        modulation: Float[Array, "L B E"],
         condition: Condition,
         diagnose: bool = False,
         span: slice = slice(None),
         patches: Int[Array, "B P"] | None = None,
     ) -> tuple[Float[Array, "B n D"], Diagnostics]:
         """Applies the blocks of `span`, by default all, to these patches, by default all."""
-        projected = isinstance(condition.context, tuple)
+        projected = condition.context if isinstance(condition.context, tuple) else None
+
+        def call(block: DiTBlock, h: Array, own: tuple) -> tuple[Array, Diagnostics]:
+            modulation, keys_and_values = own
+            context = condition.context if projected is None else keys_and_values
+            return block(h, modulation, context, diagnose, patches)
+
         return layers.run_stack(
-            self.blocks,
-            lambda block, h, own: block(
-                h, modulation, own if projected else condition.context, diagnose, patches
-            ),
+            self.blocks.without_modulation(),
+            call,
             h,
             scan=self.scan_layers,
             remat=self.remat,
-            own=condition.context if projected else None,
+            own=(modulation, projected),
             span=span,
         )
 

@@ -11,6 +11,7 @@ from flax import nnx
 from fsdit.config import ModelConfig
 from fsdit.errors import ConfigError, divisors, would
 from fsdit.models import projection
+from fsdit.models.block import Products, products
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.encoder import FeatureShape
@@ -27,7 +28,8 @@ class ModelSpec:
     image_size: height and width of the images in pixels. channels: 1 or 3. codec: gives shapes
     and `sample`; its parameters are not used from here. features: shape of the frozen encoder's
     outputs; None: the encoder is learned. projection: width of the tokens that training projects
-    those of a block to; 0: it does not.
+    those of a block to; 0: it does not. products: computes the modulation of all blocks; a train
+    step whose devices hold parts of the kernels has its own.
     """
 
     config: ModelConfig
@@ -36,6 +38,7 @@ class ModelSpec:
     codec: LatentCodec = PixelCodec()
     features: FeatureShape | None = None
     projection: int = 0
+    products: Products = products
 
     def __post_init__(self):
         patches = [("patch_size", self.config.patch_size, self.latent_shape[0])]
@@ -97,7 +100,14 @@ class ModelSpec:
 
     def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
         size = (self.image_size, self.channels)
-        return FewShotDiT(self.config, self.latent_shape, *size, self.features, rngs=rngs)
+        return FewShotDiT(
+            self.config,
+            self.latent_shape,
+            *size,
+            self.features,
+            products=self.products,
+            rngs=rngs,
+        )
 
     @functools.cached_property
     def _graph(self) -> nnx.GraphDef:

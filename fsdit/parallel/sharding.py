@@ -1,11 +1,12 @@
 """The device mesh, the sharding rules, and how rows of the host become global arrays.
 
 The mesh has two named axes: `data` replicates parameters, `fsdp` shards them. The batch is
-split over both. All rules of which array lies on which device are in this module.
+split over both. All rules of which array lies on which device are in this module;
+`exchange` has what devices send each other in a train step.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,10 @@ _MIN_SHARDED_SIZE = 2**14
 
 # Parameters under this name are stacked by layer: axis 0 is the layer, over which a scan runs.
 _STACKED = "blocks"
+
+# Stacked kernels under this name are multiplied with one vector an image. It is less to send the
+# vectors than to gather such a kernel, so it is split by columns (`exchange.by_columns`).
+_BY_COLUMN = "modulation"
 
 
 def axis_sizes(config: Config, num_devices: int) -> tuple[int, int]:
@@ -90,76 +95,43 @@ def state_shardings(
 ) -> PyTree[NamedSharding]:
     """Shardings of a training state: `fsdp` splits the first axis whose size it divides.
 
-    Optimizer state and EMA have the shapes and names of the parameters, and so their shardings.
+    Of the stacked kernels that `exchange.by_columns` multiplies with, it splits the last such
+    axis. Optimizer state and EMA have the shapes and names of the parameters, and so their
+    shardings.
     """
 
     def rule(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct | Array) -> NamedSharding:
-        first = 1 if _is_stacked(path) else 0
-        return NamedSharding(mesh, _parameter_spec(mesh.shape["fsdp"], leaf.shape, first))
+        axes = range(1 if is_stacked(path) else 0, len(leaf.shape))
+        axes = reversed(axes) if is_by_column(path) else axes
+        return NamedSharding(mesh, _parameter_spec(mesh.shape["fsdp"], leaf.shape, axes))
 
     return jax.tree.map_with_path(rule, abstract)
 
 
-def _is_stacked(path: tuple[Any, ...]) -> bool:
-    return any(getattr(k, "key", None) == _STACKED for k in path)
+def is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether the parameter at this path is stacked by layer."""
+    return _STACKED in _names(path)
 
 
-def _parameter_spec(fsdp: int, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
-    """Splits the first axis, from `first` on, whose size `fsdp` divides.
+def is_by_column(path: tuple[Any, ...]) -> bool:
+    """Whether the parameter at this path is split by columns, if their number allows it."""
+    return {_STACKED, _BY_COLUMN, "kernel"} <= _names(path)
+
+
+def _names(path: tuple[Any, ...]) -> set[Any]:
+    return {getattr(k, "key", None) for k in path}
+
+
+def _parameter_spec(fsdp: int, shape: tuple[int, ...], axes: Iterable[int]) -> PartitionSpec:
+    """Splits the first one of `axes` whose size `fsdp` divides.
 
     An early axis is best: the shares of the devices then lie one after another in memory, and
     gathering copies each into its place at once.
     """
-    axes = [i for i in range(first, len(shape)) if shape[i] % fsdp == 0]
+    axes = [i for i in axes if shape[i] % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not axes:
         return PartitionSpec()
     return PartitionSpec(*[None] * axes[0], "fsdp")
-
-
-def sharded_gradients(
-    mesh: Mesh, gradients: Callable[..., tuple[PyTree[Array], PyTree[Array]]], dtype: jnp.dtype
-) -> Callable[..., tuple[PyTree[Array], PyTree[Array]]]:
-    """Makes `gradients` work on a batch and on parameters that are split over the devices.
-
-    gradients: (params, batch, step) -> (aux, gradients), means over the given batch. The
-    returned function has the same form, with means over the global batch. Each device gathers
-    the parameters once, computes on its own rows, and keeps its share of the mean gradient.
-    (XLA's partitioner, if left to itself, gathers the activations of the whole batch in every
-    layer instead.) Stacked layers are gathered and reduced in `dtype`, in which they are used.
-    """
-
-    def gather(path: tuple[Any, ...], leaf: Array, spec: PartitionSpec) -> Array:
-        leaf = leaf.astype(dtype) if _is_stacked(path) else leaf
-        if not spec:
-            return leaf
-        return jax.lax.all_gather(leaf, "fsdp", axis=len(spec) - 1, tiled=True)
-
-    def scatter(gradient: Array, spec: PartitionSpec, param: Array) -> Array:
-        if spec:
-            axis = len(spec) - 1
-            share = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True)
-            total = jax.lax.psum(share, "data")
-        else:
-            total = jax.lax.psum(gradient, AXES)
-        return total.astype(param.dtype) / mesh.size
-
-    def call(params: PyTree[Array], batch: PyTree[Array], step: Array):
-        specs = jax.tree.map(lambda s: s.spec, state_shardings(mesh, params))
-
-        def local(shares: PyTree[Array], rows: PyTree[Array], step: Array):
-            complete = jax.tree.map_with_path(gather, shares, specs)
-            aux, found = gradients(complete, rows, step)
-            return jax.lax.pmean(aux, AXES), jax.tree.map(scatter, found, specs, shares)
-
-        return jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(specs, BATCH, PartitionSpec()),
-            out_specs=(PartitionSpec(), specs),
-            check_vma=False,
-        )(params, batch, step)
-
-    return call
 
 
 def round_up(rows: int, num_devices: int) -> int:

@@ -10,6 +10,7 @@ where d begins at 0.1, so that early averages forget the initial parameters (Ten
 `TrainConfig.all_decays`.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -19,8 +20,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fsdit.config import Config
+from fsdit.models.block import modulation_width, products
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel import sharding
+from fsdit.parallel import exchange, sharding
 from fsdit.training import optimizer
 from fsdit.training.objective import StepBatch, objective, with_negatives
 from fsdit.training.state import TrainState
@@ -48,6 +50,8 @@ def make_train_step(
 ) -> Callable[[TrainState, StepBatch], tuple[TrainState, dict[str, Array]]]:
     """The train step of a configuration, not compiled yet; see `compile_train_step`."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
+    width = modulation_width(config.model)
+    spec = dataclasses.replace(spec, products=exchange.by_columns(products, width))
 
     def loss_fn(params: dict, batch: StepBatch, step: Array) -> tuple[Array, Averages]:
         found = objective(spec, config, params, batch, step)
@@ -60,7 +64,9 @@ def make_train_step(
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         return _accumulated(differentiate, config.train.accumulate_steps, params, batch, step)
 
-    gradients = sharding.sharded_gradients(mesh, gradients, jnp.dtype(config.model.dtype))
+    gradients = exchange.sharded_gradients(
+        mesh, gradients, jnp.dtype(config.model.dtype), by_column=True
+    )
 
     def train_step(state: TrainState, batch: StepBatch) -> tuple[TrainState, dict[str, Array]]:
         negated = with_negatives(config, batch)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from fsdit.config import ModelConfig
 from fsdit.models.attention import KERNELS, attend_by_jax
-from fsdit.models.block import DiTBlock, modulation_width
+from fsdit.models.block import DiTBlock, Modulation, modulation_width, products
 from tests.models import block_original
 from tests.models.variants import ALL, each_variant
 
@@ -48,7 +48,16 @@ def inputs(settings):
 
 
 def call(graph, parameters, x, vector, context):
-    return nnx.merge(graph, parameters)(x, vector, context, False)[0]
+    block = nnx.merge(graph, parameters)
+    return block(x, modulated(block, vector), context, False)[0]
+
+
+def modulated(block, vector):
+    """The modulation of one block, as a stack of one."""
+    graph, parameters = nnx.split(block.modulation)
+    stack = nnx.merge(graph, jax.tree.map(lambda p: p[None], parameters))
+    more = (products,) if isinstance(block.modulation, Modulation) else ()
+    return stack.of_all(vector, *more)[0]
 
 
 def as_tensors(tree):

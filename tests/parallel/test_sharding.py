@@ -81,11 +81,27 @@ def test_the_mesh_spans_all_devices(mesh):
         ("blocks", (512, 64, 32), (None, "fsdp")),
         ("blocks", (512, 33, 33), ()),
         ("blocks", (2**16,), ()),
+        ("modulation", (64, 256), ("fsdp",)),
     ],
 )
 def test_the_first_divisible_axis_is_sharded_but_never_the_layers(mesh, name, shape, spec):
     shardings = sharding.state_shardings(mesh, {name: {"kernel": abstract(*shape)}})
     assert shardings[name]["kernel"].spec == PartitionSpec(*spec)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((2, 64, 192), (None, None, "fsdp")),
+        ((2, 128, 129), (None, "fsdp")),  # the columns are not divisible
+        ((2, 64, 64), ()),  # too small
+    ],
+)
+def test_modulations_of_layers_are_split_by_columns(mesh, shape, spec):
+    abstracts = {"kernel": abstract(*shape), "bias": abstract(512, 64)}
+    shardings = sharding.state_shardings(mesh, {"blocks": {"modulation": abstracts}})
+    assert shardings["blocks"]["modulation"]["kernel"].spec == PartitionSpec(*spec)
+    assert shardings["blocks"]["modulation"]["bias"].spec == PartitionSpec(None, "fsdp")
 
 
 def test_without_an_fsdp_axis_all_is_replicated():
@@ -159,41 +175,3 @@ def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
     found = jax.device_get(gather(table, sharding.global_batch(mesh, 16)(wanted)))
     for name, stored in rows.items():
         assert found[name].tobytes() == stored[wanted].tobytes()
-
-
-@pytest.mark.parametrize("layout", [(8, 1), (2, 4), (1, 8)])
-def test_sharded_gradients_are_those_of_the_whole_batch(layout):
-    """The model has a stacked layer and a matrix that are split, and a bias that is not."""
-    mesh = sharding.make_mesh(config(*layout))
-    rng = np.random.default_rng(0)
-    params = {
-        "blocks": {"kernel": rng.normal(size=(2, 64, 256)).astype(np.float32)},
-        "out": {"kernel": rng.normal(size=(256, 64)).astype(np.float32), "bias": np.ones(64, "f")},
-    }
-    params = jax.tree.map(jnp.asarray, params)
-    batch = jnp.asarray(rng.normal(size=(16, 64)), jnp.float32)
-
-    def loss(params, batch):
-        for kernel in params["blocks"]["kernel"]:
-            batch = jnp.tanh(batch @ kernel)[:, :64]
-        y = jnp.tile(batch, 4) @ params["out"]["kernel"] + params["out"]["bias"]
-        return jnp.square(y).mean()
-
-    def gradients(params, batch, step):
-        value, found = jax.value_and_grad(loss)(params, batch)
-        return (value, step), found
-
-    shardings = sharding.state_shardings(mesh, params)
-    split = shardings["blocks"]["kernel"].spec
-    assert split == (PartitionSpec(None, "fsdp") if layout[1] > 1 else PartitionSpec())
-    placed = jax.device_put(params, shardings)
-    rows = jax.device_put(batch, sharding.batch_sharding(mesh))
-    step = jnp.asarray(3)
-    call = jax.jit(sharding.sharded_gradients(mesh, gradients, jnp.dtype("float32")))
-    (value, same_step), found = call(placed, rows, step)
-    expected, wanted = jax.value_and_grad(loss)(params, batch)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert same_step == 3
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
-    for leaf, wanted in zip(*map(jax.tree.leaves, (found, shardings)), strict=True):
-        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel import sharding
+from fsdit.parallel import exchange, sharding
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
 from fsdit.training.alignment import with_projection
@@ -85,7 +85,7 @@ def test_terms_do_not_depend_on_the_mesh(params, found, devices):
         ours = objective(NETS, config, params, rows, step)
         return jax.tree.map(jnp.mean, (ours.total, ours.terms)), params
 
-    function = sharding.sharded_gradients(mesh, means, jnp.dtype("float32"))
+    function = exchange.sharded_gradients(mesh, means, jnp.dtype("float32"))
     placed = jax.device_put(batch_of(8), sharding.batch_sharding(mesh))
     actual = jax.jit(lambda p, b: function(p, with_negatives(config, b), jnp.int32(3))[0])(
         params, placed

@@ -16,7 +16,7 @@ from fsdit.config import Config
 from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel import sharding
+from fsdit.parallel import exchange, sharding
 from fsdit.planning.plan import memory_of
 from fsdit.sampling.images import compile_sampling
 from fsdit.training import flops
@@ -70,7 +70,7 @@ def parts(config: Config) -> dict[str, Side]:
     def both(params: PyTree, batch: PyTree, step: jax.Array) -> tuple[jax.Array, PyTree]:
         return jax.value_and_grad(loss)(params, batch, step)
 
-    gradient = sharding.sharded_gradients(mesh, both, jnp.dtype(config.model.dtype))
+    gradient = exchange.sharded_gradients(mesh, both, jnp.dtype(config.model.dtype))
     step = jnp.zeros((), jnp.int32)
     sides = {}
     for name, function, share in (("forward", loss, 3), ("gradient", gradient, 1)):

@@ -25,7 +25,6 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("SupportConditioner.__call__", "", "resampler and condition"),
     ("SupportConditioner.apply_null", "", "resampler and condition"),
     ("DiTBlock.__call__.<locals>.modulated", "", "norms and modulation"),
-    ("DiTBlock.__call__", "self.modulation(", "norms and modulation"),
     ("DiTBlock.__call__", "self.mlp(", "MLP"),
     ("DiTBlock.__call__", "self.attention", "self-attention"),
     ("DiTBlock.__call__", "self.cross(", "cross-attention"),
