@@ -100,7 +100,7 @@ def stepping(config: Config) -> Callable[[], jax.Array]:
 
 def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]:
     """What a run of a variant changes in the experiment, as text by dotted path."""
-    warmup = round(config.optimizer.warmup_steps * steps / base.train.num_steps)
+    warmup = round(base.optimizer.warmup_steps * steps / base.train.num_steps)
     return {
         **dict(setting.split("=", 1) for setting in text.split(",") if setting),
         "seed": str(seed),
