@@ -11,7 +11,7 @@ import fsdit
 from fsdit.config import SamplingConfig
 from fsdit.data.supports import from_episodes
 from fsdit.training.run import saved_config
-from tests.conftest import small_disk_at
+from tests.conftest import one_block, small_disk_at
 from tests.programs import run_module
 from tests.training.checkpoints.saved_runs import save_run
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def folder(made, small_config):
     if not (made / "run").exists():
-        save_run(made / "run", small_config)
+        save_run(made / "run", one_block(small_config))
     return made
 
 

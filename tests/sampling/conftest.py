@@ -6,6 +6,7 @@ import pytest
 
 from fsdit.sampling import exported
 from fsdit.training.run import load_generator
+from tests.conftest import one_block
 from tests.training.checkpoints.saved_runs import save_run
 
 
@@ -28,7 +29,8 @@ def saved_models(tmp_path_factory):
 
 @pytest.fixture
 def small(saved_models, small_config):
-    return saved_models("small", small_config)
+    config = one_block(small_config, cross_attention="patches", num_latents=0)
+    return saved_models("small", config)
 
 
 @pytest.fixture

@@ -93,11 +93,12 @@ def test_a_run_on_stored_features_samples_new_pictures(tmp_path, frozen, frozen_
     np.testing.assert_array_equal(generator.generate(supports), frozen[2].generate(supports))
 
 
-def test_sampling_does_not_need_the_training_mesh(tmp_path, small, small_config):
+def test_sampling_does_not_need_the_training_mesh(tmp_path, small):
     """Training on four devices may use three micro-batches of four rows; eight devices cannot."""
-    data = dataclasses.replace(small_config.data, batch_size=12)
-    train = dataclasses.replace(small_config.train, accumulate_steps=3)
-    config = dataclasses.replace(small_config, data=data, train=train, mesh=MeshConfig(1, 4))
+    config = small[2].config
+    data = dataclasses.replace(config.data, batch_size=12)
+    train = dataclasses.replace(config.train, accumulate_steps=3)
+    config = dataclasses.replace(config, data=data, train=train, mesh=MeshConfig(1, 4))
     workdir = shutil.copytree(small[0] / "run", tmp_path / "run")
     meta, data = (workdir / "checkpoints" / "5" / name / "metadata" for name in ("meta", "data"))
     saved = json.loads(meta.read_text()) | {"config": to_dict(config)}

@@ -15,6 +15,7 @@ from fsdit.errors import DataError
 from fsdit.sampling import exported
 from fsdit.sampling.export_files import read_info
 from fsdit.training.run import load_generator
+from tests.conftest import one_block
 from tests.training.checkpoints.saved_runs import save_run
 
 PADDED = Preparation(background="#204060", resize="pad")
@@ -34,7 +35,7 @@ def workdir(folder, small_config):
         info = read_dataset_info(dataset)
         write_dataset_json(dataset, dataclasses.replace(info, preparation=PADDED))
         data = dataclasses.replace(small_config.data, dataset_dir=str(dataset))
-        save_run(workdir, dataclasses.replace(small_config, data=data))
+        save_run(workdir, one_block(dataclasses.replace(small_config, data=data)))
         exported.save(folder / "exported", load_generator(workdir, {}))
     return workdir
 
