@@ -28,7 +28,7 @@ LARGE = pytest.mark.large
     ],
 )
 def test_the_sde_reaches_the_moments_of_a_gaussian_at_any_noise_level(level):
-    noise = normal(100_000, 1)
+    noise = normal(40_000, 1)
     drawn = run(gaussian_field, noise, "sde", 400, noise_level=level)
     assert drawn.mean() == pytest.approx(MEAN, abs=0.008)
     assert drawn.std() == pytest.approx(STD, rel=0.02)
@@ -71,7 +71,7 @@ def spread_from(start, level):
 )
 def test_from_one_start_the_sde_has_the_moments_of_its_equation(start, level):
     mean, std = spread_from(start, level)
-    drawn = run(gaussian_field, jnp.full((50_000, 1), start), "sde", 400, noise_level=level)
+    drawn = run(gaussian_field, jnp.full((25_000, 1), start), "sde", 400, noise_level=level)
     assert std > 0.1
     assert drawn.mean() == pytest.approx(mean, abs=0.01)
     assert drawn.std() == pytest.approx(std, rel=0.02)

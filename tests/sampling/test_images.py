@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,20 @@ NETWORKS = ModelSpec(
 @pytest.fixture(scope="module")
 def params():
     """Parameters at which the velocity is not zero, as it is before training."""
-    leaves, tree = jax.tree.flatten(NETWORKS.init(0))
+    leaves, tree = jax.tree.flatten(jax.jit(lambda: NETWORKS.init(0))())
     random = np.random.default_rng(1)
     return tree.unflatten([p + 0.1 * random.normal(size=p.shape).astype(p.dtype) for p in leaves])
 
 
-def draw(params, rows=slice(None), devices=1, seed=0, **settings):
+@functools.cache
+def compiled(devices, **settings):
     mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
-    function = compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+    return compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+
+
+def draw(params, rows=slice(None), devices=1, seed=0, **settings):
     supports, index = jnp.asarray(SUPPORTS[rows]), jnp.asarray(INDEX[rows])
+    function = compiled(devices, **settings)
     drawn = function(params, NETWORKS.codec, supports, index, np.uint32(seed))
     return np.asarray(drawn).astype(int)
 

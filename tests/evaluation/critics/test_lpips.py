@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -26,6 +28,12 @@ def lpips(weights):
 
 
 @pytest.fixture(scope="module")
+def pairwise(lpips):
+    """Distances on one device: on eight, a few episodes are filled up to eight."""
+    return functools.partial(lpips.pairwise, mesh=mesh_of(1))
+
+
+@pytest.fixture(scope="module")
 def original():
     return lpips_original.original()
 
@@ -48,15 +56,15 @@ def random_images(*shape, seed=0):
         pytest.param((1, 2, 84, 84, 3), marks=pytest.mark.large),
     ],
 )
-def test_distances_equal_torch_fidelity(lpips, original, shape):
+def test_distances_equal_torch_fidelity(pairwise, original, shape):
     images = random_images(*shape)
-    found = lpips.pairwise(images)
+    found = pairwise(images)
     assert found.shape == (shape[0], shape[1], shape[1])
     for one, expected in zip(found, images, strict=True):
         np.testing.assert_allclose(one, lpips_original.distances(original, expected), rtol=1e-4)
 
 
-def test_distances_of_close_images_equal_torch_fidelity(lpips, original):
+def test_distances_of_close_images_equal_torch_fidelity(pairwise, original):
     """LPIPS adds squared differences; a difference of large products would lose the digits."""
     image = random_images(1, 24, 24, 3)
     images = np.concatenate([image, image ^ 1, np.clip(image, 0, 254)])
@@ -65,13 +73,13 @@ def test_distances_of_close_images_equal_torch_fidelity(lpips, original):
         expected[0, 1]
         < 1e-2 * lpips_original.distances(original, random_images(2, 24, 24, 3))[0, 1]
     )
-    np.testing.assert_allclose(lpips.pairwise(images[None])[0], expected, rtol=1e-3)
+    np.testing.assert_allclose(pairwise(images[None])[0], expected, rtol=1e-3)
 
 
-def test_symmetric_and_zero_for_equal_images_only(lpips):
+def test_symmetric_and_zero_for_equal_images_only(pairwise):
     images = random_images(2, 4, 24, 24, 1)
     images[1, 3] = images[1, 0]
-    found = lpips.pairwise(images)
+    found = pairwise(images)
     np.testing.assert_array_equal(found, found.swapaxes(1, 2))
     equal = np.eye(4, dtype=bool) | np.zeros((2, 4, 4), bool)
     equal[1, 0, 3] = equal[1, 3, 0] = True
@@ -79,21 +87,19 @@ def test_symmetric_and_zero_for_equal_images_only(lpips):
     assert (found[~equal] > 0.01).all()
 
 
-def test_a_single_image_has_no_other(lpips):
-    np.testing.assert_array_equal(
-        lpips.pairwise(random_images(3, 1, 16, 16, 3)), np.zeros((3, 1, 1))
-    )
+def test_a_single_image_has_no_other(pairwise):
+    np.testing.assert_array_equal(pairwise(random_images(3, 1, 16, 16, 3)), np.zeros((3, 1, 1)))
 
 
-def test_greyscale_counts_as_rgb(lpips):
+def test_greyscale_counts_as_rgb(pairwise):
     grey = random_images(1, 3, 24, 24, 1)
-    np.testing.assert_allclose(lpips.pairwise(grey), lpips.pairwise(grey.repeat(3, -1)), rtol=1e-5)
+    np.testing.assert_allclose(pairwise(grey), pairwise(grey.repeat(3, -1)), rtol=1e-5)
 
 
-def test_distance_grows_with_blur(lpips):
+def test_distance_grows_with_blur(pairwise):
     sharp = pictures(1, 1, seed=0)[0, 0]
     images = np.stack([sharp, *(blurred(sharp, sigma) for sigma in (0.5, 1, 2, 4))])
-    found = lpips.pairwise(images[None])[0, 0]
+    found = pairwise(images[None])[0, 0]
     assert (np.diff(found) > 0).all(), found
 
 
@@ -156,7 +162,9 @@ def test_classifier_weights_that_timm_stores_are_ignored(weights, tmp_path):
     heads = {name: np.ones(2, "f4") for name in ("pre_logits.fc1.weight", "head.fc.bias")}
     directory = changed(weights, tmp_path, "vgg16.safetensors", **heads)
     images = random_images(1, 2, 16, 16, 3)
-    found, expected = (load_lpips(str(d)).pairwise(images) for d in (directory, weights))
+    found, expected = (
+        load_lpips(str(d)).pairwise(images, mesh_of(1)) for d in (directory, weights)
+    )
     np.testing.assert_array_equal(found, expected)
 
 
@@ -171,5 +179,5 @@ def test_the_documented_lines_convert_the_published_files(weights, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     exec("\n".join(lines), {})
     images = random_images(1, 2, 16, 16, 3)
-    found, expected = (load_lpips(str(d)).pairwise(images) for d in ("lpips", weights))
+    found, expected = (load_lpips(str(d)).pairwise(images, mesh_of(1)) for d in ("lpips", weights))
     np.testing.assert_array_equal(found, expected)
