@@ -192,17 +192,18 @@ def test_finite_arrays_are_finite_whatever_their_number(leaves):
 
 def test_noise_and_loss_follow_the_index_not_the_place(small_config):
     spec = ModelSpec(small_config.model, 24, 1)
-    params = spec.init(0)
+    params = jax.jit(lambda: spec.init(0))()
     read = pipeline.training_examples(small_config)
     batch = jax.tree.map(lambda *rows: np.stack(rows), *[read(i) for i in range(8)])
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
     shuffled = jax.tree.map(lambda a: a[order], batch)
 
+    @jax.jit
     def losses(b):
         return example_losses(spec, small_config, params, b, "train", 5, dropout=0.5)
 
-    expected, times = jax.jit(losses)(batch)
-    actual, shuffled_times = jax.jit(losses)(shuffled)
+    expected, times = losses(batch)
+    actual, shuffled_times = losses(shuffled)
     np.testing.assert_array_equal(shuffled_times, times[order])
     np.testing.assert_allclose(actual, expected[order], rtol=1e-5)
 
