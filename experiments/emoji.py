@@ -4,11 +4,12 @@
     python -m fsdit.main --config=experiments/emoji.py --workdir=runs/emoji
     python -m fsdit.evaluate --workdir=runs/emoji --output=runs/emoji/test
 
-`make emoji` fetches the packages and runs all of it. As glyphs.py, with larger pictures and a
-longer run; nothing else was chosen for emoji.
+`make emoji` fetches the packages and runs all of it. As glyphs.py, with larger pictures, a longer
+run and more guidance; nothing else was chosen for emoji.
 
 Hardware: two CPU cores, under an hour.
-Expected result: none measured yet.
+Expected result: about 0.57 of the samples are nearest to their own emoji in the features of the
+trained critic (150 unseen emoji; real images 0.69), the rough shapes right; docs/emoji.md.
 """
 
 from fsdit.config import Config, derive
@@ -21,6 +22,8 @@ def get_config() -> Config:
         name="emoji",
         data={"dataset_dir": "datasets/emoji"},
         model={"encoder": {"patch_size": 8}},
-        optimizer={"peak_learning_rate": 2e-3, "warmup_steps": 200},
-        train={"num_steps": 5000, "ema_decay": 0.999},
+        sampling={"guidance_scale": 3.0},
+        optimizer={"peak_learning_rate": 4e-3, "warmup_steps": 150},
+        train={"num_steps": 3600, "ema_decay": 0.999, "eval_interval": 1200},
+        checkpoint={"interval": 600},
     )
