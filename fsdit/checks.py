@@ -1,5 +1,6 @@
 """Checks of a configuration that the type of one field cannot make."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -71,6 +72,7 @@ def _size_checks(config: Config) -> Iterator[Check]:
 # widest for training on A100 and its generation, and 256 for Hopper.)
 CUDNN_WIDTHS = range(8, 256 + 1, 8)
 CUDNN_WIDEST_BEFORE_HOPPER = 128
+PACKED_COLUMNS = 128  # that the packed kernel computes at once: lanes of a TPU's registers
 
 
 def head_widths(config: Config) -> Iterator[tuple[str, int]]:
@@ -82,19 +84,39 @@ def head_widths(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _attention_checks(config: Config) -> Iterator[Check]:
-    if config.model.attention != "cudnn":
+    kernel = config.model.attention
+    if kernel == "plain":
         return
     yield (
         config.model.dtype != "bfloat16",
-        f"config.model.attention=cudnn computes in bfloat16 only: set config.model.dtype=bfloat16 "
-        f"(it is {config.model.dtype}), or config.model.attention=plain",
+        f"config.model.attention={kernel} computes in bfloat16 only: set config.model.dtype="
+        f"bfloat16 (it is {config.model.dtype}), or config.model.attention=plain",
     )
     for setting, width in head_widths(config):
         yield (
-            width not in CUDNN_WIDTHS,
+            kernel == "cudnn" and width not in CUDNN_WIDTHS,
             f"config.model.attention=cudnn: heads of width {width} are not possible; change "
             f"{setting} so that it is a multiple of 8, at most {CUDNN_WIDTHS[-1]}, or set "
             "config.model.attention=plain",
+        )
+    if kernel == "packed":
+        yield from _packed_checks(config)
+
+
+def _packed_checks(config: Config) -> Iterator[Check]:
+    """The packed kernel computes 128 columns at once, of whole heads."""
+    for setting, width in head_widths(config):
+        yield (
+            PACKED_COLUMNS % width,
+            f"config.model.attention=packed: heads of width {width} are not possible; change "
+            f"{setting} so that it divides {PACKED_COLUMNS}, or set config.model.attention=plain",
+        )
+        side = setting.replace("num_heads", "hidden_size")
+        size = functools.reduce(getattr, side.split(".")[1:], config)
+        yield (
+            size % PACKED_COLUMNS,
+            f"config.model.attention=packed: {side}={size} is no multiple of {PACKED_COLUMNS}: "
+            f"{multiples_near(size, PACKED_COLUMNS)}; or set config.model.attention=plain",
         )
 
 

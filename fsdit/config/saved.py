@@ -54,7 +54,8 @@ _RESUMABLE = (
 
 # Settings that may differ too where weights are only used, to sample, evaluate or export. cuDNN's
 # attention rounds otherwise than the plain kernel, and its backward pass may add in another order
-# each time, so a run keeps its kernel. Its weights serve on machines without cuDNN.
+# each time, so a run keeps its kernel, and so does one with the packed kernel of TPUs. Its weights
+# serve on machines that have neither.
 _USABLE = ("model.attention",)
 
 

@@ -11,12 +11,15 @@ from flax import nnx
 from fsdit.config import ModelConfig
 from fsdit.errors import ConfigError, divisors, would
 from fsdit.models import projection
+from fsdit.models.attention import packed
 from fsdit.models.block import Products, products
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.dit import FewShotDiT
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.multihead import is_few
 from fsdit.randomness import stream_key
+
+_Side = tuple[str, int]  # what tokens are, and how many there are
 
 PROJECTION = "projection"  # name of its parameters, beside those of the model
 
@@ -29,7 +32,9 @@ class ModelSpec:
     and `sample`; its parameters are not used from here. features: shape of the frozen encoder's
     outputs; None: the encoder is learned. projection: width of the tokens that training projects
     those of a block to; 0: it does not. products: computes the modulation of all blocks; a train
-    step whose devices hold parts of the kernels has its own.
+    step whose devices hold parts of the kernels has its own. by_device: whether the model is
+    called for the rows of one device alone, as in a train step. The packed kernel of attention
+    serves there only: XLA cannot split it over devices, and elsewhere the plain one computes.
     """
 
     config: ModelConfig
@@ -39,6 +44,7 @@ class ModelSpec:
     features: FeatureShape | None = None
     projection: int = 0
     products: Products = products
+    by_device: bool = False
 
     def __post_init__(self):
         patches = [("patch_size", self.config.patch_size, self.latent_shape[0])]
@@ -66,25 +72,35 @@ class ModelSpec:
 
         In the installed JAX, cuDNN's backward pass is for even numbers of tokens only, with a
         bias and also without one (check_is_flash_attention in
-        jax/_src/cudnn/fused_attention_stablehlo.py). num_supports: those of an episode.
+        jax/_src/cudnn/fused_attention_stablehlo.py). The packed kernel holds all logits of two
+        heads in a core's memory. num_supports: those of an episode.
         """
-        if self.config.attention != "cudnn":
-            return
-        for tokens, count in self._attended(num_supports):
-            if count % 2:
+        kernel, plain = self.config.attention, "set config.model.attention=plain"
+        for sides in self._attended(num_supports):
+            (_, queries), (_, keys) = sides
+            for tokens, count in sides:
+                if kernel == "cudnn" and count % 2:
+                    raise ConfigError(
+                        "config.model.attention=cudnn trains on even numbers of tokens only, and "
+                        f"there are {count} {tokens}: {plain}"
+                    )
+            # A learned encoder may have another width; its few tokens fit all the same.
+            needed = packed.memory(queries, keys, self.config.hidden_size)
+            if kernel == "packed" and needed > packed.MEMORY:
                 raise ConfigError(
-                    "config.model.attention=cudnn trains on even numbers of tokens only, and "
-                    f"there are {count} {tokens}: set config.model.attention=plain"
+                    f"config.model.attention=packed: the logits of {queries} x {keys} tokens do "
+                    f"not fit a core's memory: {plain}"
                 )
 
-    def _attended(self, num_supports: int) -> Iterator[tuple[str, int]]:
-        """(what they are, number) of the tokens of each attention that the kernel computes."""
+    def _attended(self, num_supports: int) -> Iterator[tuple[_Side, _Side]]:
+        """Queries and keys of each attention that the kernel computes."""
         config, patches = self.config, math.prod(self.grid)
         cls = config.cross_attention == "cls"
-        yield "tokens of the DiT" if not cls else "tokens of the DiT with its cls", patches + cls
+        own = ("tokens of the DiT" if not cls else "tokens of the DiT with its cls", patches + cls)
+        yield own, own
         if self.features is None:
             each = (self.image_size // config.encoder.patch_size) ** 2
-            yield "tokens of a support", each
+            yield ("tokens of a support", each), ("tokens of a support", each)
         else:
             each = math.prod(self.features.grid)
         if not config.use_context:
@@ -92,16 +108,18 @@ class ModelSpec:
         queries, context = 1 if cls else patches, num_supports * each
         if config.num_latents:
             if not is_few(config.num_latents, config.num_heads, config.hidden_size):
-                yield "latents of the Perceiver", config.num_latents
-                yield "tokens of all supports", context
+                latents = ("latents of the Perceiver", config.num_latents)
+                yield latents, ("tokens of all supports", context)
             context = config.num_latents
         if not is_few(queries, config.num_heads, config.hidden_size):
-            yield "tokens of the context", context
+            yield own, ("tokens of the context", context)
 
     def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
-        size = (self.image_size, self.channels)
+        size, config = (self.image_size, self.channels), self.config
+        if config.attention == "packed" and not self.by_device:
+            config = dataclasses.replace(config, attention="plain")
         return FewShotDiT(
-            self.config,
+            config,
             self.latent_shape,
             *size,
             self.features,

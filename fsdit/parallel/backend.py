@@ -111,9 +111,14 @@ def check_attention(config: Config, devices: Iterable[jax.Device]) -> None:
 
     `fsdit.checks.validate` has checked what does not depend on devices.
     """
-    if config.model.attention == "cudnn":
-        for device in devices:
+    for device in devices:
+        if config.model.attention == "cudnn":
             check_cudnn(config, device.device_kind, cuda_capability(device))
+        if config.model.attention == "packed" and device.platform != "tpu":
+            raise ConfigError(
+                "config.model.attention=packed needs TPUs, and this device is "
+                f"{device.device_kind}: set config.model.attention=plain"
+            )
 
 
 def cuda_capability(device: jax.Device) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def make_train_step(
     """The train step of a configuration, not compiled yet; see `compile_train_step`."""
     schedule = optimizer.learning_rate(config.optimizer, config.train.num_steps)
     width = modulation_width(config.model)
-    spec = dataclasses.replace(spec, products=exchange.by_columns(products, width))
+    spec = dataclasses.replace(spec, products=exchange.by_columns(products, width), by_device=True)
 
     def loss_fn(params: dict, batch: StepBatch, step: Array) -> tuple[Array, Averages]:
         found = objective(spec, config, params, batch, step)

@@ -140,6 +140,7 @@ def test_settings_made_in_python_are_checked_at_once_and_named_in_full(make, mes
 
 
 CUDNN = {"model.attention": "cudnn"}
+PACKED = {"model.attention": "packed"}
 VAE = {"model.codec.name": "autoencoder_kl", "model.codec.location": "somewhere"}
 FROZEN = {"model.encoder.name": "frozen", "model.encoder.location": "somewhere"}
 
@@ -185,6 +186,9 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({**CUDNN, "model.num_heads": "64"}, "heads of width 12 .*change config.model.num_heads"),
         ({**CUDNN, "model.num_heads": "2"}, "heads of width 384 .*at most 256, or set .*=plain"),
         ({**CUDNN, "model.encoder.num_heads": "32"}, "width 12 .*config.model.encoder.num_heads"),
+        ({**PACKED, "model.dtype": "float32"}, "packed computes in bfloat16 only: set config"),
+        ({**PACKED, "model.num_heads": "8"}, "width 96 .*num_heads so that it divides 128, or set"),
+        ({**PACKED, "model.encoder.hidden_size": "192"}, "encoder.hidden_size=192 .*: 128 or 256"),
     ],
 )  # fmt: skip
 def test_validate_names_the_field_and_a_remedy(overrides, message):

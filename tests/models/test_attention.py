@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdit.models.attention import KERNELS, attend, attend_by_jax
+from fsdit.models.attention import KERNELS, attend, attend_by_jax, attend_packed
 from tests.conftest import PLATFORM
 
 SHAPES = [(2, 3, 5, 7, 8), (1, 1, 1, 4, 2), (2, 2, 6, 6, 4)]  # B, heads, N, M, d
@@ -73,7 +73,7 @@ def test_cudnn_is_as_near_to_float32_as_the_plain_kernel(shape):
     mixed, pull = jax.vjp(attend, *arrays[:3])
     exact = [mixed, *pull(probe)]
     errors = {}
-    for name, kernel in KERNELS.items():
+    for name, kernel in ((name, KERNELS[name]) for name in ("plain", "cudnn")):
         low = [x.astype(jnp.bfloat16) for x in arrays]
         mixed, pull = jax.vjp(kernel, *low[:3])
         found = [x.astype(jnp.float32) for x in (mixed, *pull(low[3]))]
@@ -83,8 +83,9 @@ def test_cudnn_is_as_near_to_float32_as_the_plain_kernel(shape):
     assert max(errors["cudnn"]) < 2 * max(errors["plain"])
 
 
-def test_the_kernels_of_the_setting_are_the_plain_one_and_jaxs_with_cudnn():
-    assert {"plain": attend, "cudnn": attend_by_jax} == KERNELS
+def test_the_kernels_of_the_setting_are_the_plain_one_jaxs_with_cudnn_and_the_packed_one():
+    kernels = {"plain": attend, "cudnn": attend_by_jax, "packed": attend_packed}
+    assert kernels == KERNELS
     arrays = [jax.ShapeDtypeStruct((2, 3, 8, 16), jnp.bfloat16)] * 3
     text = str(jax.make_jaxpr(functools.partial(attend_by_jax, implementation="xla"))(*arrays))
     assert "cudnn" not in text and "dot_general" in text

@@ -158,7 +158,7 @@ def test_another_kernel_computes_the_same(monkeypatch, cross):
     monkeypatch.setitem(KERNELS, "cudnn", kernel)
     settings = ALL | {"cross_attention": cross}
     *arguments, _ = inputs(settings)
-    found = [call(*make(settings, attention=name)[::2], *arguments) for name in KERNELS]
+    found = [call(*make(settings, attention=name)[::2], *arguments) for name in ("plain", "cudnn")]
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
     # The one class token is no work for another kernel, which also may not take one query.
     assert called == {"patches": [12, 12], "cls": [13]}[cross]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fsdit.config import EncoderConfig, ModelConfig, dit
 from fsdit.errors import ConfigError
@@ -228,6 +229,23 @@ def test_odd_tokens_of_a_frozen_encoder_are_odd_tokens_of_the_context():
     chosen.check_training(2)
     with pytest.raises(ConfigError, match="27 tokens of the context"):
         chosen.check_training(3)
+
+
+def test_packed_attention_trains_on_as_many_tokens_as_a_core_holds():
+    features = FeatureShape(8, (14, 14))
+    chosen = dataclasses.replace(spec(24, num_latents=0, attention="packed"), features=features)
+    chosen.check_training(5)
+    with pytest.raises(ConfigError, match=r"attention=packed: .*16 x 39200 tokens do not fit"):
+        chosen.check_training(200)
+
+
+def test_packed_attention_is_that_of_the_train_step_only():
+    """XLA cannot split the kernel over devices, so that it serves where each has its own rows."""
+    packed = spec(attention="packed")
+    for by_device, kernel in ((False, "plain"), (True, "packed")):
+        step = dataclasses.replace(packed, by_device=by_device)
+        model = nnx.eval_shape(lambda step=step: step.model(step.init(0)))
+        assert model.blocks.attention.kernel == kernel
 
 
 @pytest.mark.parametrize("cross", CROSS)

@@ -119,6 +119,7 @@ def test_a_cpu_has_no_compute_capability_and_the_plain_attention_needs_none():
     backend.check_attention(Config(), [device])
 
 
-def test_a_mesh_for_attention_by_cudnn_is_not_made_of_this_machines_cpus():
-    with pytest.raises(ConfigError, match="this device is cpu: set config"):
-        sharding.make_mesh(Config(model=ModelConfig(attention="cudnn")))
+@pytest.mark.parametrize("kernel", ["cudnn", "packed"])
+def test_a_mesh_for_another_kernel_of_attention_is_not_made_of_this_machines_cpus(kernel):
+    with pytest.raises(ConfigError, match=f"attention={kernel} .*this device is cpu: set config"):
+        sharding.make_mesh(Config(model=ModelConfig(attention=kernel)))

@@ -83,8 +83,9 @@ class ModelConfig:
     # Type that matmuls compute in; parameters, norms and softmax are float32.
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     # Kernel of attention: "plain" on any device; "cudnn" in bfloat16 on NVIDIA GPUs from A100 on,
-    # where it is faster (docs/gpu.md).
-    attention: Literal["plain", "cudnn"] = "plain"
+    # where it is faster (docs/gpu.md); "packed" in bfloat16 on TPUs, in the train step, where it is
+    # predicted to be faster and was not run (docs/pods.md).
+    attention: Literal["plain", "cudnn", "packed"] = "plain"
     scan_layers: bool = True  # one compiled body for all blocks, which compiles quickly
     # What the backward pass computes again to save memory: nothing, all but matmuls, or all.
     remat: Literal["none", "dots", "full"] = "none"

@@ -21,14 +21,7 @@ arXiv 2205.14135, appendix B.2):
 The forward pass keeps Q, K, V, O and L, and the backward pass computes P again by (2), so what
 is kept grows with N + M instead of N M. Softmax is in float32. Products have their batch axes in
 front, because XLA multiplies these fastest, on CPUs above all.
-
-KERNELS holds two computations of (3) by name. "plain" is the one above, on any device. "cudnn"
-is cuDNN's FlashAttention, which makes no N x M array at all, on NVIDIA GPUs only.
-`fsdit.checks` and `fsdit.parallel.backend` refuse it where it cannot run.
 """
-
-from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -77,25 +70,3 @@ def _backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Arr
 
 
 attend.defvjp(_forward, _backward)
-
-
-def attend_by_jax(
-    query: Float[Array, "B H N d"],
-    key: Float[Array, "B H M d"],
-    value: Float[Array, "B H M d"],
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> Float[Array, "B H N d"]:
-    """`attend` by `jax.nn.dot_product_attention`, which takes arrays (B, N, H, d).
-
-    "cudnn": bfloat16 on NVIDIA GPUs, d a multiple of 8. "xla": anywhere, to compare with.
-    """
-    swapped = (x.swapaxes(1, 2) for x in (query, key, value))
-    mixed = jax.nn.dot_product_attention(*swapped, scale=1.0, implementation=implementation)
-    return checkpoint_name(mixed.swapaxes(1, 2), KEPT)
-
-
-Kernel = Literal["plain", "cudnn"]
-KERNELS: dict[Kernel, Callable[[Array, Array, Array], Array]] = {
-    "plain": attend,
-    "cudnn": attend_by_jax,
-}
