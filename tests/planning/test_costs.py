@@ -78,6 +78,48 @@ def test_loops_in_loops_multiply():
     assert outer.flops == pytest.approx(5 * inner.flops, rel=0.02)
 
 
+KERNEL = """HloModule kernel
+
+body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  p = (s32[], f32[8,128]) parameter(0)
+  i = s32[] get-tuple-element(p), index=0
+  x = f32[8,128] get-tuple-element(p), index=1
+  one = s32[] constant(1)
+  next = s32[] add(i, one)
+  y = f32[8,128] custom-call(x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"0"}}}
+  ROOT both = (s32[], f32[8,128]) tuple(next, y)
+}
+
+condition (p: (s32[], f32[8,128])) -> pred[] {
+  p = (s32[], f32[8,128]) parameter(0)
+  i = s32[] get-tuple-element(p), index=0
+  n = s32[] constant(5)
+  ROOT less = pred[] compare(i, n), direction=LT
+}
+
+ENTRY main (x: f32[8,128]) -> f32[8,128] {
+  x = f32[8,128] parameter(0)
+  zero = s32[] constant(0)
+  start = (s32[], f32[8,128]) tuple(zero, x)
+  end = (s32[], f32[8,128]) while(start), condition=condition, body=body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT y = f32[8,128] get-tuple-element(end), index=1
+}
+"""  # noqa: E501
+
+
+def test_a_pallas_kernel_in_a_loop_counts_in_every_iteration():
+    class Compiled:
+        """A program for a TPU, whose own analysis has the kernel of one iteration."""
+
+        def as_text(self):
+            return KERNEL
+
+        def cost_analysis(self):
+            return {"flops": 1000.0}
+
+    assert costs.count(Compiled()).flops == pytest.approx(5 * 1000, rel=0.01)
+
+
 def test_a_loop_of_unknown_length_is_counted_once_and_reported():
     def until_large(x, w):
         return jax.lax.while_loop(lambda x: x.max() < 10, lambda x: layer(x, w), x)
