@@ -80,29 +80,29 @@ def test_loops_in_loops_multiply():
 
 KERNEL = """HloModule kernel
 
-body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
-  p = (s32[], f32[8,128]) parameter(0)
-  i = s32[] get-tuple-element(p), index=0
-  x = f32[8,128] get-tuple-element(p), index=1
-  one = s32[] constant(1)
-  next = s32[] add(i, one)
-  y = f32[8,128] custom-call(x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"0"}}}
-  ROOT both = (s32[], f32[8,128]) tuple(next, y)
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %p = (s32[], f32[8,128]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,128] get-tuple-element(%p), index=1
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %y = f32[8,128] custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","transcendentals":"0"}}}
+  ROOT %both = (s32[], f32[8,128]) tuple(%next, %y)
 }
 
-condition (p: (s32[], f32[8,128])) -> pred[] {
-  p = (s32[], f32[8,128]) parameter(0)
-  i = s32[] get-tuple-element(p), index=0
-  n = s32[] constant(5)
-  ROOT less = pred[] compare(i, n), direction=LT
+%condition (p: (s32[], f32[8,128])) -> pred[] {
+  %p = (s32[], f32[8,128]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(5)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
 }
 
-ENTRY main (x: f32[8,128]) -> f32[8,128] {
-  x = f32[8,128] parameter(0)
-  zero = s32[] constant(0)
-  start = (s32[], f32[8,128]) tuple(zero, x)
-  end = (s32[], f32[8,128]) while(start), condition=condition, body=body, backend_config={"known_trip_count":{"n":"5"}}
-  ROOT y = f32[8,128] get-tuple-element(end), index=1
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128] parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8,128]) tuple(%zero, %x)
+  %end = (s32[], f32[8,128]) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %y = f32[8,128] get-tuple-element(%end), index=1
 }
 """  # noqa: E501
 
