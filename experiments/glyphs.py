@@ -46,9 +46,7 @@ def get_config() -> Config:
         ),
         # More training at noisy times, where the supports decide what is sampled.
         flow=FlowConfig(logit_mean=-0.5),
-        sampling=SamplingConfig(
-            num_steps=20, schedule="shifted", guidance_scale=2.0, guidance_interval=(0.0, 0.6)
-        ),
+        sampling=SamplingConfig(num_steps=20, guidance_scale=2.0, guidance_interval=(0.0, 0.6)),
         evaluation=EvaluationConfig(samples_per_episode=2),
         optimizer=OptimizerConfig(
             method="muon", peak_learning_rate=6e-3, final_learning_rate=1e-5, warmup_steps=30
