@@ -239,6 +239,7 @@ def test_a_program_reports_a_users_mistake_in_one_line(tmp_path):
         ([typo, f"--workdir={tmp_path}/file"], f"{tmp_path}/file is no folder"),
         ([f"--workdir={tmp_path}/w"], "w/config.json: no such file to go on with"),
         ([typo, f"--workdir={tmp_path}/{'w' * 300}"], "File name too long"),
+        ([typo, "--config.seed", "3"], "--config.seed: write --config.seed=VALUE"),
     ):
         done = run_module("fsdit.main", *given)
         assert done.returncode == 1

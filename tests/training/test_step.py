@@ -77,7 +77,6 @@ def test_losses_do_not_depend_on_the_mesh(config, data, fsdp):
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-@pytest.mark.large
 def test_accumulated_micro_batches_equal_one_batch(config):
     whole, metrics = run_steps(config, 2)
     train = dataclasses.replace(config.train, accumulate_steps=2)
