@@ -6,7 +6,7 @@
 
 Train steps of all variants are timed in turns, and each variant trains for as many steps as take
 the time of the unchanged experiment; its warm-up keeps its share of them. Then `fsdit.evaluate`
-judges samples of unseen classes. Prints a table of means over the seeds with standard errors, and
+measures samples of unseen classes. Prints a table of means over the seeds with standard errors, and
 writes ablation.json. A second start goes on; give it the same variants, or more.
 """
 
