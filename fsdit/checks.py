@@ -96,7 +96,7 @@ def _attention_checks(config: Config) -> Iterator[Check]:
         yield (
             kernel == "cudnn" and width not in CUDNN_WIDTHS,
             f"config.model.attention=cudnn: heads of width {width} are not possible; change "
-            f"{setting} so that it is a multiple of 8, at most {CUDNN_WIDTHS[-1]}, or set "
+            f"{setting} so that the width is a multiple of 8, at most {CUDNN_WIDTHS[-1]}, or set "
             "config.model.attention=plain",
         )
     if kernel == "packed":
@@ -104,12 +104,13 @@ def _attention_checks(config: Config) -> Iterator[Check]:
 
 
 def _packed_checks(config: Config) -> Iterator[Check]:
-    """The packed kernel computes 128 columns at once, of whole heads."""
+    """The packed kernel computes 128 columns at once, of complete heads."""
     for setting, width in head_widths(config):
         yield (
             PACKED_COLUMNS % width,
             f"config.model.attention=packed: heads of width {width} are not possible; change "
-            f"{setting} so that it divides {PACKED_COLUMNS}, or set config.model.attention=plain",
+            f"{setting} so that the width divides {PACKED_COLUMNS}, or set "
+            "config.model.attention=plain",
         )
         side = setting.replace("num_heads", "hidden_size")
         size = functools.reduce(getattr, side.split(".")[1:], config)

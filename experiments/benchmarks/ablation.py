@@ -15,6 +15,7 @@ import math
 import statistics
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from experiments.benchmarks.compute.recipe_step import changed
 from experiments.benchmarks.compute.train_step import step_and_state
 from experiments.benchmarks.turns import take_turns
 from fsdit import program
-from fsdit.config import Config, to_dict
+from fsdit.config import Config, apply_overrides, to_dict
 from fsdit.data.layout import read_dataset_info, write_json
+from fsdit.errors import ConfigError
 from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.results import read_results
 from fsdit.parallel import sharding
@@ -40,6 +42,7 @@ _METRICS = (
     *("top1", "pixel_frechet_distance", "pixel_recall", "pixel_pairwise_distance"),
     *("pixel_near_copies", "frechet_distance"),
 )
+_SAME = {"seed", "train.num_steps", "train.eval_interval"}  # decided here for all variants
 _TURNS, _STEPS = 7, 3  # of the timing
 
 # By settings of a variant, as text: {"ratio": time of a step, in steps of the unchanged
@@ -49,10 +52,9 @@ Found = dict[str, dict[str, Any]]
 
 def main(argv: list[str]) -> None:
     del argv
-    base, output = _CONFIG(), Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "config.json", to_dict(base))
-    variants = {text: changed(base, text) for text in ["", *_VARIANTS.value]}
+    base, output = evaluated(_CONFIG(), _SCALES.value), Path(_OUTPUT.value)
+    variants = {text: varied(base, text) for text in ["", *_VARIANTS.value]}
+    keep_experiment(base, output / "config.json")
     results = output / "ablation.json"
     found: Found = json.loads(results.read_text()) if results.exists() else {}
     if variants.keys() - found.keys():
@@ -68,6 +70,35 @@ def main(argv: list[str]) -> None:
             add_scores(entry["scores"], workdir, seed)
             write_json(results, found)
             print_table(found)
+
+
+def evaluated(config: Config, scales: list[str]) -> Config:
+    """The experiment, evaluated on unseen classes at these guidance scales. Raises ConfigError."""
+    return apply_overrides(
+        config,
+        {"evaluation.seen": "false", "evaluation.guidance_scales": ",".join(scales)},
+    )
+
+
+def varied(base: Config, text: str) -> Config:
+    """The experiment with the settings of a variant. Raises ConfigError."""
+    config = changed(base, text, flag="variant")
+    for name in settings_of(text).keys() & _SAME:
+        raise ConfigError(f"--variant={text}: {name} is decided here for all variants alike")
+    return config
+
+
+def keep_experiment(config: Config, file: Path) -> None:
+    """Writes the experiment for its runs. Raises ConfigError where there is another one."""
+    if file.exists():
+        if json.loads(file.read_text()) != json.loads(json.dumps(to_dict(config))):
+            raise ConfigError(
+                f"{file.parent} compares variants of another experiment, or at other guidance "
+                "scales: name another --output_dir"
+            )
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, to_dict(config))
 
 
 def step_ratios(variants: dict[str, Config]) -> dict[str, float]:
@@ -98,15 +129,20 @@ def stepping(config: Config) -> Callable[[], jax.Array]:
     return train
 
 
+def settings_of(text: str) -> dict[str, str]:
+    """The settings of a variant by dotted path, of its text "a.b=c,d.e=f"."""
+    return dict(setting.split("=", 1) for setting in text.split(",") if setting)
+
+
 def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]:
     """What a run of a variant changes in the experiment, as text by dotted path."""
     warmup = round(base.optimizer.warmup_steps * steps / base.train.num_steps)
     return {
-        **dict(setting.split("=", 1) for setting in text.split(",") if setting),
+        "optimizer.warmup_steps": str(warmup),
+        **settings_of(text),
         "seed": str(seed),
         "train.num_steps": str(steps),
         "train.eval_interval": str(10 * steps),
-        "optimizer.warmup_steps": str(warmup),
     }
 
 
@@ -117,11 +153,7 @@ def run(experiment: Path, settings: dict[str, str], workdir: Path) -> None:
     python = (sys.executable, "-m")
     overrides = [f"--config.{path}={value}" for path, value in settings.items()]
     train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides)
-    scales = ",".join(f"{scale:g}" for scale in map(float, _SCALES.value))
-    evaluate = (
-        *("fsdit.evaluate", f"--workdir={workdir}", f"--output={workdir / 'test'}"),
-        *("--config.evaluation.seen=false", f"--config.evaluation.guidance_scales={scales}"),
-    )
+    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={workdir / 'test'}")
     for command in (train, evaluate):
         subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
 
@@ -137,7 +169,8 @@ def add_scores(scores: dict[str, Any], workdir: Path, seed: int) -> None:
 
 
 def folder_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in ".-" else "_" for c in text) or "unchanged"
+    """A name of its own for the runs of each variant."""
+    return urllib.parse.quote(text, safe="=,") or "unchanged"
 
 
 def print_table(found: Found) -> None:

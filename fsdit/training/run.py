@@ -136,7 +136,14 @@ def _saved(
     if ema not in kept:
         there = ", ".join(map(str, kept))
         raise CheckpointError(f"{workdir} keeps no average of decay {ema}: --ema can be {there}")
-    return _Saved(step, meta, config, ema)
+    return _Saved(step, meta, _with_kernel_of_samples(config), ema)
+
+
+def _with_kernel_of_samples(config: Config) -> Config:
+    """The configuration with a kernel of attention that samples: the packed one only trains."""
+    if config.model.attention != "packed":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention="plain"))
 
 
 def _restored(

@@ -187,7 +187,7 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({**CUDNN, "model.num_heads": "2"}, "heads of width 384 .*at most 256, or set .*=plain"),
         ({**CUDNN, "model.encoder.num_heads": "32"}, "width 12 .*config.model.encoder.num_heads"),
         ({**PACKED, "model.dtype": "float32"}, "packed computes in bfloat16 only: set config"),
-        ({**PACKED, "model.num_heads": "8"}, "width 96 .*num_heads so that it divides 128, or set"),
+        ({**PACKED, "model.num_heads": "8"}, "width 96 .*num_heads so that the width divides 128"),
         ({**PACKED, "model.encoder.hidden_size": "192"}, "encoder.hidden_size=192 .*: 128 or 256"),
     ],
 )  # fmt: skip

@@ -52,9 +52,9 @@ def first_classes(source: Path, directory: Path, counts: dict[str, int]) -> Path
     info = layout.read_dataset_info(source)
     splits = {}
     for name, count in counts.items():
-        whole = info.split(name)
-        sizes = whole.images_per_class[:count]
-        kept = layout.SplitInfo(whole.classes[:count], sizes, episodes=3 * count, shots=SHOTS)
+        complete = info.split(name)
+        sizes = complete.images_per_class[:count]
+        kept = layout.SplitInfo(complete.classes[:count], sizes, episodes=3 * count, shots=SHOTS)
         read, classes = split_images(source, info, name), np.repeat(range(count), sizes)
         written = [
             ImageRecord(f"{name}/{i}", int(c), records.encode_pixels(read[i]), *read[i].shape[:2])

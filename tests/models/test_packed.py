@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fsdit import checks
 from fsdit.models.attention import attend, attend_packed, packed
 
 # B, heads, N, M, d: numbers of tokens that fill no tile, and heads that share lanes or do not.
@@ -19,7 +20,7 @@ SHAPES = [
 ]
 
 
-def draw(b, h, n, m, d):
+def arrays_of(b, h, n, m, d):
     """Scaled queries, keys, values and a gradient of the result."""
     rng = np.random.default_rng(0)
     shapes = ((b, h, n, d), (b, h, m, d), (b, h, m, d), (b, h, n, d))
@@ -38,14 +39,14 @@ INTERPRETED = functools.partial(attend_packed, interpret=True)
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_those_of_the_plain_kernel(shape):
-    arrays = draw(*shape)
+    arrays = arrays_of(*shape)
     expected = values_and_gradients(attend, *arrays)
     for found, exact in zip(values_and_gradients(INTERPRETED, *arrays), expected, strict=True):
         np.testing.assert_allclose(found, exact, atol=2e-5)
 
 
 def test_bfloat16_is_as_near_to_float32_as_the_plain_kernel():
-    arrays = draw(1, 2, 35, 100, 64)
+    arrays = arrays_of(1, 2, 35, 100, 64)
     exact = values_and_gradients(attend, *arrays)
     low = [x.astype(jnp.bfloat16) for x in arrays]
 
@@ -61,14 +62,14 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_kernel():
 
 
 def test_large_logits_do_not_overflow():
-    query, key, value, _ = draw(1, 2, 5, 7, 64)
+    query, key, value, _ = arrays_of(1, 2, 5, 7, 64)
     mixed = INTERPRETED(3000 * query, key, value)
     nearest = jnp.einsum("bhnd,bhmd->bhnm", query, key).argmax(-1)[..., None]
     np.testing.assert_allclose(mixed, jnp.take_along_axis(value, nearest, axis=2), atol=1e-5)
 
 
 def test_the_backward_pass_keeps_queries_keys_and_values_only():
-    arrays = draw(1, 2, 40, 50, 64)
+    arrays = arrays_of(1, 2, 40, 50, 64)
     _, pull = jax.vjp(INTERPRETED, *arrays[:3])
     assert sum(x.size for x in jax.tree.leaves(pull)) == sum(x.size for x in arrays[:3])
 
@@ -77,3 +78,7 @@ def test_the_memory_of_the_recipes_fits_and_that_of_many_tokens_does_not():
     for queries, keys in ((196, 196), (196, 64), (196, 980), (1024, 1024)):
         assert packed.memory(queries, keys, 1024) < packed.MEMORY
     assert packed.memory(1024, 8 * 1024, 768) > packed.MEMORY
+
+
+def test_the_check_of_a_configuration_knows_the_lanes():
+    assert checks.PACKED_COLUMNS == packed.LANES

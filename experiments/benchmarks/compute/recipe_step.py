@@ -62,16 +62,16 @@ def main(argv: list[str]) -> None:
     print(json.dumps(result))
 
 
-def changed(config: Config, settings: str) -> Config:
+def changed(config: Config, settings: str, flag: str = "side") -> Config:
     """The configuration with settings like "model.attention=cudnn,model.remat=none".
 
-    Raises ConfigError.
+    flag: where they come from. Raises ConfigError.
     """
     changes = {}
     for setting in filter(None, settings.split(",")):
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--side={settings}: write {name}=VALUE")
+            raise ConfigError(f"--{flag}={settings}: write {name}=VALUE")
         changes[name] = value
     return apply_overrides(config, changes)
 

@@ -195,6 +195,11 @@ def test_the_best_step_is_not_guessed_if_the_newest_is_damaged(scored_run, tmp_p
     assert saved_config(tmp_path / "run", {}, 10).name == "small"
 
 
+def test_weights_of_the_packed_kernel_are_used_with_the_plain_one(scored_run):
+    packed = {"model.attention": "packed"}
+    assert saved_config(scored_run[0], packed).model.attention == "plain"
+
+
 def test_programs_use_the_step_that_is_asked_for(scored_run, tmp_path):
     workdir = f"--workdir={scored_run[0]}"
     done = run_module("fsdit.export", workdir, f"--output={tmp_path}/best", "--step=best")
