@@ -1,0 +1,66 @@
+"""The comparison of variants at equal time, without its runs."""
+
+import pytest
+
+from experiments.benchmarks import ablation
+from fsdit.config import Config, OptimizerConfig, TrainConfig
+from fsdit.errors import ConfigError
+
+BASE = Config(
+    train=TrainConfig(num_steps=1000), optimizer=OptimizerConfig(warmup_steps=40), name="base"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {"optimizer.warmup_steps": "20"}),
+        ("model.norm=rms", {"model.norm": "rms", "optimizer.warmup_steps": "20"}),
+        (
+            "optimizer.warmup_steps=7,optimizer.method=muon",
+            {"optimizer.method": "muon", "optimizer.warmup_steps": "7"},
+        ),
+    ],
+)
+def test_a_variant_keeps_its_settings_and_the_share_of_the_warm_up(text, expected):
+    ablation.varied(BASE, text)
+    same = {"seed": "3", "train.num_steps": "500", "train.eval_interval": "5000"}
+    assert ablation.equal_time(BASE, 500, 3, text) == {**expected, **same}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.norm", "--variant=model.norm: write model.norm=VALUE"),
+        ("model.norms=rms", "model.norms"),
+        ("model.norm=rms,seed=1", "--variant=.*: seed is decided here"),
+        ("train.num_steps=10", "train.num_steps is decided here"),
+    ],
+)
+def test_a_variant_that_would_not_compare_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        ablation.varied(BASE, text)
+
+
+def test_a_folder_with_another_experiment_is_refused(tmp_path):
+    file = tmp_path / "runs" / "config.json"
+    base = ablation.evaluated(BASE, ["1", "2"])
+    assert base.evaluation.guidance_scales == (1, 2) and not base.evaluation.seen
+    for _ in range(2):
+        ablation.keep_experiment(base, file)
+    for other in (ablation.evaluated(BASE, ["1"]), ablation.varied(base, "model.depth=3")):
+        with pytest.raises(ConfigError, match="name another --output_dir"):
+            ablation.keep_experiment(other, file)
+
+
+def test_variants_have_folders_of_their_own():
+    texts = ["", "a.b=c", "a.b=c,d=e", "a.b=c_d=e", "a.b=/c", "a.b=%2Fc"]
+    names = {ablation.folder_name(text) for text in texts}
+    assert len(names) == len(texts) and not any("/" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([], "-"), ([0.5], "0.500"), ([1.0, 2.0, 3.0], "2.000 ± 0.577")]
+)
+def test_a_mean_has_the_standard_error_of_its_seeds(values, text):
+    assert ablation.mean_text(values) == text
