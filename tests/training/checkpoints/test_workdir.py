@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fsdit.errors import ConfigError
+from fsdit.errors import EXIT_HELD, ConfigError
 from fsdit.training.checkpoints.workdir import check_workdir
 from tests.conftest import experiment_file
 from tests.processes import finish, rows, start, wait_for_step
@@ -81,7 +81,8 @@ def test_a_second_run_in_a_workdir_gives_one_line_and_leaves_the_first(tmp_path,
     wait_for_step(first, workdir, 3)
     status, output = finish(start(experiment, workdir, *flags))
     assert first.poll() is None, "the first run was too short"
-    assert status == 1 and f"run is in use by process {first.pid} on " in output.splitlines()[-1]
+    assert status == EXIT_HELD
+    assert f"run is in use by process {first.pid} on " in output.splitlines()[-1]
     status, output = finish(first)
     assert status == 0, output
     assert [row["step"] for row in rows(workdir)] == list(range(1, 151))
