@@ -13,7 +13,7 @@ from experiments.benchmarks.compute import attention, pytorch_dit, train_step
 from experiments.benchmarks.input import feeding
 from tests.programs import run_module
 
-pytestmark = pytest.mark.large
+pytestmark = pytest.mark.medium
 
 
 def test_the_model_of_pytorch_has_as_many_parameters():
