@@ -61,6 +61,7 @@ def jax_side(config: Config) -> Side:
 def parts(config: Config) -> dict[str, Side]:
     """The forward pass to the loss, and the loss with its gradient."""
     spec, mesh, batch = _prepared(config)
+    spec = dataclasses.replace(spec, by_device=True)  # the train step's kernel of attention
     params = jax.jit(lambda: spec.init(config.seed), out_shardings=sharding.replicated(mesh))()
     count = flops.of_step(spec, config, params, batch)
 
