@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments.benchmarks.compute.recipe_step import changed
+from experiments.benchmarks.compute.recipe_step import changed, settings_of
 from experiments.benchmarks.compute.train_step import step_and_state
 from experiments.benchmarks.turns import take_turns
 from fsdit import program
@@ -127,11 +127,6 @@ def stepping(config: Config) -> Callable[[], jax.Array]:
         return metrics["loss"]
 
     return train
-
-
-def settings_of(text: str) -> dict[str, str]:
-    """The settings of a variant by dotted path, of its text "a.b=c,d.e=f"."""
-    return dict(setting.split("=", 1) for setting in text.split(",") if setting)
 
 
 def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]:

@@ -62,18 +62,23 @@ def main(argv: list[str]) -> None:
     print(json.dumps(result))
 
 
-def changed(config: Config, settings: str, flag: str = "side") -> Config:
-    """The configuration with settings like "model.attention=cudnn,model.remat=none".
+def settings_of(text: str, flag: str = "side") -> dict[str, str]:
+    """Settings like "model.attention=cudnn,model.remat=none" by dotted path.
 
     flag: where they come from. Raises ConfigError.
     """
-    changes = {}
-    for setting in filter(None, settings.split(",")):
+    settings = {}
+    for setting in filter(None, text.split(",")):
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--{flag}={settings}: write {name}=VALUE")
-        changes[name] = value
-    return apply_overrides(config, changes)
+            raise ConfigError(f"--{flag}={text}: write {name}=VALUE")
+        settings[name] = value
+    return settings
+
+
+def changed(config: Config, text: str, flag: str = "side") -> Config:
+    """The configuration with the settings of `settings_of`. Raises ConfigError."""
+    return apply_overrides(config, settings_of(text, flag))
 
 
 def make_sides(config: Config, settings: list[str]) -> dict[str, Side]:
