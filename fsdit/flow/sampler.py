@@ -99,26 +99,31 @@ class _State(NamedTuple):
 _Advance = Callable[[Field, _State, _Step, SamplingConfig, Any], _State]
 
 
+def _joined(*conditions: Any) -> Any:
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *conditions)
+
+
 def guided_field(
     velocity: Velocity,
     condition: Any,
     null: Any,
     config: SamplingConfig,
-    prepare: Callable[[Any], Any] = lambda condition: condition,
+    prepare: Callable[..., Any] = _joined,
     mean: Float[Array, "*D"] | None = None,
 ) -> Field:
     """The guided velocity, equation 6, and 8 where `config.contrastive` is not 0.
 
     Both velocities of equation 6 come from one call with 2 B rows.
 
-    condition, null: pytrees of arrays (B, ...). Where the scale is 1, at all times or outside of
-    the guidance interval, null is not used and the call has B rows. prepare: makes of a condition
-    what `velocity` takes, once for all calls. mean: m of equation 8, from `mean_velocity`.
+    condition, null: pytrees of arrays, (B, ...) by default. Where the scale is 1, at all times or
+    outside of the guidance interval, null is not used and the call has B rows. prepare: makes of
+    conditions, each for B rows, what `velocity` takes, once for all calls. mean: m of equation 8,
+    from `mean_velocity`.
     """
     scale, weight = config.guidance_scale, config.contrastive
     if scale == 1:
         return plain_field(velocity, condition, prepare)
-    both = prepare(jax.tree.map(lambda c, n: jnp.concatenate([c, n]), condition, null))
+    both = prepare(condition, null)
 
     def guided(x: Array, t: Array) -> Array:
         doubled = velocity(jnp.concatenate([x, x]), jnp.full(2 * x.shape[0], t), both)
@@ -152,9 +157,7 @@ def autoguided_field(model: Field, guide: Field, config: SamplingConfig) -> Fiel
     )
 
 
-def plain_field(
-    velocity: Velocity, condition: Any, prepare: Callable[[Any], Any] = lambda condition: condition
-) -> Field:
+def plain_field(velocity: Velocity, condition: Any, prepare: Callable[..., Any] = _joined) -> Field:
     """The velocity without guidance. Arguments are those of `guided_field`."""
     prepared = prepare(condition)
     return lambda x, t: velocity(x, jnp.full(x.shape[:1], t), prepared)

@@ -13,8 +13,8 @@ tokens with their positions, and LN a layer norm:
 
 With no latents the tokens themselves are the context, M = K T.
 
-Unconditional means one learned null, applied to vector and context together by one mask.
-Training's dropout and sampling's guidance both call `apply_null`.
+Unconditional means one learned null of vector and context together: `null_condition`. Sampling's
+guidance calls it, and training's dropout calls `apply_null`, which puts it in place of rows.
 """
 
 import jax.numpy as jnp
@@ -33,11 +33,11 @@ class Condition:
     """What the DiT is conditioned on: vector (B, D), and context (B, M, D).
 
     context: None for a model that does not attend to the supports' tokens. In its place there
-    may be the keys and values of all L blocks, (L, B, heads, M, d) each.
+    may be what `FewShotDiT.prepare` makes of the contexts of several conditions.
     """
 
     vector: Array
-    context: Array | tuple[Array, Array] | None
+    context: Array | tuple[tuple[Array, Array], ...] | None
 
 
 class SupportConditioner(nnx.Module):
@@ -106,12 +106,21 @@ class SupportConditioner(nnx.Module):
         x = x + self.mlp(layers.layer_norm(x, self.dtype))
         return layers.layer_norm(x, self.dtype)
 
+    def null_condition(self) -> Condition:
+        """The null, of one row: vector (1, D), and context (1, M, D).
+
+        Without latents M is 1: tokens that are all equal are attended to as one of them would be.
+        """
+        null = self.null[...]
+        context = null[None, 1:].astype(self.dtype) if self.use_context else None
+        return Condition(null[:1], context)
+
     def apply_null(self, condition: Condition, mask: Bool[Array, "B"]) -> Condition:
         """Replaces the condition by the null where `mask` is true."""
-        null = self.null[...]
-        vector = jnp.where(mask[:, None], null[0], condition.vector)
+        null = self.null_condition()
+        vector = jnp.where(mask[:, None], null.vector, condition.vector)
         if condition.context is None:
             return Condition(vector, None)
         context = condition.context
-        context = jnp.where(mask[:, None, None], null[1:].astype(context.dtype), context)
+        context = jnp.where(mask[:, None, None], null.context, context)
         return Condition(vector, context)

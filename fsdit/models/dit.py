@@ -25,6 +25,7 @@ from fsdit.models.block import (
 )
 from fsdit.models.conditioning import Condition, SupportConditioner
 from fsdit.models.encoder import FeatureShape, LearnedEncoder
+from fsdit.models.multihead import KeysAndValues
 
 _TIME_FEATURES = 256
 # For rows of an array that all exist, each named once: gathers and scatters need no checks.
@@ -119,21 +120,33 @@ class FewShotDiT(nnx.Module):
         """Makes the condition; training, evaluation and sampling all call this."""
         return self.conditioner(*self.encode_supports(supports))
 
-    def prepare(self, condition: Condition) -> Condition:
-        """The condition with the keys and values of every block, for many calls of `velocity`.
+    def prepare(self, *conditions: Condition, rows: int) -> Condition:
+        """Joins conditions for many calls of `velocity`, each for `rows` rows of x, in order.
 
-        They take the context's place, with a leading axis of layers, and need more memory. Where
-        few tokens attend to keys without a norm, no keys are made, and the context stays.
+        A condition of C rows, which divides `rows`, serves a run of rows / C with each. In place
+        of the contexts there are their keys and values in all L blocks, (L, C, heads, M, d) each.
+        Where few tokens attend to keys without a norm, no keys are made, and contexts stay.
         """
+
+        def repeated(array: Array) -> Array:
+            return jnp.repeat(array, rows // len(array), axis=0)
+
+        vector = jnp.concatenate([repeated(c.vector) for c in conditions])
+        contexts = [c.context for c in conditions]
+        if None in contexts:
+            return Condition(vector, None)
         tokens = 1 if self.use_cls else self.grid[0] * self.grid[1]
-        if condition.context is None or not self.blocks.cross.needs_keys(tokens):
-            return condition
+        if not self.blocks.cross.needs_keys(tokens):
+            longest = max(c.shape[1] for c in contexts)  # the null may be of one token
+            equal = [jnp.broadcast_to(c, (len(c), longest, c.shape[2])) for c in contexts]
+            return Condition(vector, jnp.concatenate([repeated(c) for c in equal]))
         graph, parameters = nnx.split(self.blocks)
-        projected = jax.lax.map(
-            lambda block: nnx.merge(graph, block).cross.keys_and_values(condition.context),
-            parameters,
-        )
-        return Condition(condition.vector, projected)
+
+        def projected(block: nnx.State) -> tuple[KeysAndValues, ...]:
+            cross = nnx.merge(graph, block).cross
+            return tuple(cross.keys_and_values(c) for c in contexts)
+
+        return Condition(vector, jax.lax.map(projected, parameters))
 
     def velocity(
         self,

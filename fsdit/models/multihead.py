@@ -24,10 +24,11 @@ from jaxtyping import Array, Float, Int
 from fsdit.models import layers
 from fsdit.models.attention import KEPT, KERNELS, Kernel, attend
 
-KeysAndValues = tuple[Float[Array, "B heads M d"], Float[Array, "B heads M d"]]
-# What cross-attention attends to: the context, or the keys and values made of it.
-Context = Float[Array, "B M D"] | KeysAndValues
-
+# Keys and values of C contexts of M tokens, (C, heads, M, d) each.
+KeysAndValues = tuple[Float[Array, "_ heads _ d"], Float[Array, "_ heads _ d"]]
+# What cross-attention attends to: a context of each row, or keys and values in parts, each of
+# which serves an equal share of the rows, in order; each context of a part, a run of its share.
+Context = Float[Array, "B M D"] | tuple[KeysAndValues, ...]
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -60,10 +61,6 @@ def rotate(
     a, b = jnp.split(x[:, :, first:].astype(jnp.float32), 2, axis=-1)
     placed = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
     return jnp.concatenate([x[:, :, :first], placed], axis=2)
-
-
-def _is_projected(context: Context | None) -> bool:
-    return isinstance(context, tuple)
 
 
 def is_few(queries: int, num_heads: int, dim: int) -> bool:
@@ -125,7 +122,7 @@ class Attention(nnx.Module):
         self.query_scale = nnx.Param(jnp.zeros(width)) if qk_norm else None
         self.key_scale = nnx.Param(jnp.zeros(width)) if qk_norm else None
 
-    def keys_and_values(self, context: Float[Array, "B M D"]) -> KeysAndValues:
+    def keys_and_values(self, context: Float[Array, "C M D"]) -> KeysAndValues:
         """Those of cross-attention, which do not depend on what attends to the context."""
         key = _normed(self._heads(self.key(context)), self.key_scale)
         return key, self._heads(self.value(context))
@@ -142,7 +139,7 @@ class Attention(nnx.Module):
     def project(
         self,
         x: Float[Array, "B N D"],
-        context: Context | None,
+        context: Float[Array, "B M D"] | None,
         patches: Int[Array, "B P"] | None = None,
     ) -> list[Float[Array, "B heads _ d"]]:
         """Returns queries divided by sqrt(d), keys and values, split into heads of width d."""
@@ -151,7 +148,7 @@ class Attention(nnx.Module):
             key = _normed(key, self.key_scale)
         else:
             query = self._heads(self.query(x))
-            key, value = context if _is_projected(context) else self.keys_and_values(context)
+            key, value = self.keys_and_values(context)
         query = _normed(query, self.query_scale)
         if self.rotary is not None:
             query, key = (rotate(p, self.rotary, patches) for p in (query, key))
@@ -171,16 +168,41 @@ class Attention(nnx.Module):
 
         patches: those of the grid that are rotated, as for `rotate`.
         """
-        projected, queries = _is_projected(context), x.shape[1]
-        if self.cross and not projected and not self.needs_keys(queries):
+        if isinstance(context, tuple):
+            shares = jnp.split(x, len(context))
+            found = [self._over_keys(*each) for each in zip(shares, context, strict=True)]
+            return jnp.concatenate(found)
+        if self.cross and not self.needs_keys(x.shape[1]):
             mixed = self._over_few(x, context)
         else:
-            rows = x.shape[0] if context is None or projected else context.shape[0]
+            rows = x.shape[0] if context is None else context.shape[0]
             x = jnp.broadcast_to(x, (rows, *x.shape[1:]))
-            projected = self.project(x, context, patches)
-            few = self.cross and is_few(queries, self.num_heads, self.dim)
-            mixed = KERNELS["plain" if few else self.kernel](*projected)
-        return self.out(mixed.swapaxes(1, 2).reshape(-1, *x.shape[1:]))
+            mixed = self._attend(*self.project(x, context, patches), x.shape[1])
+        return self.out(self._joined(mixed))
+
+    def _attend(self, query: Array, key: Array, value: Array, queries: int) -> Array:
+        """Equations (1) to (3) of the kernel; `queries` are those of one row."""
+        few = self.cross and is_few(queries, self.num_heads, self.dim)
+        return KERNELS["plain" if few else self.kernel](query, key, value)
+
+    def _joined(self, heads: Float[Array, "B heads N d"]) -> Float[Array, "B N D"]:
+        return heads.swapaxes(1, 2).reshape(heads.shape[0], heads.shape[2], self.dim)
+
+    def _over_keys(self, x: Float[Array, "B N D"], made: KeysAndValues) -> Float[Array, "B N D"]:
+        """Attends over keys and values of C contexts, each by a run of B / C rows of x.
+
+        The queries of a run are as those of one row. A softmax over one key is 1, so a context of
+        one token gives its value to all queries.
+        """
+        key, value = made
+        if key.shape[2] == 1:
+            each = self.out(self._joined(value))
+            return jnp.broadcast_to(jnp.repeat(each, len(x) // len(each), axis=0), x.shape)
+        runs = x.reshape(key.shape[0], -1, x.shape[2])
+        query = _normed(self._heads(self.query(runs)), self.query_scale)
+        query = query * query.shape[-1] ** -0.5
+        mixed = self._attend(query, key, value, x.shape[1])
+        return self.out(self._joined(mixed)).reshape(x.shape)
 
     def _over_few(
         self, x: Float[Array, "#B N D"], context: Float[Array, "B M D"]

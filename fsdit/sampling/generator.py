@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 
 from fsdit.checks import validate
 from fsdit.config import Config, FeaturesConfig, SamplingConfig
@@ -172,28 +171,11 @@ class Generator:
 
         Compiled once for each sampling. images (B, H, W, C); guide_params: None without a guide.
         """
-        rows = sharding.batch_sharding(self._mesh)
-        guide = self.guide.spec if sampling.guide else None
-
-        def sample(
-            params: dict,
-            codec: LatentCodec,
-            supports: Supports,
-            index: Array,
-            seed: Array,
-            guide_params: dict | None,
-        ) -> Array:
-            def repeated(array: Array) -> Array:
-                return jnp.broadcast_to(array, (*index.shape, *array.shape[1:]))
-
-            each = jax.lax.with_sharding_constraint(jax.tree.map(repeated, supports), rows)
-            fixed = (self.spec, guide, sampling)
-            return sample_images(*fixed, params, codec, each, index, seed, guide_params)
-
+        rows, shared = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
         if sampling not in self._programs:
-            shared = sharding.replicated(self._mesh)
+            guide = self.guide.spec if sampling.guide else None
             self._programs[sampling] = jax.jit(
-                sample,
+                functools.partial(sample_images, self.spec, guide, sampling),
                 in_shardings=(shared, shared, shared, rows, shared, shared),
                 out_shardings=rows,
             )

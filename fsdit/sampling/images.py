@@ -46,25 +46,24 @@ def sample_images(
     seed: UInt32[Array, ""],
     guide_params: dict | None = None,
 ) -> UInt8[Array, "B H W C"]:
-    """One image for each of B episodes, guided away from the null, or from what a guide draws.
+    """B images, guided away from the null, or from what a guide draws.
 
-    guide: the model that guides, with parameters `guide_params`; None: the null does. The noise
-    of a row depends on (seed, index) alone, not on its batch or its place in it.
+    supports: those of E episodes, which divides B; the images of an episode follow each other,
+    and its supports are encoded once. guide: the model that guides, with parameters
+    `guide_params`; None: the null does. The noise of a row depends on (seed, index) alone, not on
+    its batch or its place in it.
     """
-    model = spec.model(params)
-    condition = model.condition(supports)
-    velocity = _velocity(model)
+    model, rows = spec.model(params), len(index)
     if guide is None:
-        null = model.conditioner.apply_null(condition, jnp.ones(index.shape, bool))
-        mean = _mean_velocity(velocity, null, spec.latent_shape) if config.contrastive else None
-        field = sampler.guided_field(velocity, condition, null, config, model.prepare, mean)
+        null = model.conditioner.null_condition()
+        prepare = functools.partial(model.prepare, rows=rows)
+        mean = _mean_velocity(model, null, spec.latent_shape) if config.contrastive else None
+        condition = model.condition(supports)
+        field = sampler.guided_field(_velocity(model), condition, null, config, prepare, mean)
     else:
         weaker = guide.model(guide_params)
-        field = sampler.autoguided_field(
-            sampler.plain_field(velocity, condition, model.prepare),
-            sampler.plain_field(_velocity(weaker), weaker.condition(supports), weaker.prepare),
-            config,
-        )
+        own, other = (_plain_field(each, supports, rows) for each in (model, weaker))
+        field = sampler.autoguided_field(own, other, config)
     noise = path.sample_noise(example_keys(stream_key(seed, "drawing"), index), spec.latent_shape)
     step_keys = example_keys(stream_key(seed, "sde"), index)
     return codec.decode(sampler.solve(field, noise, config, step_keys))
@@ -74,10 +73,15 @@ def _velocity(model: FewShotDiT) -> sampler.Velocity:
     return lambda x, t, condition: model.velocity(x, t, condition)[0]
 
 
+def _plain_field(model: FewShotDiT, supports: Supports, rows: int) -> sampler.Field:
+    prepare = functools.partial(model.prepare, rows=rows)
+    return sampler.plain_field(_velocity(model), model.condition(supports), prepare)
+
+
 def _mean_velocity(
-    velocity: sampler.Velocity, null: Condition, shape: tuple[int, int, int]
+    model: FewShotDiT, null: Condition, shape: tuple[int, int, int]
 ) -> Float[Array, "h w c"]:
     """`sampler.mean_velocity` of fixed noise: a property of the weights, the same in any batch."""
     keys = example_keys(stream_key(0, "mean velocity"), jnp.arange(_MEAN_SAMPLES, dtype=jnp.uint32))
-    rows = jax.tree.map(lambda a: jnp.repeat(a[:1], 2 * _MEAN_SAMPLES, axis=0), null)
-    return sampler.mean_velocity(velocity, rows, path.sample_noise(keys, shape))
+    prepared = model.prepare(null, rows=2 * _MEAN_SAMPLES)
+    return sampler.mean_velocity(_velocity(model), prepared, path.sample_noise(keys, shape))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import all as all_benchmarks
-from experiments.benchmarks import turns
+from experiments.benchmarks import commits, turns
 from experiments.benchmarks.compute import attention, pytorch_dit, train_step
 from experiments.benchmarks.input import feeding
 from tests.programs import run_module
@@ -126,3 +126,11 @@ def test_kernels_of_attention_agree_and_the_one_that_this_machine_lacks_is_named
         for side in sides.values():
             assert side["milliseconds"] > 0
             assert all(0 < error < 0.02 for error in side["errors"].values())
+
+
+@pytest.mark.large
+def test_a_commit_is_timed_beside_this_checkout():
+    with commits.checkout("HEAD") as before:
+        found = commits.compare(before, commits.ROOT, "sampling", turns=1)
+    assert found.keys() == {"before", "after"}
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in found.values())

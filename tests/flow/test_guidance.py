@@ -104,16 +104,16 @@ def test_outside_the_interval_the_batch_is_not_doubled():
 def test_what_is_prepared_is_prepared_once_for_all_steps():
     prepared = []
 
-    def prepare(condition):
-        prepared.append(condition["c"].shape)
-        return {"c": 2 * condition["c"]}
+    def prepare(*conditions):
+        prepared.append([each["c"].shape for each in conditions])
+        return {"c": 2 * jnp.concatenate([each["c"] for each in conditions])}
 
     twice, null = ({"c": 2 * c["c"]} for c in (CONDITION, NULL))
     config = SamplingConfig(guidance_scale=2.0, guidance_interval=(0.3, 0.6), num_steps=10)
     given = solve(guided_field(Recorder(), twice, null, config), NOISE, config)
     found = solve(guided_field(Recorder(), CONDITION, NULL, config, prepare), NOISE, config)
     np.testing.assert_array_equal(found, given)
-    assert prepared == [(6, 3), (3, 3)]
+    assert prepared == [[(3, 3), (3, 3)], [(3, 3)]]
 
 
 def test_without_guidance_the_batch_is_not_doubled_and_no_null_is_needed():

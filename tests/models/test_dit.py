@@ -81,6 +81,7 @@ def test_the_velocity_depends_on_point_time_and_supports_of_its_own_example(cros
     [
         ({"patch_size": 2}, True),
         ({"patch_size": 2, "scan_layers": False, "num_latents": 0}, True),
+        ({"cross_attention": "cls", "num_latents": 0}, False),
         ({"patch_size": 6}, False),  # few tokens attend, so no keys are made of the context
         ({"cross_attention": "cls"}, False),
         ({"cross_attention": "none"}, False),
@@ -92,9 +93,19 @@ def test_a_prepared_condition_gives_the_same_velocity(settings, layers):
     x, t, supports = inputs()
     expected, _ = velocity(nets, params, x, t, supports)
     model = nets.model(params)
-    prepared = model.prepare(model.condition(supports))
+    prepared = model.prepare(model.condition(supports), rows=BATCH)
     assert isinstance(prepared.context, tuple) == layers
     np.testing.assert_allclose(model.velocity(x, t, prepared)[0], expected, atol=1e-4)
+
+    # Rows of one episode share its condition, and rows of no episode the null.
+    shared = model.condition(supports[:1])
+    null = model.conditioner.null_condition()
+    joined = model.prepare(shared, null, rows=BATCH)
+    found = model.velocity(jnp.concatenate([x, x]), jnp.concatenate([t, t]), joined)[0]
+    each = model.condition(jnp.repeat(supports[:1], BATCH, axis=0))
+    dropped = model.conditioner.apply_null(each, jnp.ones(BATCH, bool))
+    plain = [model.velocity(x, t, condition)[0] for condition in (each, dropped)]
+    np.testing.assert_allclose(found, jnp.concatenate(plain), atol=1e-4)
 
 
 @pytest.mark.parametrize("cross_attention", ["patches", "cls"])

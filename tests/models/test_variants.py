@@ -44,7 +44,7 @@ def velocity(nets, params, prepared=False):
     x, t, supports = inputs()
     model = nets.model(params)
     condition = model.condition(supports)
-    condition = model.prepare(condition) if prepared else condition
+    condition = model.prepare(condition, rows=BATCH) if prepared else condition
     assert isinstance(condition.context, tuple) == prepared
     return model.velocity(x, t, condition, diagnose=not prepared)
 

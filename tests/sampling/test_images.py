@@ -67,6 +67,18 @@ def test_a_sample_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solv
 
 
 @pytest.mark.medium
+@pytest.mark.several_devices
+@pytest.mark.parametrize("devices", [1, 4])
+def test_images_of_one_episode_share_its_supports(params, devices):
+    """Samples may differ by the rounding of a pixel."""
+    given = np.array([2, 5])
+    call = functools.partial(compiled(devices), params, NETWORKS.codec)
+    shared = np.asarray(call(SUPPORTS[given], INDEX, np.uint32(0))).astype(int)
+    each = np.asarray(call(np.repeat(SUPPORTS[given], COUNT // 2, axis=0), INDEX, np.uint32(0)))
+    assert np.abs(shared - each).max() <= 1
+
+
+@pytest.mark.medium
 def test_solvers_and_schedules_turn_the_same_noise_into_different_samples(params):
     settings = [{"solver": solver} for solver in ("euler", "heun", "ab2", "sde")]
     settings += [{"schedule": "uniform"}, {"shift": 1.5}, {"solver": "sde", "noise_level": 0.5}]
