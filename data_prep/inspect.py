@@ -41,7 +41,8 @@ def table(directory: Path, info: layout.DatasetInfo) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     size = f"{info.image_size} x {info.image_size} x {info.channels}"
-    return "\n".join([size, *lines, *_precomputed(info), *_sources(info)])
+    made = f"made {info.preparation}" if info.preparation else "how they were made is not recorded"
+    return "\n".join([f"{size}, {made}", *lines, *_precomputed(info), *_sources(info)])
 
 
 def _precomputed(info: layout.DatasetInfo) -> Iterator[str]:

@@ -22,7 +22,7 @@ from etils import epath
 from fsdit import storage
 from fsdit.data import manifests
 from fsdit.data.images.filenames import is_plain_name
-from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.data.images.photos import Preparation
 from fsdit.data.manifests import read_json, read_manifest, write_json
 from fsdit.data.records import FORMAT_VERSION, Episode, ImageRecord, encode_episode, encode_image
 from fsdit.data.shards import shard_kind, shard_name, write_shard
@@ -114,7 +114,7 @@ class DatasetInfo:
 
     features, latents: NAME of the files -> description. shared_classes: whether the splits are
     meant to share classes (they never share images). preparation: how the images were made of
-    pictures of any size; older files do not say, and were mostly made with its defaults.
+    pictures of any size; None in older files, which do not say.
     sources: name of what the images come from -> its version, licence, author and address.
     """
 
@@ -128,7 +128,7 @@ class DatasetInfo:
     features: Mapping[str, FeaturesInfo] = dataclasses.field(default_factory=dict)
     latents: Mapping[str, LatentsInfo] = dataclasses.field(default_factory=dict)
     shared_classes: bool = False
-    preparation: Preparation = DEFAULT_PREPARATION
+    preparation: Preparation | None = None
     sources: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def split(self, name: str) -> SplitInfo:
@@ -180,8 +180,9 @@ def write_dataset_json(directory: epath.PathLike, info: DatasetInfo) -> None:
     }
     described = dataclasses.asdict(dataclasses.replace(info, splits=splits))
     values = {"version": FORMAT_VERSION, **described}
-    if not info.sources:
-        del values["sources"]  # programs of before that field read such a dataset
+    for name in ("sources", "preparation"):  # programs of before these read such a dataset
+        if not values[name]:
+            del values[name]
     write_json(directory / "dataset.json", {**values, "sha256": _content_sum(values)})
 
 

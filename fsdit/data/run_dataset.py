@@ -1,16 +1,54 @@
 """The dataset of a run: its description, and which of its features and latents the run reads."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from fsdit import storage
 from fsdit.config import Config
-from fsdit.data.layout import REBUILDING, DatasetInfo, default_name, read_dataset_info
+from fsdit.data.images.photos import Preparation
+from fsdit.data.layout import (
+    REBUILDING,
+    Count,
+    DatasetInfo,
+    Size,
+    default_name,
+    read_dataset_info,
+)
 from fsdit.data.readers import FeatureReader, LatentReader
 from fsdit.errors import DataError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFacts:
+    """What a run records of its dataset, so that its model can be used without the dataset.
+
+    image_size: height and width in pixels. preparation: how the images were made of pictures;
+    None where the dataset does not say. classes, images: their numbers in each split. sources:
+    name of what the images come from -> its version, licence, author and address.
+    """
+
+    image_size: Size
+    channels: Literal[1, 3]
+    preparation: Preparation | None
+    classes: Mapping[str, Count]
+    images: Mapping[str, Count]
+    sources: Mapping[str, Mapping[str, str]]
+
+
+def facts_of(info: DatasetInfo) -> DatasetFacts:
+    """What a run on this dataset records of it."""
+    return DatasetFacts(
+        info.image_size,
+        info.channels,
+        info.preparation,
+        {name: len(split.classes) for name, split in info.splits.items()},
+        {name: split.num_images for name, split in info.splits.items()},
+        info.sources,
+    )
 
 
 def read_run_dataset(config: Config) -> DatasetInfo:

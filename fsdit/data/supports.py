@@ -30,18 +30,25 @@ def from_files(
     names: Iterable[storage.PathLike],
     image_size: int,
     channels: int,
-    preparation: Preparation = DEFAULT_PREPARATION,
+    preparation: Preparation | None = DEFAULT_PREPARATION,
 ) -> SupportSet:
     """Reads picture files in the order given; a folder stands for its images in order of name.
 
-    Folders inside a folder, and files that are no images by their names, are left out, and a
-    printed line says so. Raises DataError for a file that is missing or no picture, and for a
-    folder without one.
+    preparation: how the training images were made. None: that was not recorded, and a printed
+    line says that the default is used. Folders inside a folder, and files that are no images by
+    their names, are left out, and a printed line says so. Raises DataError for a file that is
+    missing or no picture, and for a folder without one.
     """
     files = [file for name in names for file in _files(_local(name))]
     if not files:
         raise DataError("no support pictures are named: give one or more files, or a folder")
-    images = [read_photo(file, image_size, channels, preparation) for file in files]
+    used = preparation or DEFAULT_PREPARATION
+    images = [read_photo(file, image_size, channels, used) for file in files]
+    if preparation is None:
+        print(
+            f"how the training images were made was not recorded: supports are made {used}",
+            flush=True,
+        )
     return SupportSet({"files": [str(file.absolute()) for file in files]}, np.stack(images))
 
 

@@ -18,7 +18,7 @@ from fsdit.checks import check_unguided, validate
 from fsdit.config import Config, from_dict
 from fsdit.config.bounds import CountOrNone, Fraction, PatchSize
 from fsdit.config.problems import shown
-from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.data.images.photos import Preparation
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.encoder import FeatureShape
 from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
@@ -37,8 +37,8 @@ class ExportedInfo:
     sha256: digest of model.safetensors. features: shape of the frozen encoder's outputs; None
     where the encoder was learned. frozen: digests of the weights of "encoder" and "codec",
     where these are frozen networks. config: that of the run. preparation: how supports are
-    prepared; exports that are older than this field have its defaults. ema_decay: decay of the
-    average that the weights are; None in exports that are older than this field.
+    prepared, None where that was not recorded. ema_decay: decay of the average that the weights
+    are. Both are None in exports that are older than these fields.
     """
 
     version: Literal[1]
@@ -49,7 +49,7 @@ class ExportedInfo:
     features: FeatureShape | None
     frozen: dict[str, str]
     config: dict[str, Any]
-    preparation: Preparation = DEFAULT_PREPARATION
+    preparation: Preparation | None = None
     ema_decay: Fraction | None = None
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Shaped, UInt8
 from fsdit.checks import validate
 from fsdit.config import Config, FeaturesConfig, SamplingConfig
 from fsdit.data import supports as support_pictures
-from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation
+from fsdit.data.images.photos import Preparation
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError, DataError
 from fsdit.features.frozen import Frozen, open_networks
@@ -48,9 +48,9 @@ class Generator:
 
     Images have the size and channels of `spec`. All devices of this process share the work.
 
-    params: the EMA weights. preparation: how the training images were made from pictures.
-    guide: the model that `config.sampling.guide` names, or None. ema_decay: decay of the average;
-    None where an export is too old to say.
+    params: the EMA weights. preparation: how the training images were made from pictures; None
+    where that was not recorded. guide: the model that `config.sampling.guide` names, or None.
+    ema_decay: decay of the average; None where an export is too old to say.
     """
 
     config: Config
@@ -58,7 +58,7 @@ class Generator:
     frozen: Frozen
     params: dict
     step: int
-    preparation: Preparation = DEFAULT_PREPARATION
+    preparation: Preparation | None = None
     guide: Guide | None = None
     ema_decay: float | None = None
     _programs: dict[SamplingConfig, Callable] = dataclasses.field(

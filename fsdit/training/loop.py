@@ -13,7 +13,7 @@ from fsdit.config import Config, to_dict
 from fsdit.data import pipeline, run_dataset
 from fsdit.data.layout import dataset_fingerprint, write_json
 from fsdit.data.records import num_supports
-from fsdit.data.run_dataset import read_run_dataset
+from fsdit.data.run_dataset import DatasetFacts, facts_of, read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.in_training import (
     FewShotEvaluator,
@@ -56,8 +56,9 @@ class Inputs:
     config: the configuration, with local copies of what it reads from buckets.
     training: reads training episode i. evaluation: fixed validation episodes of each split.
     few_shot: what the few-shot metrics in training need, or None where they are off.
-    identity: digests of the dataset and of the frozen weights, by name. changes: a line for
-    each changed setting by which a resumed run computes its steps differently.
+    dataset: what the run records of it. identity: digests of the dataset and of the frozen
+    weights, by name. changes: a line for each changed setting by which a resumed run computes
+    its steps differently.
     """
 
     config: Config
@@ -66,6 +67,7 @@ class Inputs:
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
     few_shot: FewShotInputs | None
+    dataset: DatasetFacts
     identity: dict[str, str]
     changes: list[str]
 
@@ -87,10 +89,11 @@ def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = 
     spec, frozen = open_networks(read, info)
     spec = with_projection(spec, config)
     spec.check_training(num_supports(config.data.shots))
-    dataset = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
-    identity = {"dataset": dataset, **frozen.weights}
+    digest = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
+    identity = {"dataset": digest, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
-    return Inputs(read, spec, frozen, training, evaluation, few_shot, identity, changes)
+    about = (facts_of(info), identity, changes)
+    return Inputs(read, spec, frozen, training, evaluation, few_shot, *about)
 
 
 def train(
@@ -157,7 +160,9 @@ def _train(
     )
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     selected = selection.resumed(workdir, config, restored.step, restored.best)
-    checkpoints = Checkpoints(workdir, config, inputs.identity, mesh, restored.step, selected)
+    checkpoints = Checkpoints(
+        workdir, config, inputs.identity, mesh, restored.step, selected, inputs.dataset
+    )
     few_shot = None
     if inputs.few_shot:
         few_shot = FewShotEvaluator(read, spec, feed, mesh, inputs.few_shot)

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 from fsdit import storage
 from fsdit.checks import validate
 from fsdit.config import Config, MeshConfig, apply_overrides, changed_fields
-from fsdit.data.run_dataset import read_run_dataset
+from fsdit.data.run_dataset import DatasetFacts, facts_of, read_run_dataset
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.batches import Feed
 from fsdit.features.frozen import open_networks
-from fsdit.features.staging import with_local_copies
+from fsdit.features.staging import with_local_copies, with_local_networks
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.sampling.generator import Generator, online_networks
@@ -23,7 +23,7 @@ from fsdit.training import state as train_state
 from fsdit.training.alignment import with_projection, without_projection
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.listing import Choice
-from fsdit.training.checkpoints.metadata import score_in
+from fsdit.training.checkpoints.metadata import dataset_in, score_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,25 @@ def saved_config(
 ) -> Config:
     """The configuration of a workdir's run. Touches no device; raises what `load_run` raises."""
     return _saved(workdir, overrides, step, ema).settings
+
+
+def saved_dataset(
+    workdir: storage.PathLike,
+    overrides: Mapping[str, str],
+    step: Choice = "newest",
+    ema: float | None = None,
+) -> DatasetFacts:
+    """What a workdir's run records of its dataset. Touches no device.
+
+    Runs of older versions record nothing: their dataset is read. Raises what `load_run` raises.
+    """
+    return _dataset_of(_saved(workdir, overrides, step, ema))
+
+
+def _dataset_of(saved: _Saved) -> DatasetFacts:
+    if (recorded := dataset_in(saved.meta)) is not None:
+        return recorded
+    return facts_of(read_run_dataset(with_local_copies(saved.settings, splits=())))
 
 
 def load_run(
@@ -102,20 +121,21 @@ def load_generator(
 ) -> Generator:
     """Loads a workdir for sampling from a user's pictures, on this process's devices.
 
-    Only the description of the dataset is read. Frozen networks are opened even where the run
-    was trained on their stored outputs. Arguments and errors are those of `load_run`.
+    The dataset need not be there, except for a run of an older version (`saved_dataset`).
+    Frozen networks are opened even where the run was trained on their stored outputs. Arguments
+    and errors are those of `load_run`.
     """
     saved = _saved(workdir, overrides, step, ema)
     config = saved.settings
     validate(config)
-    read = with_local_copies(config, splits=())
-    info = read_run_dataset(read)
-    spec, frozen = online_networks(read, info.image_size, info.channels)
+    facts = _dataset_of(saved)
+    spec, frozen = online_networks(with_local_networks(config), facts.image_size, facts.channels)
     listing.check_identity(workdir, saved.step, saved.meta, frozen.weights)
     guide = open_guide(config, spec, frozen)
     mesh = sharding.local_mesh()
     weights, found = _restored(workdir, saved, spec, mesh, newest=step == "newest")
-    return Generator(config, spec, frozen, weights, found, info.preparation, guide, saved.ema_decay)
+    about = (found, facts.preparation, guide, saved.ema_decay)
+    return Generator(config, spec, frozen, weights, *about)
 
 
 def _saved(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fsdit.data import layout, records
-from fsdit.data.images.photos import Preparation
 from fsdit.data.readers import EpisodeReader, ImageReader, RecordReader
 from fsdit.data.records import Episode, ImageRecord
 from fsdit.errors import DataError
@@ -221,12 +220,15 @@ def test_a_changed_description_is_noticed_by_its_checksum(described):
 
 def test_an_old_description_without_checksum_and_newer_fields_is_read(described):
     values = json.loads(described.read_text())
-    for name in ("sha256", "shared_classes", "features", "latents", "preparation"):
+    assert "preparation" not in values  # what is not known is not written
+    for name in ("sha256", "shared_classes", "features", "latents"):
         del values[name]
     described.write_text(json.dumps(values | {"encoders": [], "vaes": []}))
     info = layout.read_dataset_info(described.parent)
     assert info.command == "command"
-    assert info.preparation == Preparation("white", "center_crop")
+    assert info.preparation is None
+    layout.write_dataset_json(described.parent, info)
+    assert layout.read_dataset_info(described.parent).preparation is None
 
 
 @pytest.mark.parametrize(

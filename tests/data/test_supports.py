@@ -31,6 +31,15 @@ def test_files_come_in_the_order_given_with_their_paths(picture, tmp_path):
     assert supports.from_files([tmp_path], 16, 3).origin == {"files": [str(other), str(picture)]}
 
 
+def test_a_preparation_that_was_not_recorded_is_the_default_and_a_line_says_so(picture, capsys):
+    made = supports.from_files([picture], 16, 3, Preparation())
+    assert not capsys.readouterr().out
+    unknown = supports.from_files([picture], 16, 3, None)
+    np.testing.assert_array_equal(unknown.images, made.images)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "was not recorded" in line and "--resize=center_crop --background=white" in line
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

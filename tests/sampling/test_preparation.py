@@ -14,6 +14,7 @@ from fsdit.data.layout import read_dataset_info, write_dataset_json
 from fsdit.errors import DataError
 from fsdit.sampling import exported
 from fsdit.sampling.export_files import read_info
+from fsdit.training.checkpoints import metadata
 from fsdit.training.run import load_generator
 from tests.conftest import one_block
 from tests.training.checkpoints.saved_runs import save_run
@@ -67,9 +68,39 @@ def edited_export(workdir, to, preparation):
 
 
 @pytest.mark.medium
-def test_an_export_without_a_preparation_has_the_defaults(workdir, tmp_path):
+def test_an_export_without_a_preparation_says_so_and_has_the_defaults(
+    workdir, tmp_path, picture, capsys
+):
     loaded = fsdit.load(edited_export(workdir, tmp_path / "old", None))
-    assert loaded.preparation == Preparation("white", "center_crop")
+    assert loaded.preparation is None
+    np.testing.assert_array_equal(
+        loaded.read_supports([picture])[0],
+        read_photo(picture, 24, 1, Preparation("white", "center_crop")),
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "not recorded" in line and "--resize=center_crop --background=white" in line
+
+
+@pytest.mark.medium
+def test_a_run_keeps_the_preparation_when_its_dataset_is_gone(workdir, tmp_path, picture, capsys):
+    lost = {"data.dataset_dir": str(tmp_path / "lost")}
+    assert load_generator(workdir, lost).preparation == PADDED
+    older = shutil.copytree(workdir, tmp_path / "older")
+    without_dataset(older)
+    assert load_generator(older, {}).preparation == PADDED  # from the dataset, which is there
+    with pytest.raises(DataError, match=r"dataset\.json: no such file"):
+        load_generator(older, lost)
+    assert not capsys.readouterr().out
+
+
+def without_dataset(workdir):
+    """Removes what a checkpoint says of the dataset, as older versions wrote it."""
+    meta, data = (workdir / "checkpoints" / "5" / name / "metadata" for name in ("meta", "data"))
+    saved = json.loads(meta.read_text())
+    del saved["dataset"], saved["digest"]
+    sealed = metadata.seal(5, saved, json.loads(data.read_text()))
+    for file, content in zip((meta, data), sealed, strict=True):
+        file.write_text(json.dumps(content))
 
 
 @pytest.mark.medium

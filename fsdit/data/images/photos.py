@@ -44,8 +44,12 @@ class Preparation:
         """Raises ValueError where `background` is no colour."""
         ImageColor.getrgb(self.background)
 
+    def __str__(self) -> str:
+        """The flags of `data_prep.convert` that prepare pictures so, for messages."""
+        return f"by --resize={self.resize} --background={self.background}"
 
-# Used for datasets and exports that do not say how they were made; most were made so.
+
+# Used where a dataset, run or export does not say how its images were made; most were made so.
 DEFAULT_PREPARATION = Preparation()
 
 

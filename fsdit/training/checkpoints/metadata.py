@@ -10,10 +10,13 @@ digest are checked against the schema alone: types, bounds, and what follows fro
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import jax
+from jax.sharding import Mesh
 from pydantic import (
     Field,
     FiniteFloat,
@@ -24,10 +27,12 @@ from pydantic import (
 )
 
 from fsdit import storage
-from fsdit.config import RENAMED
+from fsdit.config import RENAMED, Config, to_dict
+from fsdit.data.run_dataset import DatasetFacts
 from fsdit.errors import CheckpointError, UnavailableError, cannot_be_read, with_type
 from fsdit.training.telemetry.running import Running
 
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "array-record")
 _Word = Annotated[int, Field(ge=0, lt=2**32)]
 _Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 
@@ -73,6 +78,7 @@ class _Meta:
     fingerprint: dict[str, _Word]
     judged: Score | None = None
     best: Score | None = None
+    dataset: DatasetFacts | None = None
     digest: str = ""
 
 
@@ -93,6 +99,22 @@ class UnreadableCheckpointError(CheckpointError):
 
 class UnreachedCheckpointError(UnreadableCheckpointError, UnavailableError):
     """The store with a checkpoint does not answer: the same command may succeed later."""
+
+
+def of_start(
+    config: Config, identity: Mapping[str, str], mesh: Mesh, dataset: DatasetFacts | None
+) -> dict[str, Any]:
+    """The fields of meta that are the same in all checkpoints of one start of a run.
+
+    identity: digests of the dataset and of the frozen weights, by name.
+    """
+    return {
+        "config": to_dict(config),
+        "identity": dict(identity),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "mesh": {**mesh.shape, "processes": jax.process_count()},
+        "dataset": dataset and dataclasses.asdict(dataset),
+    }
 
 
 def seal(
@@ -137,6 +159,12 @@ def score_in(meta: Mapping[str, Any], name: Literal["judged", "best"]) -> Score 
     found = Score(**meta[name])
     settings = {RENAMED.get(path, path): value for path, value in found.settings.items()}
     return dataclasses.replace(found, settings=settings)
+
+
+def dataset_in(meta: Mapping[str, Any]) -> DatasetFacts | None:
+    """What the run recorded of its dataset; None in checkpoints that are older than the field."""
+    found = meta.get("dataset")
+    return found and TypeAdapter(DatasetFacts).validate_python(found)
 
 
 def _contradiction(step: int, meta: _Meta, next_index: int) -> str:

@@ -16,7 +16,6 @@ it deletes once a better one is complete.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,7 +32,8 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from fsdit import storage
-from fsdit.config import Config, to_dict
+from fsdit.config import Config
+from fsdit.data.run_dataset import DatasetFacts
 from fsdit.errors import CheckpointError, UnavailableError, first_line, remedy
 from fsdit.parallel import processes
 from fsdit.training.checkpoints import listing, metadata
@@ -47,8 +47,6 @@ from fsdit.training.checkpoints.metadata import (
 from fsdit.training.checkpoints.selection import Selection
 from fsdit.training.checkpoints.verification import fingerprint, read_back
 from fsdit.training.state import TrainState
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "array-record")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +179,12 @@ class Checkpoints:
         mesh: Mesh,
         newest: int,
         selection: Selection | None = None,
+        dataset: DatasetFacts | None = None,
     ):
         """identity: digests of the dataset and of the frozen weights, by name.
 
         newest: the step that the run resumes from, or 0. selection: None for a new one.
+        dataset: what is recorded of the dataset, if anything.
         """
         self._workdir = workdir
         self.selection = selection or Selection(config)
@@ -195,12 +195,7 @@ class Checkpoints:
         self._begun: float | None = None
         # Seconds of the longest save that ended before the next one began; None: of none yet.
         self.longest_save: float | None = None
-        self._meta = {
-            "config": to_dict(config),
-            "identity": dict(identity),
-            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "mesh": {**mesh.shape, "processes": jax.process_count()},
-        }
+        self._meta = metadata.of_start(config, identity, mesh, dataset)
         kept = config.checkpoint
         every = [EveryNSteps(kept.keep_every)] if kept.keep_every else []
         self._kept = AnyPreservationPolicy([LatestN(kept.keep_last), *every, CustomSteps([])])

@@ -11,6 +11,7 @@ import numpy as np
 
 from fsdit.config import MeshConfig
 from fsdit.data.layout import read_dataset_info
+from fsdit.data.run_dataset import facts_of
 from fsdit.features.frozen import open_networks
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
@@ -137,7 +138,7 @@ def save_run(workdir, config):
     step = jax.device_put(np.int32(5), state.step.sharding)
     state = state.replace(ema=tree.unflatten(moved), step=step)
     identity = {"dataset": "any", **frozen.weights}
-    writer = store.Checkpoints(workdir, config, identity, mesh, 0)
+    writer = store.Checkpoints(workdir, config, identity, mesh, 0, dataset=facts_of(info))
     writer.save(state, 5, 80, {})
     writer.finish()
     return jax.device_get(state)

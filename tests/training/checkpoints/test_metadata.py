@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from fsdit.config import Config, to_dict
+from fsdit.data.images.photos import Preparation
+from fsdit.data.run_dataset import DatasetFacts
 from fsdit.errors import CheckpointError
 from fsdit.training.checkpoints import listing, metadata
 from fsdit.training.checkpoints.metadata import DamagedCheckpointError, UnreadableCheckpointError
@@ -18,6 +20,16 @@ from fsdit.training.telemetry.running import TIME_BINS, Running
 
 STEP, BATCH = 600, 128
 DELETED = object()
+
+
+FACTS = DatasetFacts(
+    image_size=24,
+    channels=1,
+    preparation=Preparation("black", "squash"),
+    classes={"train": 3, "test": 2},
+    images={"train": 30, "test": 20},
+    sources={"icons": {"license": "MIT"}},
+)
 
 
 def saved():
@@ -30,6 +42,7 @@ def saved():
         "identity": {"dataset": "a", "encoder": "b"},
         "versions": {"jax": "0.10.2"},
         "mesh": {"data": 8, "fsdp": 1, "processes": 2},
+        "dataset": dataclasses.asdict(FACTS),
         **found,
         "running": dataclasses.asdict(running),
         "fingerprint": {"step": STEP, "params/embed/kernel": 2**32 - 1},
