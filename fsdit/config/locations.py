@@ -12,7 +12,13 @@ from fsdit.errors import ConfigError
 # Files and folders that frozen networks are read from.
 _WEIGHTS = ("evaluation.lpips", "evaluation.inception")
 # Other files and folders.
-_PATHS = ("data.dataset_dir", "data.cache_dir", "train.compilation_cache", *_WEIGHTS)
+_PATHS = (
+    "data.dataset_dir",
+    "data.cache_dir",
+    "train.compilation_cache",
+    "train.init_from",
+    *_WEIGHTS,
+)
 # Settings that name a folder, if there is one of this name, or else a hub id.
 _LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
 # Values that name no file, of any of these settings and of one.

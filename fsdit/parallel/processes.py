@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
@@ -142,6 +143,14 @@ def agree(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(value).all())
+
+
+def same(number: int) -> bool:
+    """Whether every process gives the same number below 2**32. All processes must call it."""
+    if jax.process_count() == 1:
+        return True
+    numbers = multihost_utils.process_allgather(np.uint32(number))
+    return bool((numbers == numbers.flat[0]).all())
 
 
 def wait_for_all(name: str) -> None:

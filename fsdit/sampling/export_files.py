@@ -11,6 +11,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import numpy as np
 from flax import traverse_util
 
 from fsdit import storage
@@ -21,7 +23,7 @@ from fsdit.config.problems import shown
 from fsdit.data.images.photos import Preparation
 from fsdit.errors import ConfigError, DataError
 from fsdit.models.encoder import FeatureShape
-from fsdit.models.pretrained.stored.checkpoint import open_checkpoint
+from fsdit.models.pretrained.stored.checkpoint import Checkpoint, open_checkpoint, open_tensors
 from fsdit.models.pretrained.stored.files import parse_fields, read_json
 from fsdit.models.pretrained.stored.weights import Source, load_params
 from fsdit.models.spec import ModelSpec
@@ -90,8 +92,25 @@ def read_params(directory: storage.PathLike, info: ExportedInfo, spec: ModelSpec
     Raises DataError where they do not fit the model, or are not those that config.json was
     written with.
     """
-    checkpoint = open_checkpoint(str(storage.local_copy(directory)))
-    template = spec.abstract_params()
+    return _loaded(_weights_in(directory), info, spec.abstract_params())
+
+
+def read_arrays(directory: storage.PathLike, info: ExportedInfo) -> dict[str, np.ndarray]:
+    """The weights by name, whichever model they are of. Raises DataError as `read_params` does."""
+    checkpoint = _weights_in(directory)
+    shapes = {
+        name: tuple(open_tensors(file).get_slice(name).get_shape())
+        for name, file in checkpoint.files.items()
+    }
+    template = {name: jax.ShapeDtypeStruct(s, np.float32) for name, s in shapes.items()}
+    return tensors(_loaded(checkpoint, info, traverse_util.unflatten_dict(template, sep="/")))
+
+
+def _weights_in(directory: storage.PathLike) -> Checkpoint:
+    return open_checkpoint(str(storage.local_copy(directory)))
+
+
+def _loaded(checkpoint: Checkpoint, info: ExportedInfo, template: dict) -> dict:
     sources = {name: Source((name,)) for name in tensors(template)}
     params = load_params(checkpoint, template, sources)
     if checkpoint.sha256() != info.sha256:

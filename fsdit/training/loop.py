@@ -36,6 +36,7 @@ from fsdit.training import state as train_state
 from fsdit.training.alignment import with_projection
 from fsdit.training.checkpoints import listing, selection, store
 from fsdit.training.checkpoints.selection import SELECTED_BY
+from fsdit.training.checkpoints.start import open_start, read_start
 from fsdit.training.checkpoints.store import Checkpoints, Restored
 from fsdit.training.checkpoints.workdir import check_workdir
 from fsdit.training.deadline import TIME_LIMIT, Deadline
@@ -92,6 +93,8 @@ def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = 
     digest = dataset_fingerprint(read.data.dataset_dir, run_dataset.feature_files(config))
     identity = {"dataset": digest, **frozen.weights}
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
+    if config.train.init_from and listing.saved_meta(workdir) is None:
+        open_start(config.train.init_from)  # raises where there is nothing to start from
     about = (facts_of(info), identity, changes)
     return Inputs(read, spec, frozen, training, evaluation, few_shot, *about)
 
@@ -137,7 +140,8 @@ def _train(
     with clock.part("restore"):
         restored = store.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
-        state = train_state.init(spec, tx, config.seed, template)
+        given = read_start(config, template.params, inputs.dataset, inputs.identity)
+        state = train_state.init(spec, tx, config.seed, template, given)
         restored = Restored(
             step=0, state=state, next_index=0, running={}, fingerprint={}, best=None
         )

@@ -1,11 +1,14 @@
 """The training state, which a train step transforms and a checkpoint holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import traverse_util
 from flax.struct import dataclass
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -59,10 +62,21 @@ class ManyAverages(TrainState):
 
 
 def fresh(
-    spec: ModelSpec, tx: optax.GradientTransformation, seed: int, num_averages: int = 1
+    spec: ModelSpec,
+    tx: optax.GradientTransformation,
+    seed: int,
+    num_averages: int = 1,
+    given: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> TrainState:
-    """The state before the first step. The averages begin at the initial parameters."""
+    """The state before the first step. The averages begin at the initial parameters.
+
+    given: the parameters of these names, such as "blocks/attention/qkv/kernel", begin at copies
+    of these arrays.
+    """
     params = spec.init(seed)
+    if given:
+        flat = traverse_util.flatten_dict(params, sep="/") | jax.tree.map(jnp.copy, dict(given))
+        params = traverse_util.unflatten_dict(flat, sep="/")
     zero = jnp.zeros((), jnp.int32)
     ema, *further = (jax.tree.map(jnp.copy, params) for _ in range(num_averages))
     fields = {
@@ -93,8 +107,18 @@ def init(
     tx: optax.GradientTransformation,
     seed: int,
     template: PyTree[jax.ShapeDtypeStruct],
+    given: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> TrainState:
-    """A fresh state, created with the shardings of `template`."""
+    """A fresh state, created with the shardings of `template`.
+
+    given: as for `fresh`, on the host; every process holds all of it.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     count = len(template.averages)
-    return jax.jit(lambda: fresh(spec, tx, seed, count), out_shardings=shardings)()
+    flat = traverse_util.flatten_dict(template.params, sep="/")
+    placed = {
+        name: jax.make_array_from_callback(array.shape, flat[name].sharding, array.__getitem__)
+        for name, array in given.items()
+    }
+    made = jax.jit(lambda given: fresh(spec, tx, seed, count, given), out_shardings=shardings)
+    return made(placed)

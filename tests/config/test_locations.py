@@ -20,6 +20,7 @@ PATH_SETTINGS = (
     "evaluation.lpips",
     "evaluation.inception",
     "train.compilation_cache",
+    "train.init_from",
 )
 
 
@@ -42,6 +43,8 @@ def test_a_path_setting_is_made_absolute(path, tmp_path, monkeypatch):
         ("evaluation.critic", ""),
         ("evaluation.critic", "trained"),
         ("train.compilation_cache", ""),
+        ("train.init_from", ""),
+        ("train.init_from", "gs://bucket/run"),
         ("train.compilation_cache", "off"),
         ("train.compilation_cache", "gs://bucket/cache"),
     ],

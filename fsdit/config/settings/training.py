@@ -38,6 +38,9 @@ class OptimizerConfig:
 class TrainConfig:
     """Length of a run, its loss and EMA, and what it writes on the way. Intervals are in steps."""
 
+    # A run's workdir or an exported model, whose EMA weights are the parameters before the first
+    # step; "": new ones. Only a new run reads it.
+    init_from: PathText = ""
     num_steps: Count = 200_000  # updates of the run, those before a resume included
     ema_decay: Fraction = 0.9999  # of the average of the parameters, at each step
     # Decays of further averages that are kept beside it, for --ema. Each needs as much memory as
