@@ -40,6 +40,28 @@ def sample_grid(
     return np.concatenate([left, bar, right], axis=1)
 
 
+def grid_of_sets(
+    sets: Sequence[tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "N H W C"]]],
+) -> UInt8[np.ndarray, "Y X C"]:
+    """Makes a grid of sets (supports, samples) of the same sizes, with a bar between two sets."""
+    first, *others = [sample_grid(*each) for each in sets]
+    bar = np.full((3, *first.shape[1:]), 90, np.uint8)
+    return np.concatenate([first, *(part for other in others for part in (bar, other))])
+
+
+def grid_between(
+    first: UInt8[np.ndarray, "K H W C"],
+    second: UInt8[np.ndarray, "J H W C"],
+    samples: UInt8[np.ndarray, "S N H W C"],
+) -> UInt8[np.ndarray, "Y X C"]:
+    """Makes a grid of the first supports, a bar, N rows of S samples, a bar, the second ones."""
+    places, rows = samples.shape[:2]
+    by_row = samples.swapaxes(0, 1).reshape(rows * places, *samples.shape[2:])
+    left, middle, right = (_wrapped(images, rows) for images in (first, by_row, second))
+    bar = np.full((len(left), 3, left.shape[-1]), 90, np.uint8)
+    return np.concatenate([left, bar, middle, bar, right], axis=1)
+
+
 def _wrapped(images: np.ndarray, rows: int) -> np.ndarray:
     framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=200)
     _, height, width, channels = framed.shape
@@ -52,24 +74,21 @@ def _wrapped(images: np.ndarray, rows: int) -> np.ndarray:
 
 def write_samples(
     output: Path,
-    sets: Sequence[tuple[UInt8[np.ndarray, "K H W C"], UInt8[np.ndarray, "N H W C"]]],
+    grid: UInt8[np.ndarray, "Y X C"],
+    samples: UInt8[np.ndarray, "N H W C"],
     facts: Mapping[str, Any],
     *,
     singles: bool,
 ) -> None:
-    """Writes a grid of all sets (supports, samples) to `output`, and `facts` as JSON beside it.
+    """Writes the grid of all samples to `output`, and `facts` as JSON beside it.
 
-    singles: whether to write each sample too, numbered set after set, into a new folder with
-    the name of `output` without its suffix. The JSON file is written last.
+    singles: whether to write each sample too, by its number, into a new folder with the name
+    of `output` without its suffix. The JSON file is written last.
     """
-    first, *others = [sample_grid(*each) for each in sets]
-    bar = np.full((3, *first.shape[1:]), 90, np.uint8)
-    grid = np.concatenate([first, *(part for other in others for part in (bar, other))])
-    save_picture(output, grid, zoom=max(1, 96 // sets[0][0].shape[1]))
+    save_picture(output, grid, zoom=max(1, 96 // samples.shape[1]))
     files: dict[str, np.ndarray] = {}
     if singles:
-        every = np.concatenate([samples for _, samples in sets])
-        files = {f"{i:03d}.png": image for i, image in enumerate(every)}
+        files = {f"{i:03d}.png": image for i, image in enumerate(samples)}
         save_folder(output.with_suffix(""), files)
     named = {"grid": output.name, "singles": [f"{output.stem}/{name}" for name in files]}
     write_json(output.with_suffix(".json"), {**facts, **named})

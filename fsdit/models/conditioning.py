@@ -17,6 +17,7 @@ Unconditional means one learned null of vector and context together: `null_condi
 guidance calls it, and training's dropout calls `apply_null`, which puts it in place of rows.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -38,6 +39,21 @@ class Condition:
 
     vector: Array
     context: Array | tuple[tuple[Array, Array], ...] | None
+
+
+def between(first: Condition, second: Condition, weight: Float[Array, "B"]) -> Condition:
+    """The conditions on straight lines from `first` (weight 0) to `second` (weight 1).
+
+    Vector and context are interpolated alike: (1 - weight) first + weight second. Both have B
+    rows, or one row that serves all. The contexts have the same length M; with latents that is so
+    whatever the numbers of supports are.
+    """
+
+    def mixed(a: Array, b: Array) -> Array:
+        w = weight.reshape(-1, *[1] * (a.ndim - 1))
+        return ((1 - w) * a + w * b).astype(a.dtype)
+
+    return jax.tree.map(mixed, first, second)
 
 
 class SupportConditioner(nnx.Module):

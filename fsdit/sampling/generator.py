@@ -7,7 +7,7 @@ samples = generator.generate(generator.read_supports(["a.png", "b.png"]), count=
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fsdit.config import Config, FeaturesConfig, SamplingConfig
 from fsdit.data import supports as support_pictures
 from fsdit.data.images.photos import Preparation
 from fsdit.data.layout import DatasetInfo
+from fsdit.data.records import num_supports
 from fsdit.errors import ConfigError, DataError
 from fsdit.features.frozen import Frozen, open_networks
 from fsdit.models.codec import LatentCodec
@@ -43,6 +44,19 @@ def online_networks(config: Config, image_size: int, channels: int) -> tuple[Mod
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class _Way:
+    """The way to another set of supports, encoded: `count` samples at each of the weights (S,)."""
+
+    supports: Supports
+    weights: np.ndarray
+    count: int
+
+    def weights_of(self, rows: np.ndarray) -> np.ndarray:
+        """The weights of samples by their number; those of the last place go on for ever."""
+        return self.weights[np.minimum(rows // self.count, len(self.weights) - 1)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
     """The EMA weights of a step, with the frozen networks that they were trained with.
 
@@ -61,9 +75,11 @@ class Generator:
     preparation: Preparation | None = None
     guide: Guide | None = None
     ema_decay: float | None = None
-    _programs: dict[SamplingConfig, Callable] = dataclasses.field(
+    _programs: dict[tuple[SamplingConfig, bool], Callable] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
+    # Numbers of supports of which it was said that training had another one.
+    _said: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def read_supports(self, files: Iterable[str | Path]) -> UInt8[np.ndarray, "K H W C"]:
         """Supports for `generate` from picture files of any size, or folders of them.
@@ -89,19 +105,46 @@ class Generator:
         Sample i depends on (seed, i) alone, whatever the count and the batch are, up to the
         rounding of a pixel. sampling: by default that of the run; its guide is the one that was
         loaded with the model, or "". progress: called after each batch with the number of its
-        samples. The first call with a K, a batch size and a sampling compiles. Raises DataError
-        or ConfigError.
+        samples. The first call with a K, a batch size and a sampling compiles, and for a K that
+        is not that of the training a line is printed. Raises DataError or ConfigError.
         """
         sampling = sampling or self.config.sampling
         self._check(supports, count, seed, sampling, batch_size)
-        samples = []
-        for images in self._batches(supports, count, seed, sampling, batch_size):
-            samples.append(images)
-            if progress:
-                progress(len(images))
-        return np.concatenate(samples)
+        self._say_other_number(len(supports))
+        batches = self._batches(self._encoded(supports), None, count, seed, sampling, batch_size)
+        return _joined(batches, progress)
 
     draw = generate  # its name in earlier versions
+
+    def generate_between(
+        self,
+        first: Shaped[np.ndarray, "..."],
+        second: Shaped[np.ndarray, "..."],
+        weights: Sequence[float],
+        count: int = 1,
+        *,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], Any] | None = None,
+    ) -> UInt8[np.ndarray, "S N H W C"]:
+        """Samples `count` images at each of S places between what two sets of supports show.
+
+        weights: the places in [0, 1]. The condition is (1 - weight) times that of the first set
+        plus weight times that of the second one (`fsdit.models.conditioning.between`); the noise
+        of sample i is the same at all places. The sets may differ in size, except for a model
+        with cross-attention and no latents. Everything else is as for `generate`.
+        """
+        sampling = sampling or self.config.sampling
+        for supports in (first, second):
+            self._check(supports, count, seed, sampling, batch_size)
+            self._say_other_number(len(supports))
+        self._check_way(len(first), len(second), weights)
+        way = _Way(self._encoded(second), np.asarray(weights, np.float32), count)
+        total = len(weights) * count
+        batches = self._batches(self._encoded(first), way, total, seed, sampling, batch_size)
+        images = _joined(batches, progress)
+        return images.reshape(len(weights), count, *images.shape[1:])
 
     def _check(
         self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
@@ -126,18 +169,50 @@ class Generator:
             )
         backend.check_attention(self.config, self._mesh.devices.flat)
 
+    def _say_other_number(self, found: int) -> None:
+        """Prints a line where the model was trained with another number of supports, once."""
+        trained = num_supports(self.config.data.shots)
+        if found != trained and found not in self._said:
+            self._said.add(found)
+            print(
+                f"warning: {found} supports, and the model was trained with {trained}: it takes "
+                "any number, but how good its samples are then was not measured in training",
+                flush=True,
+            )
+
+    def _check_way(self, first: int, second: int, weights: Sequence[float]) -> None:
+        """Raises ConfigError where conditions of so many supports have no places between them."""
+        if not len(weights) or not all(0 <= weight <= 1 for weight in weights):
+            raise ConfigError(f"weights={list(weights)} must be one or more numbers from 0 to 1")
+        specs = (self.spec, self.guide.spec) if self.guide else (self.spec,)
+        paired = any(spec.config.use_context and not spec.config.num_latents for spec in specs)
+        if paired and first != second:
+            raise ConfigError(
+                f"sets of {first} and {second} supports: a model with config.model.num_latents=0 "
+                "pairs the tokens of two sets; name as many supports in both"
+            )
+
     def _batches(
-        self, supports: np.ndarray, count: int, seed: int, sampling: SamplingConfig, batch: int
+        self,
+        supports: Supports,
+        way: _Way | None,
+        count: int,
+        seed: int,
+        sampling: SamplingConfig,
+        batch: int,
     ) -> Iterator[np.ndarray]:
         # As few batches as `batch` allows, of equal size.
         num_batches = math.ceil(count / batch)
         rows = sharding.round_up(math.ceil(count / num_batches), self._mesh.size)
-        encoded, sample = self._encoded(supports), self._program(sampling)
+        sample = self._program(sampling, on_the_way=way is not None)
         params, codec, _, guide = self._placed
         for start in range(0, count, rows):
             # The last batch is as long as the others, so that one program serves all.
             index = np.arange(start, start + rows, dtype=np.uint32)
-            images = sample(params, codec, encoded, index, np.uint32(seed), guide)
+            towards = None
+            if way is not None:
+                towards, index = (way.supports, way.weights_of(index)), index % way.count
+            images = sample(params, codec, supports, index, np.uint32(seed), guide, towards)
             yield jax.device_get(images)[: count - start]
 
     @functools.cached_property
@@ -166,17 +241,31 @@ class Generator:
     def _encode(self) -> Callable:
         return jax.jit(self.frozen.encoder)
 
-    def _program(self, sampling: SamplingConfig) -> Callable:
-        """(params, codec, supports of one episode, index (B,), seed, guide_params) -> images.
+    def _program(self, sampling: SamplingConfig, *, on_the_way: bool) -> Callable:
+        """(params, codec, supports, index (B,), seed, guide_params, towards) -> images.
 
-        Compiled once for each sampling. images (B, H, W, C); guide_params: None without a guide.
+        Compiled once for each sampling. supports, and those in towards, are of one episode.
+        guide_params: None without a guide. towards: None unless `on_the_way`. images (B, H, W, C).
         """
         rows, shared = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
-        if sampling not in self._programs:
+        if (sampling, on_the_way) not in self._programs:
             guide = self.guide.spec if sampling.guide else None
-            self._programs[sampling] = jax.jit(
+            towards = (shared, rows) if on_the_way else None
+            self._programs[sampling, on_the_way] = jax.jit(
                 functools.partial(sample_images, self.spec, guide, sampling),
-                in_shardings=(shared, shared, shared, rows, shared, shared),
+                in_shardings=(shared, shared, shared, rows, shared, shared, towards),
                 out_shardings=rows,
             )
-        return self._programs[sampling]
+        return self._programs[sampling, on_the_way]
+
+
+def _joined(
+    batches: Iterable[np.ndarray], progress: Callable[[int], Any] | None
+) -> UInt8[np.ndarray, "N H W C"]:
+    """All batches in one array; `progress` is called with the number of samples of each."""
+    samples = []
+    for images in batches:
+        samples.append(images)
+        if progress:
+            progress(len(images))
+    return np.concatenate(samples)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8, UInt32
 
 from fsdit.config import SamplingConfig
 from fsdit.flow import path, sampler
+from fsdit.models import conditioning
 from fsdit.models.codec import LatentCodec
 from fsdit.models.conditioning import Condition
 from fsdit.models.dit import FewShotDiT, Supports
@@ -19,9 +20,11 @@ from fsdit.randomness import example_keys, stream_key
 
 _MEAN_SAMPLES = 16  # of noise, for the mean velocity of `sampler.mean_velocity`
 
-# (params, codec, supports, index (B,) uint32, seed () uint32[, guide_params])
+# (params, codec, supports, index (B,) uint32, seed () uint32[, guide_params[, towards]])
 # -> images (B, H, W, C) uint8
 SampleImages = Callable[..., UInt8[Array, "B H W C"]]
+# (supports of one episode, weight (B,) in [0, 1])
+Towards = tuple[Supports, Array]
 
 
 def compile_sampling(
@@ -45,37 +48,49 @@ def sample_images(
     index: UInt32[Array, "B"],
     seed: UInt32[Array, ""],
     guide_params: dict | None = None,
+    towards: Towards | None = None,
 ) -> UInt8[Array, "B H W C"]:
     """B images, guided away from the null, or from what a guide draws.
 
     supports: those of E episodes, which divides B; the images of an episode follow each other,
     and its supports are encoded once. guide: the model that guides, with parameters
     `guide_params`; None: the null does. The noise of a row depends on (seed, index) alone, not on
-    its batch or its place in it.
+    its batch or its place in it. towards: other supports, and how far the condition of each row
+    lies on the way to theirs, for E = 1; None: not at all.
     """
     model, rows = spec.model(params), len(index)
     if guide is None:
         null = model.conditioner.null_condition()
         prepare = functools.partial(model.prepare, rows=rows)
         mean = _mean_velocity(model, null, spec.latent_shape) if config.contrastive else None
-        condition = model.condition(supports)
+        condition = _condition(model, supports, towards)
         field = sampler.guided_field(_velocity(model), condition, null, config, prepare, mean)
     else:
         weaker = guide.model(guide_params)
-        own, other = (_plain_field(each, supports, rows) for each in (model, weaker))
+        own, other = (_plain_field(each, supports, towards, rows) for each in (model, weaker))
         field = sampler.autoguided_field(own, other, config)
     noise = path.sample_noise(example_keys(stream_key(seed, "drawing"), index), spec.latent_shape)
     step_keys = example_keys(stream_key(seed, "sde"), index)
     return codec.decode(sampler.solve(field, noise, config, step_keys))
 
 
+def _condition(model: FewShotDiT, supports: Supports, towards: Towards | None) -> Condition:
+    condition = model.condition(supports)
+    if towards is None:
+        return condition
+    others, weight = towards
+    return conditioning.between(condition, model.condition(others), weight)
+
+
 def _velocity(model: FewShotDiT) -> sampler.Velocity:
     return lambda x, t, condition: model.velocity(x, t, condition)[0]
 
 
-def _plain_field(model: FewShotDiT, supports: Supports, rows: int) -> sampler.Field:
+def _plain_field(
+    model: FewShotDiT, supports: Supports, towards: Towards | None, rows: int
+) -> sampler.Field:
     prepare = functools.partial(model.prepare, rows=rows)
-    return sampler.plain_field(_velocity(model), model.condition(supports), prepare)
+    return sampler.plain_field(_velocity(model), _condition(model, supports, towards), prepare)
 
 
 def _mean_velocity(

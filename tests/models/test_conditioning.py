@@ -7,7 +7,7 @@ import pytest
 
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import sampler
-from fsdit.models.conditioning import Condition
+from fsdit.models.conditioning import Condition, between
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel.sharding import AXES
 from fsdit.sampling.images import compile_sampling
@@ -84,6 +84,22 @@ def test_an_example_does_not_see_the_supports_of_another():
     others = np.array([0, 2, 3])
     np.testing.assert_allclose(before.context[others], after.context[others], atol=1e-6)
     np.testing.assert_allclose(before.vector[others], after.vector[others], atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "attending"), [("bfloat16", "patches"), ("float32", "none")])
+def test_a_condition_between_two_lies_on_the_line_and_its_ends_are_the_two(dtype, attending):
+    dit = model(dtype=dtype, cross_attention=attending)
+    first, second = dit.condition(supports()), dit.condition(supports(7, seed=1))
+    weight = np.array([0, 1, 0.25, 0.5], np.float32)
+    found = between(first, second, jnp.asarray(weight))
+    for name in ("vector", "context") if attending == "patches" else ("vector",):
+        a, b, c = (np.asarray(getattr(x, name), np.float32) for x in (first, second, found))
+        np.testing.assert_array_equal(c[0], a[0])
+        np.testing.assert_array_equal(c[1], b[1])
+        np.testing.assert_allclose(c[2], a[2] + (b[2] - a[2]) / 4, rtol=1e-2, atol=1e-2)
+        np.testing.assert_allclose(c[3], (a[3] + b[3]) / 2, rtol=1e-2, atol=1e-2)
+        assert getattr(found, name).dtype == getattr(first, name).dtype
+    assert (found.context is None) == (attending == "none")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -38,14 +38,52 @@ def test_the_name_of_earlier_versions_still_samples():
     assert Generator.draw is Generator.generate
 
 
-def test_any_number_of_supports_and_any_sampling(small):
-    generator = small[2]
+def test_any_number_of_supports_and_any_sampling(small, capsys):
+    generator = dataclasses.replace(small[2])
     supports = supports_for(generator, 6)
     drawn = [generator.generate(supports[:k]) for k in (1, 2, 6)]
     assert len({d.tobytes() for d in drawn}) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[:2] for line in lines] == [
+        ["warning", f" {k} supports, and the model was trained with 5"] for k in (1, 2, 6)
+    ]
     assert differ(generator.generate(supports[::-1]), drawn[-1]) <= 1
     settings = dataclasses.replace(generator.config.sampling, guidance_scale=1.0, solver="heun")
     assert differ(generator.generate(supports, sampling=settings), drawn[-1]) > 1
+    assert not capsys.readouterr().out  # it was said already
+
+
+def test_samples_between_two_sets_go_from_one_to_the_other_with_the_same_noise(small):
+    generator = small[2]
+    first, second = supports_for(generator), supports_for(generator, seed=1)
+    weights, seen = [0.0, 0.5, 1.0], []
+    way = generator.generate_between(
+        first, second, weights, 3, seed=2, batch_size=8, progress=seen.append
+    )
+    assert way.shape == (3, 3, *first.shape[1:]) and sum(seen) == 9
+    for place, supports in ((0, first), (2, second)):
+        assert differ(way[place], generator.generate(supports, 3, seed=2)) <= 1
+    back = generator.generate_between(second, first, weights, 3, seed=2, batch_size=8)
+    assert differ(back[::-1], way) <= 1
+    assert min(differ(way[1], way[0]), differ(way[1], way[2])) > 20
+    same = generator.generate_between(first, first, [0.5], 3, seed=2, batch_size=8)
+    assert differ(same[0], way[0]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "message"),
+    [
+        (2, [0.5], "sets of 3 and 2 supports: .*name as many supports in both"),
+        (3, [], "must be one or more numbers from 0 to 1"),
+        (3, [0.0, 1.5], "must be one or more numbers from 0 to 1"),
+        (3, [float("nan")], "must be one or more numbers from 0 to 1"),
+    ],
+)
+def test_a_way_that_the_model_cannot_take_is_refused(small, count, weights, message):
+    """This model has no latents, so its contexts are as long as the sets."""
+    first, second = supports_for(small[2]), supports_for(small[2], count)
+    with pytest.raises(ConfigError, match=message):
+        small[2].generate_between(first, second, weights)
 
 
 def test_progress_counts_the_samples(small):
