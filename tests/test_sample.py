@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import fsdit
@@ -45,6 +46,9 @@ def exported(folder):
         done = run_module("fsdit.export", f"--workdir={folder}/run", f"--output={folder}/exported")
         assert done.returncode == 0, done.stderr
         assert "EMA weights of step 5" in done.stdout
+        _, matter, card = (folder / "exported" / "README.md").read_text().split("---\n", 2)
+        assert yaml.safe_load(matter)["license"] == "unknown"
+        assert "were not evaluated" in card and "by `center_crop`, on `white`" in card
     return folder / "exported"
 
 
@@ -119,6 +123,28 @@ def test_samples_for_episodes_of_a_split_stand_beside_their_supports(folder, tmp
         np.testing.assert_array_equal(right.swapaxes(0, 1), pair)
 
 
+def test_samples_between_two_sets_are_a_grid_of_places_and_noises(folder, exported, tmp_path):
+    output = tmp_path / "grid.png"
+    done = sample(
+        *(f"--model={exported}", f"--supports={folder}/pictures/a.png"),
+        *(f"--between={folder}/pictures/b.png", f"--output={output}"),
+        *("--num_samples=3", "--num_between=2", "--seed=4", "--singles"),
+        devices=1,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: 1 supports" in done.stdout
+    facts = json.loads(output.with_suffix(".json").read_text())
+    np.testing.assert_allclose(facts["weights"], [0, 1 / 3, 2 / 3, 1])
+    assert facts["between"] == {"files": [f"{folder}/pictures/b.png"]}
+    samples = singles(facts, output).reshape(4, 3, SIZE, SIZE)
+    with Image.open(output) as picture:
+        pixels = np.asarray(picture)[::4, ::4]
+    cell = SIZE + 2
+    assert pixels.shape == (3 * cell, (1 + 4 + 1) * cell + 6)
+    grid = pixels[:, cell + 3 : -cell - 3].reshape(3, cell, 4, cell)[:, 1:-1, :, 1:-1]
+    np.testing.assert_array_equal(grid.transpose(2, 0, 1, 3), samples)
+
+
 BAD = {
     "no model": (["--supports={pictures}"], "name either the --workdir of a run or an exported"),
     "two models": (
@@ -127,6 +153,14 @@ BAD = {
     ),
     "no supports": (["--workdir={run}"], "name either --supports or an --episode"),
     "episode of an export": (["--model={run}", "--episode=1"], "--episode needs a --workdir"),
+    "two second sets": (
+        ["--workdir={run}", "--supports={pictures}", "--between={pictures}", "--between_episode=1"],
+        "name either --between or a --between_episode",
+    ),
+    "between three sets": (
+        ["--workdir={run}", "--episode=1", "--episode=2", "--between={pictures}"],
+        "name one --episode and one second set",
+    ),
     "no samples": (
         ["--workdir={run}", "--supports={pictures}", "--num_samples=0"],
         "flag --num_samples=0: .*",

@@ -39,9 +39,10 @@ def check_free(directory: storage.PathLike) -> None:
         raise ConfigError(f"{directory} exists and is not empty: name a new folder to export to")
 
 
-def save(directory: storage.PathLike, generator: Generator) -> None:
+def save(directory: storage.PathLike, generator: Generator, card: str = "") -> None:
     """Exports a model; the folder is complete or absent.
 
+    card: the text of README.md, which says what the model is; "": there is none.
     Raises ConfigError where the folder holds something already, or the model has a guide.
     """
     check_free(directory)
@@ -66,6 +67,8 @@ def save(directory: storage.PathLike, generator: Generator) -> None:
     try:
         partial.mkdir(parents=True)
         (partial / "model.safetensors").write_bytes(weights)
+        if card:
+            (partial / "README.md").write_text(card, "utf-8")
         write_json(partial / "config.json", dataclasses.asdict(info))
         publish(partial, target)
     except OSError:
