@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from fsdit.errors import CheckpointError, ConfigError, DataError
 from fsdit.features.frozen import Frozen
 from fsdit.sampling import exported
 from fsdit.sampling.generator import Generator
+from fsdit.storage import bucket as objects
 from fsdit.training import loop
 from fsdit.training import state as train_state
 from fsdit.training.checkpoints import store
@@ -101,6 +103,15 @@ def test_parameters_and_averages_start_at_the_ema_and_the_rest_is_new(models, ki
     assert_equal(rest(state), jax.device_get(rest(fresh)))
     jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail("laid out"), state, fresh)
     assert lines == [f"starting from step {STEP} of {folder / kind}: 4 of 4 arrays are taken"]
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("kind", ["run", "exported"])
+def test_a_model_in_a_bucket_is_a_start_like_one_on_a_disk(models, kind, bucket):
+    folder, ema = models
+    for path in filter(Path.is_file, (folder / kind).rglob("*")):
+        objects.upload(path, f"{bucket}/{path.relative_to(folder)}")
+    assert_equal(started(f"{bucket}/{kind}")[0].params, ema)
 
 
 def test_a_step_that_gives_its_state_away_changes_no_average(models):
