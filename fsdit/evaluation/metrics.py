@@ -8,7 +8,8 @@ from typing import Literal
 class Metric:
     """How a metric is presented.
 
-    better: which values are good; "real": those near the value of real images.
+    better: which values are good; "real": those near the value of real images. share: whether
+    it is a share of images, from 0 to 1.
     """
 
     label: str
@@ -17,6 +18,7 @@ class Metric:
     ]
     better: Literal["higher", "lower", "real"]
     meaning: str
+    share: bool = False
 
 
 METRICS = {
@@ -26,7 +28,7 @@ METRICS = {
         "lower",
         "Fréchet distance between Gaussians fitted to the critic's features of the images and of "
         "half of the real images; every column has as many images; interval by jackknife over "
-        "groups of episodes",
+        "groups of classes",
     ),
     "kernel_distance": Metric(
         "KID",
@@ -47,12 +49,14 @@ METRICS = {
         "fidelity to the set",
         "higher",
         "share of samples that are as near to a real image as its neighbours are",
+        share=True,
     ),
     "recall": Metric(
         "recall",
         "fidelity to the set",
         "higher",
         "share of real images that are as near to a sample as its neighbours are",
+        share=True,
     ),
     "density": Metric(
         "density",
@@ -66,6 +70,7 @@ METRICS = {
         "fidelity to the set",
         "higher",
         "share of real images that have a sample in their neighbourhood",
+        share=True,
     ),
     "top1": Metric(
         "top-1 retrieval",
@@ -73,18 +78,21 @@ METRICS = {
         "higher",
         "share whose nearest real image of the split, without the episode's supports, is of "
         "the right class, or of one that shares an identical image with it",
+        share=True,
     ),
     "top1_exact": Metric(
         "top-1 retrieval, exact class",
         "fidelity to the class",
         "higher",
         "the same, but classes that share an image do not count as right",
+        share=True,
     ),
     "top5": Metric(
         "top-5 retrieval",
         "fidelity to the class",
         "higher",
         "share for which a right class is among the five nearest",
+        share=True,
     ),
     "classifier": Metric(
         "few-shot classifier",
@@ -92,12 +100,14 @@ METRICS = {
         "higher",
         "accuracy on real images of a classifier trained on these images alone; in the column "
         "of copied supports, on all supports",
+        share=True,
     ),
     "classifier_with_supports": Metric(
         "few-shot classifier, with supports",
         "use",
         "higher",
         "accuracy on real images of a classifier trained on the real supports and these images",
+        share=True,
     ),
     "pairwise_distance": Metric(
         "pairwise distance",
@@ -122,6 +132,7 @@ METRICS = {
         "copying",
         "lower",
         "share of images that are as near to a support as the nearest twentieth of real images",
+        share=True,
     ),
     "training_distance": Metric(
         "distance to the nearest training image",

@@ -20,7 +20,7 @@ from fsdit.parallel import sharding
 # The fewest and the most rows, and the most elements, of a tile (2^24 elements are 128 MiB in
 # float64). Small sets are padded, so that sets of many sizes share one program: compiling one
 # for each size took longer than all distances of a small evaluation.
-_MIN_TILE_ROWS = 256
+_MIN_TILE_ROWS = 512
 _MAX_TILE_ROWS = 2048
 _MAX_TILE_SIZE = 2**24
 
@@ -176,7 +176,8 @@ def with_left_out(
     ids: Int[np.ndarray, "M"] | None,
 ) -> tuple[Rows, Rows]:
     """Queries and pool as `allowed_pairs` takes them. Ids are by default the pool's indices."""
-    none = np.zeros((len(queries), 0), np.int32)
+    # Nothing has the id -1. Queries that leave out one row or none then share programs.
+    none = np.full((len(queries), 1), -1, np.int32)
     return (
         {"x": queries, "left_out": none if left_out is None else left_out.astype(np.int32)},
         {"x": pool, "id": (np.arange(len(pool)) if ids is None else ids).astype(np.int32)},

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from fsdit.errors import DataError
 from fsdit.evaluation.figures.blas import one_blas_thread
@@ -21,7 +21,6 @@ from fsdit.evaluation.figures.distances import (
     allowed_distances,
     allowed_pairs,
     flat,
-    k_nearest,
     reduce_pairs,
     with_left_out,
 )
@@ -39,23 +38,8 @@ class Estimate:
     standard_error: float
 
 
-@dataclasses.dataclass(frozen=True)
-class PrecisionRecall:
-    """One value an image, to be resampled by episode. The metrics are the means."""
-
-    precision: Bool[np.ndarray, "M"]  # whether the sample is near a real image
-    recall: Bool[np.ndarray, "N"]  # whether the real image is near a sample
-
-
-@dataclasses.dataclass(frozen=True)
-class DensityCoverage:
-    """One value an image, to be resampled by episode. The metrics are the means."""
-
-    density: Float[np.ndarray, "M"]  # number of real images' balls that hold the sample, over k
-    coverage: Bool[np.ndarray, "N"]  # whether the real image has a sample in its ball
-
-
-def _need(least: int, what: str, *sets: np.ndarray) -> None:
+def check_enough(least: int, what: str, *sets: np.ndarray) -> None:
+    """Raises DataError where a set has fewer images than the metric needs."""
     fewest = min(map(len, sets))
     if fewest < least:
         raise DataError(
@@ -64,31 +48,42 @@ def _need(least: int, what: str, *sets: np.ndarray) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian fitted to N rows: its mean, and R with R^T R = the unbiased covariance."""
+
+    mean: Float[np.ndarray, "D"]
+    root: Float[np.ndarray, "_ D"]  # min(N, D) rows
+
+
+def fit_gaussian(rows: Shaped[np.ndarray, "N *D"]) -> Gaussian:
+    """Fits by a QR decomposition of the centred rows, so that no covariance is formed."""
+    check_enough(2, "the FD", rows)
+    with one_blas_thread():
+        rows = rows.reshape(len(rows), -1).astype(np.float64)
+        mean = rows.mean(0)
+        return Gaussian(mean, np.linalg.qr((rows - mean) / np.sqrt(len(rows) - 1), mode="r"))
+
+
+def gaussians_apart(real: Gaussian, samples: Gaussian) -> float:
+    """The Fréchet distance of two Gaussians.
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with means m and covariances S (Heusel et al.,
+    arXiv 1706.08500, equation 6). The trace of the root is the sum of the singular values of
+    R1 R2^T, where S = R^T R. So neither a covariance nor the root of a matrix is formed, and no
+    digits are lost where S is singular, that is, with no more images than dimensions.
+    """
+    with one_blas_thread():
+        cross = np.linalg.svd(real.root @ samples.root.T, compute_uv=False).sum()
+    traces = np.square(real.root).sum() + np.square(samples.root).sum()
+    return float(np.square(real.mean - samples.mean).sum() + traces - 2 * cross)
+
+
 def frechet_distance(
     real: Shaped[np.ndarray, "N *D"], samples: Shaped[np.ndarray, "M *D"]
 ) -> float:
-    """Fréchet distance (FD) of Gaussians fitted to two sets: the formula of the FID.
-
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with means m and unbiased covariances S
-    (Heusel et al., arXiv 1706.08500, equation 6). The trace of the root is the sum of the
-    singular values of R1 R2^T, where S = R^T R comes from a QR decomposition of the centred
-    rows. So neither a covariance nor the root of a matrix is formed, and no digits are lost
-    where S is singular, that is, with no more images than dimensions.
-    """
-    _need(2, "the FD", real, samples)
-    with one_blas_thread():
-        mean1, root1 = _mean_and_root(real)
-        mean2, root2 = _mean_and_root(samples)
-        cross = np.linalg.svd(root1 @ root2.T, compute_uv=False).sum()
-    traces = np.square(root1).sum() + np.square(root2).sum()
-    return float(np.square(mean1 - mean2).sum() + traces - 2 * cross)
-
-
-def _mean_and_root(rows: Shaped[np.ndarray, "N *D"]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (D,), and R (min(N, D), D) such that R^T R is the covariance."""
-    rows = rows.reshape(len(rows), -1).astype(np.float64)
-    mean = rows.mean(0)
-    return mean, np.linalg.qr((rows - mean) / np.sqrt(len(rows) - 1), mode="r")
+    """Fréchet distance (FD) of Gaussians fitted to two sets: the formula of the FID."""
+    return gaussians_apart(fit_gaussian(real), fit_gaussian(samples))
 
 
 def kernel_distance(
@@ -173,7 +168,7 @@ def _discrepancy(
     tile: int | None,
 ) -> Estimate:
     """The unbiased squared MMD (Gretton et al. 2012, equation 3). step: sums the kernel."""
-    _need(2 * subsets, f"a kernel distance with {subsets} subsets", real, samples)
+    check_enough(2 * subsets, f"a kernel distance with {subsets} subsets", real, samples)
     rng = np.random.default_rng(seed)
     real, samples = (
         {"x": rows, "subset": _disjoint(len(rows), subsets, rng)} for rows in (real, samples)
@@ -226,67 +221,3 @@ def _mean_kernels(
         sums["all"].sum() / (rows * (others - same)),
         by_subset / (size * (size_of_others - same)),
     )
-
-
-def precision_recall(
-    real: Shaped[np.ndarray, "N *D"],
-    samples: Shaped[np.ndarray, "M *D"],
-    k: int = 3,
-    mesh: Mesh | None = None,
-    tile: int | None = None,
-) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991).
-
-    The ball of an image reaches to its k-th nearest other image of its set. Precision is the
-    share of samples in the ball of any real image, recall the share of real images in the
-    ball of any sample.
-    """
-    _need(k + 1, f"precision and recall with k = {k}", real, samples)
-    return PrecisionRecall(
-        precision=_balls_around(samples, real, _radii(real, k, mesh, tile), mesh, tile) > 0,
-        recall=_balls_around(real, samples, _radii(samples, k, mesh, tile), mesh, tile) > 0,
-    )
-
-
-def density_coverage(
-    real: Shaped[np.ndarray, "N *D"],
-    samples: Shaped[np.ndarray, "M *D"],
-    k: int = 5,
-    mesh: Mesh | None = None,
-    tile: int | None = None,
-) -> DensityCoverage:
-    """Density and coverage (Naeem et al., arXiv 2002.09797).
-
-    Density is the number of real images' balls in which a sample lies, over k: about 1 where
-    the distributions are equal. Coverage is the share of real images with a sample in their
-    ball. Balls are as in `precision_recall`, but only real images have them, so that outliers
-    among the samples gain nothing.
-    """
-    _need(k + 1, f"density and coverage with k = {k}", real)
-    radii = _radii(real, k, mesh, tile)
-    nearest = k_nearest(real, samples, 1, mesh=mesh, tile=tile).squared_distance[:, 0]
-    return DensityCoverage(
-        density=_balls_around(samples, real, radii, mesh, tile) / k, coverage=nearest <= radii
-    )
-
-
-def _radii(rows: np.ndarray, k: int, mesh: Mesh | None, tile: int | None) -> Float[np.ndarray, "N"]:
-    """Squared distance of each row to the k-th nearest other row, and 1e-9 of it more.
-
-    With the surplus, a copy of the k-th neighbour is in the ball however it is rounded.
-    """
-    # k + 1, because the nearest row is the row itself.
-    return k_nearest(rows, rows, k + 1, mesh=mesh, tile=tile).squared_distance[:, -1] * (1 + 1e-9)
-
-
-def _ball_step(carry: Float[Array, "n"], queries: PyTree[Array], pool: PyTree[Array]) -> Array:
-    return carry + (allowed_distances(queries, pool) <= pool["radius"]).sum(1)
-
-
-def _balls_around(
-    queries: np.ndarray, pool: np.ndarray, radii: np.ndarray, mesh: Mesh | None, tile: int | None
-) -> Float[np.ndarray, "N"]:
-    """The number of the pool's balls in which each query lies."""
-    query_rows, pool_rows = with_left_out(queries, pool, None, None)
-    pool_rows["radius"] = radii
-    return reduce_pairs(_ball_step, np.zeros(()), query_rows, pool_rows, mesh, tile)

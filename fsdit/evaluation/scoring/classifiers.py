@@ -5,6 +5,7 @@ from jaxtyping import Float, Int, Shaped
 
 from fsdit.evaluation.comparison import Comparison
 from fsdit.evaluation.figures.classifier import classified_right
+from fsdit.evaluation.results import Score
 from fsdit.evaluation.scoring.scores import Scores, score
 
 
@@ -20,25 +21,23 @@ def classifier_scores(comparison: Comparison, ways: int) -> Scores:
     if ways < 2:
         return {}
     rounds = np.arange(len(comparison.class_id)).reshape(-1, classes)
-    tasks = [
-        turn[start : start + ways]
-        for turn in rounds
-        for start in range(0, classes - ways + 1, ways)
-    ]
+    starts = range(0, classes - ways + 1, ways)
+    tasks = [turn[start : start + ways] for turn in rounds for start in starts]
+
+    def score_of(train: Float[np.ndarray, "N n d"]) -> Score:
+        """The mean over rounds of each group of classes is what varies independently."""
+        found = np.array([_accuracy(comparison, task, train) for task in tasks])
+        return score(found.reshape(len(rounds), -1).mean(0), share=True)
+
     supports = _floats(comparison.real.features[comparison.supports])
     train = {n: _floats(s.features) for n, s in comparison.sets.items() if n != "real"}
     # All supports, where other metrics take as many as there are samples.
     train["copied_support"] = supports
-    alone = {
-        name: score(np.array([_accuracy(comparison, task, x) for task in tasks]))
-        for name, x in train.items()
-    }
+    alone = {name: score_of(x) for name, x in train.items()}
     with_supports = {"copied_support": alone["copied_support"]}
-    for name in ("samples", "mean_of_supports", "other_class"):
-        if name in train:
-            both = np.concatenate([supports, train[name]], axis=1)
-            found = np.array([_accuracy(comparison, task, both) for task in tasks])
-            with_supports[name] = score(found)
+    for name, x in train.items():
+        if name != "copied_support":
+            with_supports[name] = score_of(np.concatenate([supports, x], axis=1))
     return {"classifier": alone, "classifier_with_supports": with_supports}
 
 

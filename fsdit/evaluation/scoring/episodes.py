@@ -27,10 +27,12 @@ def class_fidelity(comparison: Comparison) -> tuple[Scores, ByEpisode]:
     exact = np.eye(len(real.split.classes), dtype=bool)
     for name, images in comparison.sets.items():
         n = images.features.shape[1]
-        left_out = np.repeat(real.identical[comparison.supports], n, axis=0)
+        # Nothing has the id -1: the queries of all sets have one shape, so they share programs.
+        itself = np.full(images.features.shape[:2], -1)
         if name == "real":
-            itself = real.identical[images.index].reshape(-1, 1)
-            left_out = np.concatenate([left_out, itself], axis=1)
+            itself = real.identical[images.index]
+        left_out = np.repeat(real.identical[comparison.supports], n, axis=0)
+        left_out = np.concatenate([left_out, itself.reshape(-1, 1)], axis=1)
         squared = class_distances(
             images.flat, real.features, real.classes, len(exact), left_out, real.identical
         )
@@ -42,7 +44,7 @@ def class_fidelity(comparison: Comparison) -> tuple[Scores, ByEpisode]:
         ):
             hits = in_nearest_classes(squared, right[class_id], k)
             found[metric][name] = hits.reshape(-1, n).mean(1)
-    return score_episodes(found)
+    return score_episodes(found, comparison.class_id)
 
 
 def support_copies(comparison: Comparison) -> tuple[Scores, ByEpisode]:
@@ -59,7 +61,7 @@ def support_copies(comparison: Comparison) -> tuple[Scores, ByEpisode]:
         found["near_copies"] = {
             name: copying.near_copies(d, threshold).mean(1) for name, d in distances.items()
         }
-    return score_episodes(found)
+    return score_episodes(found, comparison.class_id)
 
 
 def training_copies(
@@ -74,7 +76,8 @@ def training_copies(
     if "real" in comparison.sets:
         _, distance = _nearest_training(comparison.sets["real"], comparison.real, training)
         distances["real"] = distance.mean(1)
-    scores, by_episode = score_episodes({"training_distance": distances})
+    found = {"training_distance": distances}
+    scores, by_episode = score_episodes(found, comparison.class_id)
     return scores, by_episode, index
 
 
@@ -105,7 +108,7 @@ def variety(comparison: Comparison, perceptual: Perceptual | None) -> tuple[Scor
             distances["lpips"] = perceptual(_pixels(images, comparison.real))
         for metric, pairs in distances.items():
             found.setdefault(metric, {})[name] = mean_pairwise(pairs)
-    return score_episodes(found)
+    return score_episodes(found, comparison.class_id)
 
 
 def _pixels(images: ImageSet, real: RealImages) -> UInt8[np.ndarray, "N n H W C"]:

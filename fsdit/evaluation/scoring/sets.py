@@ -4,22 +4,28 @@ The real images of each class are cut into two halves by a seed. The reference h
 image sets are compared with; the other half is the baseline of real images.
 """
 
-import functools
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from fsdit.evaluation.comparison import Comparison
 from fsdit.evaluation.critics.inception import inception_fid, write_images
 from fsdit.evaluation.figures import distributions
+from fsdit.evaluation.figures.neighbourhoods import (
+    DENSITY_K,
+    PRECISION_K,
+    ball_radii,
+    density_coverage,
+    precision_recall,
+)
 from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.protocol import MIN_SET
 from fsdit.evaluation.results import Score
 from fsdit.evaluation.scoring.scores import Scores, score
 
-# Number of groups of episodes in the jackknife estimate.
+# Number of groups of classes in the jackknife estimate.
 _GROUPS = 10
 _KERNELS = {
     "kernel_distance": distributions.kernel_distance,
@@ -39,27 +45,29 @@ def set_fidelity(comparison: Comparison, *, jackknife: bool, kernels: bool = Tru
     """
     real, (reference, baseline) = comparison.real, halves(comparison)
     sets = {
-        name: (images.by_turn, images.episodes_by_turn)
+        name: (images.by_turn, comparison.class_id[images.episodes_by_turn])
         for name, images in comparison.sets.items()
         if name not in ("real", "other_class")
     }
-    sets["real"] = real.features[baseline], np.arange(len(baseline))
+    sets["real"] = real.features[baseline], real.classes[baseline]
     count = min(len(sets["samples"][0]), len(baseline))
     scores: Scores = {}
     if min(count, len(reference)) < MIN_SET:
         return scores
 
     scaled = real.features[reference] / np.float32(real.unit)
-    classes = real.classes[reference]
-    for name, (features, groups) in sets.items():
+    real_classes = real.classes[reference]
+    radii = ball_radii(scaled, DENSITY_K)
+    fitted = distributions.fit_gaussian(scaled)
+    for name, (features, classes) in sets.items():
         features = features / np.float32(real.unit)
         if len(features) < MIN_SET:
             continue
-        found = _neighbourhoods(scaled, classes, features[:count], groups[:count])
+        found = _neighbourhoods(scaled, radii, real_classes, features[:count], classes[:count])
         for metric, distance in _KERNELS.items() if kernels else ():
             found[metric] = _with_error(distance(scaled, features))
         if len(features) >= count:
-            found["frechet_distance"] = _frechet(scaled, features[:count], groups, jackknife)
+            found["frechet_distance"] = _frechet(fitted, features[:count], classes, jackknife)
         else:
             found = {m: s for m, s in found.items() if m not in ("recall", "coverage")}
         for metric, value in found.items():
@@ -68,17 +76,23 @@ def set_fidelity(comparison: Comparison, *, jackknife: bool, kernels: bool = Tru
 
 
 def _neighbourhoods(
-    real: np.ndarray, real_classes: np.ndarray, features: np.ndarray, groups: np.ndarray
+    real: Shaped[np.ndarray, "N *D"],
+    radii: Float[np.ndarray, "N k"],
+    real_classes: Int[np.ndarray, "N"],
+    features: Shaped[np.ndarray, "M *D"],
+    classes: Int[np.ndarray, "M"],
 ) -> dict[str, Score]:
-    """The metrics that compare neighbourhoods of images. groups: the episode of each image."""
-    near = distributions.precision_recall(real, features)
-    around = distributions.density_coverage(real, features)
-    return {
-        "precision": _grouped(near.precision, groups),
-        "recall": _grouped(near.recall, real_classes),
-        "density": _grouped(around.density, groups),
-        "coverage": _grouped(around.coverage, real_classes),
+    """The metrics that compare neighbourhoods of images. radii: `ball_radii` of real images."""
+    near_radii, far_radii = (radii[:, k - 1] for k in (PRECISION_K, DENSITY_K))
+    near = precision_recall(real, features, radii=near_radii)
+    around = density_coverage(real, features, radii=far_radii)
+    values = {
+        "precision": (near.precision, classes),
+        "recall": (near.recall, real_classes),
+        "density": (around.density, classes),
+        "coverage": (around.coverage, real_classes),
     }
+    return {metric: _grouped(metric, *each) for metric, each in values.items()}
 
 
 def halves(comparison: Comparison) -> tuple[Int[np.ndarray, "A"], Int[np.ndarray, "B"]]:
@@ -105,27 +119,37 @@ def _with_error(estimate: distributions.Estimate) -> Score:
     return Score(estimate.value, estimate.value - spread, estimate.value + spread)
 
 
-def _grouped(values: Shaped[np.ndarray, "n"], groups: Int[np.ndarray, "n"]) -> Score:
-    """A mean over images, with an interval by resampling groups of them: episodes or classes."""
-    _, place = np.unique(groups, return_inverse=True)
+def _grouped(metric: str, values: Shaped[np.ndarray, "n"], classes: Int[np.ndarray, "n"]) -> Score:
+    """A mean over images, with an interval by resampling their classes."""
+    _, place = np.unique(classes, return_inverse=True)
     sums, counts = np.bincount(place, values), np.bincount(place)
-    return score(np.stack([sums, counts], 1), lambda v: v[..., 0].sum(1) / v[..., 1].sum(1))
+    return score(
+        np.stack([sums, counts], 1),
+        share=METRICS[metric].share,
+        statistic=lambda v: v[..., 0].sum(1) / v[..., 1].sum(1),
+    )
 
 
 def _frechet(
-    real: np.ndarray, features: np.ndarray, groups: Int[np.ndarray, "n"], jackknife: bool
+    real: distributions.Gaussian,
+    features: Shaped[np.ndarray, "n *D"],
+    classes: Int[np.ndarray, "n"],
+    jackknife: bool,
 ) -> Score:
-    """The FD, with a jackknife interval of two standard errors over groups of episodes.
+    """The FD, with a jackknife interval of two standard errors over groups of classes.
 
     error^2 = (G - 1) / G * sum over g of (FD without group g - their mean)^2 (Efron & Tibshirani
     1993, chapter 11). A bootstrap would repeat images, which narrows their spread and raises
     the distance itself.
     """
-    distance = functools.partial(distributions.frechet_distance, real)
+
+    def distance(rows: Shaped[np.ndarray, "n *D"]) -> float:
+        return distributions.gaussians_apart(real, distributions.fit_gaussian(rows))
+
     value = distance(features)
     if not jackknife:
         return Score(value)
-    _, place = np.unique(groups[: len(features)], return_inverse=True)
+    _, place = np.unique(classes[: len(features)], return_inverse=True)
     count = min(_GROUPS, place.max() + 1)
     if count < 2:
         return Score(value)

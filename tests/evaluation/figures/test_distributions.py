@@ -12,12 +12,11 @@ from sklearn.preprocessing import normalize
 
 from fsdit.errors import DataError
 from fsdit.evaluation.figures.distributions import (
-    density_coverage,
     frechet_distance,
     gaussian_distance,
     kernel_distance,
-    precision_recall,
 )
+from fsdit.evaluation.figures.neighbourhoods import density_coverage, precision_recall
 from fsdit.parallel.sharding import AXES
 from tests.evaluation.originals import fidelity
 from tests.evaluation.synthetic import blurred, features, flattened, pictures

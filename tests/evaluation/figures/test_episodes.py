@@ -17,7 +17,7 @@ from fsdit.evaluation.figures.classifier import classified_right
 from fsdit.evaluation.figures.copying import near_copies, near_copy_threshold, nearest_support
 from fsdit.evaluation.figures.distances import episode_distances, k_nearest
 from fsdit.evaluation.figures.distributions import frechet_distance
-from fsdit.evaluation.figures.uncertainty import bootstrap_interval
+from fsdit.evaluation.figures.uncertainty import bootstrap_interval, exact_interval
 from fsdit.evaluation.figures.variety import mean_pairwise
 from tests.evaluation.synthetic import blurred, features, flattened, pictures
 
@@ -258,3 +258,12 @@ def test_any_statistic_of_episodes_has_an_interval():
     assert (low < samples.mean(0)).all() and (samples.mean(0) < high).all()
     by_number = bootstrap_interval(np.arange(40), lambda chosen: samples[chosen].mean(1))
     np.testing.assert_array_equal(by_number, (low, high))
+
+
+@pytest.mark.parametrize("count", [1, 2, 129])
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_the_exact_interval_equals_scipys(count, level):
+    for hits in {0, 1, count // 2, count}:
+        expected = stats.binomtest(hits, count).proportion_ci(level, "exact")
+        assert exact_interval(hits / count, count, level) == pytest.approx(tuple(expected))
+    assert exact_interval(0.0, count)[1] == pytest.approx(1 - 0.025 ** (1 / count))
