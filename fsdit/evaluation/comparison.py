@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int, Shaped, UInt8
 from fsdit.data.layout import SplitInfo
 from fsdit.data.readers import ImageReader
 from fsdit.evaluation.critics.critic import Critic
+from fsdit.evaluation.figures.distances import k_nearest
 from fsdit.evaluation.figures.retrieval import image_digest, lookalikes, same_as_first
 from fsdit.evaluation.protocol import Cell
 
@@ -105,12 +106,17 @@ class Comparison:
 
 
 def compare(
-    cell: Cell, samples: UInt8[np.ndarray, "N R H W C"], real: RealImages, critic: Critic
+    cell: Cell,
+    samples: UInt8[np.ndarray, "N R H W C"],
+    real: RealImages,
+    critic: Critic,
+    retrieved: Shaped[np.ndarray, "N n *D"] | None = None,
 ) -> Comparison:
-    """Puts the samples of a cell beside their baselines."""
-    episodes = [e for seed in cell.seeds for e in cell.episodes(real.split, seed)]
-    class_id = cell.class_ids()
-    supports = np.array([e.supports for e in episodes], np.int32)
+    """Puts the samples of a cell beside their baselines.
+
+    retrieved: features of the images that `nearest_to_supports` found, if that baseline is wanted.
+    """
+    class_id, supports = cell.class_ids(), cell.supports(real.split)
     rng = np.random.default_rng(cell.seeds[0])
     rest = tuple(
         rng.permutation(np.setdiff1d(real.members(c), s))
@@ -124,9 +130,25 @@ def compare(
     sets["copied_support"] = _real_set(real, copied)
     means = [np.round(real.pictures(s).mean(0)).astype(np.uint8) for s in supports]
     sets["mean_of_supports"] = ImageSet(critic.features(np.stack(means))[:, None])
+    if retrieved is not None:
+        sets["nearest_training"] = ImageSet(retrieved)
     if len(cell.classes) > 1:
         sets["other_class"] = ImageSet(sets["samples"].features[_next_episode(cell)])
     return Comparison(real, class_id, supports, rest, sets)
+
+
+def nearest_to_supports(
+    cell: Cell, real: RealImages, training: RealImages
+) -> Int[np.ndarray, "N n"]:
+    """For each episode the training images nearest to the mean of its supports' features.
+
+    As many as an episode has samples, or all training images where these are fewer. They are
+    the baseline of a model that does nothing but remember.
+    """
+    supports = real.features[cell.supports(real.split)].reshape(cell.num_episodes, cell.shots, -1)
+    pool = training.features.reshape(len(training.features), -1)
+    count = min(cell.samples_per_episode, len(pool))
+    return k_nearest(supports.mean(1, dtype=np.float64), pool, count).index
 
 
 def _features(

@@ -1,17 +1,24 @@
 """An evaluation from its protocol to its results: makes all samples, then scores them."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from fsdit.config import Config
 from fsdit.data.layout import DatasetInfo, SplitInfo
 from fsdit.data.readers import ImageReader, split_images
 from fsdit.errors import ConfigError
-from fsdit.evaluation.comparison import Comparison, RealImages, compare, read_real_images
+from fsdit.evaluation.comparison import (
+    Comparison,
+    RealImages,
+    compare,
+    nearest_to_supports,
+    read_real_images,
+)
 from fsdit.evaluation.critics.critic import LARGEST_SMALL, PIXELS, Critic, open_critic
 from fsdit.evaluation.critics.inception import check_inception
 from fsdit.evaluation.critics.lpips import load_lpips
@@ -85,8 +92,7 @@ def evaluate(
     for cell in tqdm(inputs.cells, desc="scoring", unit="table"):
         # Read from the files again, so that only one cell's samples are in memory at a time.
         samples = files.load_or_make(sampler, ema, cell)
-        pairs = zip(real[cell.split], inputs.critics, strict=True)
-        comparison, *by_pixels = [compare(cell, samples, *pair) for pair in pairs]
+        comparison, *by_pixels = _comparisons(cell, samples, real, inputs.critics)
         table, nearest = score_cell(
             comparison, by_pixels, cell, training, config.evaluation, inputs.perceptual
         )
@@ -117,6 +123,25 @@ def _seen_by(
     pixels = read_real_images(images, split, PIXELS)
     for critic in critics:
         yield dataclasses.replace(pixels, features=critic.features(pixels.features))
+
+
+def _comparisons(
+    cell: Cell,
+    samples: UInt8[np.ndarray, "N R H W C"],
+    real: Mapping[str, Sequence[RealImages]],
+    critics: Sequence[Critic],
+) -> Iterator[Comparison]:
+    """The samples of a cell beside their baselines, as each critic sees them.
+
+    real: split -> its images by critic. The nearest training images are those that the first
+    critic finds. For seen classes they would be further real images, so they are left out.
+    """
+    found = None
+    if SEEN in real and cell.split != SEEN:
+        found = nearest_to_supports(cell, real[cell.split][0], real[SEEN][0])
+    for i, critic in enumerate(critics):
+        retrieved = None if found is None else real[SEEN][i].features[found]
+        yield compare(cell, samples, real[cell.split][i], critic, retrieved)
 
 
 def _class_pictures(

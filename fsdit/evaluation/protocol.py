@@ -71,6 +71,11 @@ class Cell:
         rounds = range(self.episodes_per_class)
         return [stream[turn * len(order) + int(p)] for turn in rounds for p in place]
 
+    def supports(self, split: SplitInfo) -> Int[np.ndarray, "N K"]:
+        """Indices of the K supports of each of the N episodes, seed after seed."""
+        episodes = [e for seed in self.seeds for e in self.episodes(split, seed)]
+        return np.array([e.supports for e in episodes], np.int32)
+
 
 def make_cells(config: Config, info: DatasetInfo, split: str) -> list[Cell]:
     """The cells of an evaluation of `split`, one for each table.

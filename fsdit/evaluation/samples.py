@@ -65,27 +65,31 @@ class EpisodeSampler:
         self._info = read_dataset_info(config.data.dataset_dir)
         self._programs: dict[SamplingConfig, SampleImages] = {}
 
-    def batch_size(self, cell: Cell) -> int:
+    def largest_batch(self, cell: Cell) -> int:
         """config.evaluation.batch_size or all samples of a seed, rounded up to the mesh."""
         wanted = min(self._config.evaluation.batch_size, cell.samples_per_seed)
         return sharding.round_up(wanted, self._mesh.size)
 
-    def num_batches(self, cell: Cell) -> int:
-        """Batches of each seed."""
-        return math.ceil(cell.samples_per_seed / self.batch_size(cell))
+    def batch_size(self, cell: Cell) -> int:
+        """The size of batches of one size, no larger than allowed, with the fewest empty rows."""
+        count = cell.samples_per_seed
+        batches = math.ceil(count / self.largest_batch(cell))
+        return sharding.round_up(math.ceil(count / batches), self._mesh.size)
 
     def batches(
-        self, ema: dict, cell: Cell, seed: int, first: int = 0
+        self, ema: dict, cell: Cell, seed: int, first: int = 0, size: int | None = None
     ) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
         """The samples of one seed, episode by episode, from batch `first` on.
 
-        On a mesh of several processes, all of them must call it, and all get every sample.
+        size: of a batch; None: `batch_size`. On a mesh of several processes, all of them must
+        call it, and all get every sample.
         """
-        size, count = self.batch_size(cell), cell.samples_per_seed
+        size, count = size or self.batch_size(cell), cell.samples_per_seed
         split = self._info.split(cell.split)
         episodes = _Repeated(cell.episodes(split, seed), cell.samples_per_episode)
         read = pipeline.examples_of(self._config, cell.split, episodes)
-        batches = self._feed.batches(read, size, self.num_batches(cell) - first, start=first * size)
+        missing = math.ceil(count / size) - first
+        batches = self._feed.batches(read, size, missing, start=first * size)
         draw = self._program(cell.sampling)
         for i, batch in enumerate(batches, start=first):
             row = batch["supports"], batch["index"], np.uint32(seed)
@@ -116,19 +120,30 @@ def to_source(cell: Cell) -> dict[str, Any]:
 class SampleFiles:
     """The samples of several cells as files below a directory.
 
-    source: what decides the samples (weights, those of a guide, dataset, cells, batch sizes), as
-    JSON. The files of one source are not mixed with those of another: the constructor raises
-    ConfigError.
+    source: what decides the samples (weights, those of a guide, dataset, cells, and the size of
+    each cell's batches), as JSON. The files of one source are not mixed with those of another:
+    the constructor raises ConfigError. older_sizes: the batch sizes with which older versions
+    made the same samples; an evaluation that has files of these sizes goes on with them.
     """
 
-    def __init__(self, directory: Path, source: dict[str, Any], image_shape: tuple[int, ...]):
-        self._shape, self._source = image_shape, source
+    def __init__(
+        self,
+        directory: Path,
+        source: dict[str, Any],
+        image_shape: tuple[int, ...],
+        older_sizes: Sequence[int] = (),
+    ):
+        self._shape, self._source = image_shape, json.loads(json.dumps(source))
         old = directory / _OLD_FOLDER
         self._folder = old if old.is_dir() else directory / "samples"
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"--output={directory} is a file: name a directory")
-        found = self._folder / "of.json"
-        if found.exists() and _read_source(found) != json.loads(json.dumps(source)):
+        if not (self._folder / "of.json").exists():
+            return
+        found, older = _read_source(self._folder / "of.json"), {"batch_sizes": list(older_sizes)}
+        if older_sizes and found == self._source | older:
+            self._source = found
+        if found != self._source:
             raise ConfigError(
                 f"{directory} holds samples of another checkpoint or protocol: name another "
                 f"--output, or delete {self._folder}"
@@ -159,18 +174,20 @@ class SampleFiles:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._folder / "of.json", self._source)
-        batches = []
+        place = self._source["cells"].index(json.loads(json.dumps(to_source(cell))))
+        size, batches = self._source["batch_sizes"][place], []
         for seed in cell.seeds:
             folder = self._folder / f"{cell.name}-seed{seed}"
             folder.mkdir(exist_ok=True)
-            files = [folder / f"{i:05d}.npy" for i in range(sampler.num_batches(cell))]
+            count = math.ceil(cell.samples_per_seed / size)
+            files = [folder / f"{i:05d}.npy" for i in range(count)]
             missing = next((i for i, file in enumerate(files) if not file.exists()), len(files))
             for file in files[:missing]:
                 batches.append(_read(file, self._shape))
                 progress(len(batches[-1]))
             if missing == len(files):
                 continue
-            new = sampler.batches(ema, cell, seed, missing)
+            new = sampler.batches(ema, cell, seed, missing, size)
             for file, images in zip(files[missing:], new, strict=True):
                 _write(file, images)
                 batches.append(images)

@@ -66,3 +66,12 @@ def test_samples_of_an_older_version_are_continued_in_their_folder(tmp_path, ste
     else:
         with pytest.raises(ConfigError, match=f"or delete {folder}"):
             SampleFiles(tmp_path, source, (8, 8, 1))
+
+
+def test_files_in_the_batches_of_an_older_version_are_continued(tmp_path):
+    written(tmp_path, lambda source: source.update(batch_sizes=[64]))
+    balanced = {**SOURCE, "batch_sizes": [52]}
+    SampleFiles(tmp_path, balanced, (8, 8, 1), older_sizes=(64,))
+    for older in ((), (63,)):
+        with pytest.raises(ConfigError, match="samples of another checkpoint or protocol"):
+            SampleFiles(tmp_path, balanced, (8, 8, 1), older)

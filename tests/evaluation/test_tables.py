@@ -8,7 +8,12 @@ import pytest
 from fsdit.config import Config, DataConfig, EvaluationConfig, SamplingConfig
 from fsdit.data.layout import read_dataset_info
 from fsdit.data.readers import split_images
-from fsdit.evaluation.comparison import ImageSet, compare, read_real_images
+from fsdit.evaluation.comparison import (
+    ImageSet,
+    compare,
+    nearest_to_supports,
+    read_real_images,
+)
 from fsdit.evaluation.critics.critic import PIXELS
 from fsdit.evaluation.critics.lpips import load_lpips
 from fsdit.evaluation.protocol import make_cells
@@ -37,6 +42,7 @@ def scored(glyphs):
     real, training = (
         read_real_images(split_images(glyphs, info, s), info.split(s), critic) for s in splits
     )
+    found = nearest_to_supports(cell, real, training)
     members = [real.members(c) for c in cell.classes]
     supports = [e.supports for e in cell.episodes(info.split("test"), 0)]
     free = [np.setdiff1d(m, s)[-4:] for m, s in zip(members, supports, strict=True)]
@@ -44,7 +50,8 @@ def scored(glyphs):
     shown = np.stack([[real.images[i] for i in indices] for indices in supports])
 
     def comparison(edit):
-        return compare(cell, edit(images, shown).astype(np.uint8), real, critic)
+        edited = edit(images, shown).astype(np.uint8)
+        return compare(cell, edited, real, critic, training.features[found])
 
     def table(edit):
         return score_cell(comparison(edit), [], cell, training, PROTOCOL, perceptual=None)[0]
@@ -54,6 +61,7 @@ def scored(glyphs):
     noise = rng.integers(-12, 13, images.shape)
     good = table(lambda x, s: np.clip(x + noise, 0, 255))
     table.comparison = comparison
+    table.nearest = training, shown, found
     return good, table
 
 
@@ -87,6 +95,20 @@ def test_baselines_have_the_expected_scores(scored):
             assert np.isfinite(score.value), (metric, name)
             if score.low is not None and metric != "frechet_distance":
                 assert score.low - 1e-9 <= score.value <= score.high + 1e-9, (metric, name)
+
+
+def test_the_nearest_training_images_are_those_nearest_to_the_mean_of_the_supports(scored):
+    good, table = scored
+    training, supports, found = table.nearest
+    pool = training.features.reshape(len(training.features), -1).astype(float)
+    for shown, indices in zip(supports, found, strict=True):
+        distances = np.square(pool - shown.reshape(len(shown), -1).mean(0)).sum(1)
+        assert distances[indices] == pytest.approx(np.sort(distances)[: len(indices)])
+    assert found.shape == (PROTOCOL.classes, PROTOCOL.samples_per_episode)
+    # They are real images, but of other classes.
+    assert value(good, "top1", "nearest_training") < value(good, "top1", "real")
+    assert value(good, "classifier", "nearest_training") < value(good, "classifier")
+    assert "nearest_training" not in good.scores["training_distance"]
 
 
 def test_blur_worsens_the_fidelity_to_the_set(scored):
