@@ -5,9 +5,9 @@
       --config.evaluation.shots=1,5 --config.evaluation.guidance_scales=1,2,3
 
 Makes samples of classes of the split, and of the training split beside them. Compares them
-with real images and with baselines: copied supports, the mean of the supports, and samples of
-another class. Writes report.html, results.json, samples.png, TensorBoard's files and the
-samples; a second start goes on where the first one stopped.
+with real images and with baselines (docs/evaluation.md). Prints the scores that matter most,
+and writes report.html, results.json, samples.png, TensorBoard's files and the samples; a second
+start goes on where the first one stopped.
 
 The protocol is config.evaluation; the solver and guidance are config.sampling. Flags change
 these settings, and all others that do not change what was trained.
@@ -46,9 +46,9 @@ def main(argv: list[str]) -> None:
     import jax
 
     from fsdit.evaluation import evaluate
+    from fsdit.evaluation.about import about
     from fsdit.evaluation.protocol import make_cells
-    from fsdit.evaluation.report import write
-    from fsdit.evaluation.results import summary
+    from fsdit.evaluation.report import terminal, write
     from fsdit.evaluation.samples import EpisodeSampler, SampleFiles, to_source
     from fsdit.parallel import backend
     from fsdit.sampling.guide import check_guide
@@ -58,9 +58,9 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value
     # First what finds the user's mistakes: none should wait for the weights.
     chosen = workdir, _OVERRIDES(), _STEP(), _EMA.value
-    config = runs.saved_config(*chosen)
-    validate(config)
-    config = with_local_copies(config)
+    saved = runs.saved_config(*chosen)
+    validate(saved)
+    config = with_local_copies(saved)
     info = read_run_dataset(config)
     cells = make_cells(config, info, _SPLIT.value)
     check_guide(config, info.image_size, info.channels)
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
 
     run = runs.load_run(*chosen)
     sampler = EpisodeSampler(run.config, run.spec, run.feed, run.mesh, run.guide)
+    guide = run.guide.sha256 if run.guide else ""
     weights = json.dumps(fingerprint(run.ema), sort_keys=True)
     source = {
         "step": run.step,
@@ -77,21 +78,23 @@ def main(argv: list[str]) -> None:
         "dataset": dataset_fingerprint(config.data.dataset_dir),
         "cells": [to_source(cell) for cell in cells],
         "batch_sizes": [sampler.batch_size(cell) for cell in cells],
+        **({"guide": guide} if guide else {}),
     }
-    guide = run.guide.sha256 if run.guide else ""
-    source |= {"guide": guide} if guide else {}
     with owned(_OUTPUT.value), storage.changed_folder(_OUTPUT.value) as output:
-        files = SampleFiles(output, source, (info.image_size, info.image_size, info.channels))
+        shape = info.image_size, info.image_size, info.channels
+        older_sizes = tuple(map(sampler.largest_batch, cells))
+        files = SampleFiles(output, source, shape, older_sizes)
         files.check_room(cells)
         results, pictures = evaluate.evaluate(
             run.config, info, inputs, sampler, files, run.ema, run.step
         )
-        results = dataclasses.replace(results, guide=guide, ema_decay=run.ema_decay)
+        made_of = about(saved, info, run.ema, run.step, runs.training_seconds(workdir, run.step))
+        results = dataclasses.replace(results, guide=guide, ema_decay=run.ema_decay, about=made_of)
         write.write(output, results, pictures)
         write.write_tensorboard(output, results, pictures)
-    print(summary(results))
-    for label, name in (("picture", "samples.png"), ("report", "report.html")):
-        print(f"{label}: {storage.place(_OUTPUT.value) / name}")
+    place = storage.place(_OUTPUT.value)
+    print(terminal.summary(results))
+    print(f"picture: {place / 'samples.png'}\nreport: {place / 'report.html'}")
 
 
 if __name__ == "__main__":

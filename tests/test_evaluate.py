@@ -34,6 +34,10 @@ def evaluated(tmp_path_factory, glyphs):
     saved_run(folder / "run", one_block(small_run(dataset)), steps=(5,))
     result = evaluate(folder / "run", folder / "result", "--config.evaluation.shots=1,5")
     assert result.returncode == 0, result.stderr
+    *_, sentence, picture, report = result.stdout.splitlines()
+    assert sentence.startswith("From one image of a class that it has never seen, ")
+    assert picture == f"picture: {folder / 'result' / 'samples.png'}"
+    assert report == f"report: {folder / 'result' / 'report.html'}"
     return folder / "run", folder / "result"
 
 
@@ -49,12 +53,16 @@ def sample_files(output):
 def test_an_evaluation_has_every_score_for_unseen_and_seen_classes(evaluated):
     results = read_results(evaluated[1] / "results.json")
     assert results.step == 5 and results.critic.startswith("trained-")
+    assert "jax" in results.about["versions"] and "parameters" in results.about["model"]
+    assert results.about["training"].startswith("step 5 of ")
     found = [(table.split, table.seen, table.shots) for table in results.tables]
     assert found == [("val", False, 1), ("train", True, 1), ("val", False, 5), ("train", True, 5)]
     for table in results.tables:
         assert table.episodes == 12 and table.samples == 24
         assert METRICS.keys() - table.scores.keys() == {"lpips", "inception_distance"}
-        assert {name for sets in table.scores.values() for name in sets} == IMAGE_SETS.keys()
+        compared = {name for sets in table.scores.values() for name in sets}
+        # For seen classes, the nearest training images would be further real images.
+        assert compared == IMAGE_SETS.keys() - ({"nearest_training"} if table.seen else set())
         assert table.scores["near_copies"]["copied_support"].value == 1
         assert table.scores["top1"]["real"].value > table.scores["top1"]["other_class"].value
 

@@ -12,7 +12,6 @@ import pydantic
 from fsdit.config import EvaluationConfig, SamplingConfig, renamed_in, to_dict, with_new_names
 from fsdit.data.layout import write_json
 from fsdit.errors import DataError, first_line
-from fsdit.evaluation.metrics import METRICS
 
 # The image sets that a table compares: the model's samples, then the baselines.
 IMAGE_SETS = {
@@ -20,6 +19,7 @@ IMAGE_SETS = {
     "real": "real images of the class",
     "copied_support": "a copied support",
     "mean_of_supports": "the mean of the supports",
+    "nearest_training": "the nearest training image",
     "other_class": "samples of another class",
 }
 
@@ -46,7 +46,7 @@ class Table:
 
     episodes, samples: their numbers. scores: metric -> image set -> score, by the names in
     METRICS and IMAGE_SETS; an image set has no score where a metric has no meaning for it.
-    by_class: metric -> class name -> mean over the samples of the class.
+    by_class: metric -> class name -> mean over the samples of the class, as many of each class.
     """
 
     split: str
@@ -62,13 +62,23 @@ class Table:
     def name(self) -> str:
         return table_name(self.split, self.shots, self.guidance_scale)
 
+    @property
+    def classes(self) -> int:
+        """The number of classes; 0 where no metric is known by class."""
+        return len({name for values in self.by_class.values() for name in values})
+
+    @property
+    def samples_per_class(self) -> int:
+        return self.samples // max(self.classes, 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
     """The evaluation of one step of a run. The first table is of the split `split`.
 
     critic: its name. guide: sha256 of the weights of the model that guided; "" where the null did.
-    ema_decay: decay of the average of weights; None in files of older versions.
+    ema_decay: decay of the average of weights; None in files of older versions. about: what it
+    was made of, name -> words; empty in files of older versions.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Results:
     tables: tuple[Table, ...]
     guide: str = ""
     ema_decay: float | None = None
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -139,22 +150,3 @@ def scalars(results: Results) -> dict[str, float]:
         for name, score in scores.items()
         if math.isfinite(score.value)
     }
-
-
-def summary(results: Results) -> str:
-    """The tables at the run's own guidance scale, as text for a terminal."""
-    ema = f", EMA decay {results.ema_decay}" if results.ema_decay is not None else ""
-    guide = f"; guide: {results.sampling.guide}" if results.guide else ""
-    lines = [f"{results.name}, step {results.step}{ema}; critic: {results.critic}{guide}"]
-    for table in results.tables:
-        if table.guidance_scale != results.sampling.guidance_scale:
-            continue
-        names = [name for name in IMAGE_SETS if any(name in sets for sets in table.scores.values())]
-        lines += ["", f"{table.name}: {table.samples} samples of {table.episodes} episodes"]
-        lines.append(" " * 39 + "".join(f"{name:>19}" for name in names))
-        for metric, sets in table.scores.items():
-            cells = [
-                f"{sets[name].value:19.4g}" if name in sets else f"{'-':>19}" for name in names
-            ]
-            lines.append(f"{METRICS[metric].label:39}" + "".join(cells))
-    return "\n".join(lines)

@@ -24,6 +24,7 @@ from fsdit.training.alignment import with_projection, without_projection
 from fsdit.training.checkpoints import listing, store
 from fsdit.training.checkpoints.listing import Choice
 from fsdit.training.checkpoints.metadata import dataset_in, score_in
+from fsdit.training.telemetry import goodput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,16 @@ def load_generator(
     weights, found = _restored(workdir, saved, spec, mesh, newest=step == "newest")
     about = (found, facts.preparation, guide, saved.ema_decay)
     return Generator(config, spec, frozen, weights, *about)
+
+
+def training_seconds(workdir: storage.PathLike, step: int) -> float | None:
+    """Seconds of training up to `step`, over all starts; None where the run did not keep them."""
+    path = storage.place(workdir) / "goodput.jsonl"
+    if not storage.is_there(path):
+        return None
+    rows = goodput.read_lines(storage.local_file(path))
+    found = goodput.account(row for row in rows if row["step"] <= step)
+    return found.wall - found.seconds["down"]
 
 
 def _saved(

@@ -30,7 +30,7 @@ class ClassPictures:
     supports: UInt8[np.ndarray, "K H W C"]
     samples: UInt8[np.ndarray, "R H W C"]
     real: UInt8[np.ndarray, "S H W C"]
-    nearest_training: UInt8[np.ndarray, "R H W C"]
+    nearest_training: UInt8[np.ndarray, "N H W C"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,15 @@ class Strip:
     columns: int
 
 
-def strip(images: UInt8[np.ndarray, "N H W C"]) -> Strip | None:
+def evenly_spaced(pictures: Sequence[ClassPictures], table: str, most: int) -> list[ClassPictures]:
+    """Up to `most` classes of a table, evenly spaced among all, whatever their scores are."""
+    # One episode of each class.
+    classes = list({each.name: each for each in pictures if each.table == table}.values())
+    places = np.linspace(0, len(classes) - 1, min(most, len(classes)))
+    return [classes[i] for i in places.round().astype(int)]
+
+
+def strip(images: UInt8[np.ndarray, "N H W C"], most_columns: int = _STRIP_COLUMNS) -> Strip | None:
     """The images in lines of five, with transparent gaps between them; None for no images.
 
     Small images are stored without loss, larger ones with a loss that is hardly visible.
@@ -49,7 +57,7 @@ def strip(images: UInt8[np.ndarray, "N H W C"]) -> Strip | None:
     count, height, width, _ = images.shape
     if not count:
         return None
-    gap, columns = max(1, height // 24), min(count, _STRIP_COLUMNS)
+    gap, columns = max(1, height // 24), min(count, most_columns)
     lines = math.ceil(count / columns)
     sheet = Image.new(
         "RGBA", (columns * (width + gap) - gap, lines * (height + gap) - gap), (0, 0, 0, 0)

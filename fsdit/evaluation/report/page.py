@@ -1,5 +1,6 @@
 """The page of an evaluation: everything that `report.html.jinja` shows."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,14 +13,17 @@ from fsdit.evaluation.report import plots, wording
 from fsdit.evaluation.report.class_pictures import (
     ClassPictures,
     data_uri,
+    evenly_spaced,
     image_width,
     pixelated,
     strip,
 )
-from fsdit.evaluation.report.ranking import rank_classes
+from fsdit.evaluation.report.ranking import view_classes
 from fsdit.evaluation.results import IMAGE_SETS, Results, Table
 
 ARROWS = {"higher": "↑", "lower": "↓", "real": "≈"}
+# The picture at the top: its rows, and the most supports and samples in a row.
+_ROWS, _MOST_SUPPORTS, _MOST_SAMPLES = 6, 5, 4
 
 
 def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
@@ -33,8 +37,6 @@ def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
         "svg_uri": lambda svg: data_uri("image/svg+xml", svg.encode()),
     }
     template = Path(__file__).with_name("report.html.jinja").read_text("utf-8")
-    run_scale = results.sampling.guidance_scale
-    main = [t for t in results.tables if t.guidance_scale == run_scale] or [results.tables[0]]
     settings = {"evaluation": to_dict(results.protocol), "sampling": to_dict(results.sampling)}
     if results.ema_decay is not None:
         settings["ema_decay"] = results.ema_decay
@@ -43,11 +45,11 @@ def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
     return environment.from_string(template).render(
         results=results,
         title=wording.title(results),
-        summary=wording.summary(results),
-        main=main,
-        others=[table for table in results.tables if table not in main],
+        sentence=wording.sentence(results),
+        key_figures=wording.key_figures(results.tables[0]),
+        grid=[_cropped(each) for each in evenly_spaced(pictures, results.tables[0].name, _ROWS)],
         pairs=_pairs(results.tables),
-        classes={table.name: rank_classes(table, pictures) for table in results.tables},
+        classes={table.name: view_classes(table, pictures) for table in results.tables},
         image_width=image_width(pictures),
         pixelated=pixelated(pictures),
         by_class={table.name: list(_class_plots(table)) for table in results.tables},
@@ -58,9 +60,22 @@ def render(results: Results, pictures: Sequence[ClassPictures]) -> str:
         groups=groups,
         decimals=wording.decimals,
         image_sets=IMAGE_SETS,
+        sets_of=_sets_of,
         arrows=ARROWS,
         describe=wording.describe,
+        class_score=wording.class_score,
+        of_class=wording.of_class,
         colors={"samples": plots.SAMPLES, "real": plots.REAL},
+    )
+
+
+def _cropped(each: ClassPictures) -> ClassPictures:
+    """As many pictures of a class as fit into a row."""
+    return dataclasses.replace(
+        each,
+        supports=each.supports[:_MOST_SUPPORTS],
+        samples=each.samples[:_MOST_SAMPLES],
+        nearest_training=each.nearest_training[:_MOST_SAMPLES],
     )
 
 
@@ -71,6 +86,11 @@ def groups(names: Iterable[str]) -> dict[str, dict[str, Metric]]:
         if name in names:
             found.setdefault(metric.group, {})[name] = metric
     return found
+
+
+def _sets_of(table: Table) -> list[str]:
+    """The image sets that have a score in a table."""
+    return [name for name in IMAGE_SETS if any(name in sets for sets in table.scores.values())]
 
 
 def _pairs(tables: Sequence[Table]) -> list[tuple[Table, Table]]:
@@ -86,8 +106,11 @@ def _pairs(tables: Sequence[Table]) -> list[tuple[Table, Table]]:
 
 
 def _class_plots(table: Table) -> Iterable[tuple[str, str]]:
-    """(metric name, SVG) for each metric by class."""
+    """(metric name, SVG) for each metric by class. Shares of few samples are counted instead."""
+    few = table.samples_per_class < wording.LEAST_RANKED
     for name in METRICS:
+        if few and METRICS[name].share:
+            continue
         values = table.by_class.get(name, {})
         scores = table.scores.get(name, {})
         marks = {

@@ -1,11 +1,17 @@
-"""Results in words: numbers, names of tables, and the sentences that sum a table up."""
+"""Results in words: numbers, names of tables, the sentence and figures that a reader sees first."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
+from fsdit.evaluation.figures.uncertainty import exact_interval
+from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.results import Results, Score, Table
+
+# Classes with fewer samples are not ranked: the 95 % interval of 10 of 20 is 27 to 73 %.
+LEAST_RANKED = 20
 
 
 def number(value: float, places: int = 3) -> str:
@@ -40,65 +46,84 @@ def describe_classes(table: Table) -> str:
     return f"{'Seen' if table.seen else 'Unseen'} classes ({table.split})"
 
 
-def summary(results: Results) -> str:
-    """A few sentences about the first table, on the metrics that it has."""
+def sentence(results: Results) -> str:
+    """The result in one sentence: how often samples of the first table show their class."""
     table = results.tables[0]
-    kind = "seen" if table.seen else "unseen"
-    classes = len({name for values in table.by_class.values() for name in values})
-    of = f"{classes:,} {kind}" if classes else kind
-    images = "1 image" if table.shots == 1 else f"{table.shots} images"
-    sentences = [
-        f"At step {results.step:,} the model made {table.samples:,} samples of {of} classes "
-        f"from {images} each ({table.episodes:,} episodes)."
+    shown = "one image" if table.shots == 1 else f"{table.shots} images"
+    kind = "that it was trained on" if table.seen else "that it has never seen"
+    text = f"From {shown} of a class {kind}, the model makes "
+    top1, copies = finite(table, "top1"), finite(table, "near_copies")
+    if "samples" not in top1:
+        return f"{text}{table.samples:,} samples, one class after another for {table.classes:,}."
+    text += f"samples of which {percent(top1['samples'].value)} are recognised as that class"
+    beside = [
+        f"{what}: {percent(top1[name].value)}"
+        for name, what in (("real", "real images"), ("nearest_training", "nearest training images"))
+        if name in top1
     ]
-    top1 = _finite(table, "top1")
-    if "samples" in top1:
-        sentences.append(
-            f"Of these, {_percent(top1['samples'])} are nearest to a real image of the right class"
-            + _beside(top1, "real", "of real images", _percent)
-            + _beside(top1, "copied_support", "of copied supports", _percent, ", and ")
-            + "."
-        )
-    copies = _finite(table, "near_copies")
+    text += f" ({'; '.join(beside)})" if beside else ""
     if "samples" in copies:
-        sentences.append(
-            f"{_percent(copies['samples'])} are near-copies of a support"
-            + _beside(copies, "real", "of real images", _percent)
-            + "."
-        )
-    frechet = _finite(table, "frechet_distance")
-    if "samples" in frechet:
-        sentences.append(
-            f"The FD ({results.critic}) is {_three_digits(frechet['samples'])}"
-            + _beside(frechet, "real", "between real images", _three_digits)
-            + "."
-        )
-    return " ".join(sentences)
+        share = copies["samples"].value
+        text += f", and {percent(share) if share else 'none'} copy an image that it was shown"
+    return f"{text}."
 
 
-def _finite(table: Table, metric: str) -> dict[str, Score]:
+@dataclasses.dataclass(frozen=True)
+class KeyFigure:
+    """One of the few figures that a reader sees first. notes: what is good, and the interval."""
+
+    value: str
+    label: str
+    notes: tuple[str, ...]
+
+
+# Metric -> what its figure says in plain words.
+_KEY_FIGURES = {
+    "top1": "of the samples are recognised: the real image nearest to them is of their class",
+    "frechet_distance": "is the distance (FD) of the samples, as a set, from real images",
+    "near_copies": "of the samples are near-copies of an image that the model was shown",
+    "pairwise_distance": "is the distance between two samples of a class",
+}
+_GOOD = {"higher": "higher is better", "lower": "lower is better", "real": "best as real images"}
+
+
+def key_figures(table: Table, most: int = 3) -> list[KeyFigure]:
+    """The first few of the metrics above that a table has."""
+    found = []
+    for name, label in _KEY_FIGURES.items():
+        scores = finite(table, name)
+        if "samples" not in scores:
+            continue
+        sets = {n: scores[n] for n in ("samples", "real") if n in scores}
+        form = percent if METRICS[name].share else partial(number, places=decimals(sets))
+        notes = _GOOD[METRICS[name].better]
+        if "real" in scores:
+            notes += f"; real images: {form(scores['real'].value)}"
+        score = scores["samples"]
+        between = () if score.low is None else (f"95 %: {form(score.low)} to {form(score.high)}",)
+        found.append(KeyFigure(form(score.value), label, (notes, *between)))
+    return found[:most]
+
+
+def class_score(metric: str, value: float, samples: int) -> Score:
+    """The score of one class, with an interval where it is a share of enough samples."""
+    if METRICS[metric].share and samples >= LEAST_RANKED and math.isfinite(value):
+        return Score(value, *exact_interval(value, samples))
+    return Score(value)
+
+
+def of_class(metric: str, value: float, samples: int) -> str:
+    """The score of one class, which has so many samples: a share is a count of them."""
+    if not METRICS[metric].share or not math.isfinite(value):
+        return number(value)
+    return f"{round(value * samples)} of {samples}"
+
+
+def finite(table: Table, metric: str) -> dict[str, Score]:
     """The finite scores of a metric by image set."""
     scores = table.scores.get(metric, {})
     return {name: score for name, score in scores.items() if math.isfinite(score.value)}
 
 
-def _beside(
-    scores: dict[str, Score],
-    name: str,
-    what: str,
-    form: Callable[[Score], str],
-    joint: str = "; ",
-) -> str:
-    """The score of a baseline as the next part of a sentence, "" where there is none."""
-    return f"{joint}{what}, {form(scores[name])}" if name in scores else ""
-
-
-def _percent(score: Score) -> str:
-    text = f"{100 * score.value:.1f} %"
-    if score.low is None or score.high is None:
-        return text
-    return f"{text} ({100 * score.low:.1f} to {100 * score.high:.1f} %)"
-
-
-def _three_digits(score: Score) -> str:
-    return number(score.value, decimals({"": score}))
+def percent(share: float, places: int = 1) -> str:
+    return f"{number(100 * share, places)} %"

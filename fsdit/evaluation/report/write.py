@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fsdit.data.pictures import episode_grid, save_picture
-from fsdit.evaluation.report.class_pictures import ClassPictures
+from fsdit.evaluation.report.class_pictures import ClassPictures, evenly_spaced
 from fsdit.evaluation.report.page import render
 from fsdit.evaluation.results import Results, scalars, write_results
 from fsdit.events import open_writer, writing
@@ -25,11 +25,7 @@ def grids(
     """
     found = {}
     for table in results.tables:
-        # One episode of each class.
-        classes = list({each.name: each for each in pictures if each.table == table.name}.values())
-        if classes:
-            places = np.linspace(0, len(classes) - 1, min(_GRID_CLASSES, len(classes)))
-            shown = [classes[i] for i in places.round().astype(int)]
+        if shown := evenly_spaced(pictures, table.name, _GRID_CLASSES):
             samples = np.stack([each.samples for each in shown], axis=1)
             grid = episode_grid(np.stack([each.supports for each in shown]), list(samples))
             found[f"{table.name}/samples"] = grid[None]

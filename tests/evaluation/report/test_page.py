@@ -124,48 +124,11 @@ def test_missing_scores_show_a_dash_and_nan_shows_nan(tmp_path):
     for name, text in (("ant", "NaN"), ("bee", "∞")):
         [line] = shown.all("tr", data_class=name)
         assert line.all("td", data_metric="top1")[0].text == text
-    [summary] = page.all("p", **{"class": "lead"})
-    assert "nearest to a real image" in summary.text
-    assert "near-copies" not in summary.text and "nan" not in summary.text.lower()
-    assert " The FD (pixels) is " in summary.text
-
-
-def test_the_summary_is_made_of_the_first_table(tmp_path):
-    results = example.results(np.random.default_rng(0), NAMES, shots=(1,), guidance=(3.0,))
-    for image_set, score in (
-        ("samples", Score(0.951, 0.93, 0.962)),
-        ("real", Score(0.972)),
-        ("copied_support", None),
-    ):
-        results = changed_score(results, "top1", image_set, score)
-    page = write(tmp_path, results)
-    [summary] = page.all("p", **{"class": "lead"})
-    assert summary.text.startswith(
-        "At step 2,400 the model made 40 samples of 5 unseen classes from 1 image each "
-        "(10 episodes). Of these, 95.1 % (93.0 to 96.2 %) are nearest to a real image of the "
-        "right class; of real images, 97.2 %. "
-    )
-
-
-def test_classes_stand_from_best_to_worst_and_each_once(tmp_path):
-    names = [f"class {i}" for i in range(12)]
-    results = example.results(np.random.default_rng(0), names, **ONE_TABLE)
-    # Classes rank by top-1; ties rank by how near the support distance is to real images'.
-    results = changed_score(results, "support_distance", "real", Score(5.0))
-    by_class = results.tables[0].by_class
-    by_class["top1"] = dict.fromkeys(names, 0.5) | {"class 7": 1.0, "class 3": 0.0}
-    by_class["support_distance"] = {name: 5.0 + i for i, name in enumerate(names)}
-    by_class["support_distance"]["class 9"] = 4.9
-    del by_class["top1"]["class 4"]
-    page = write(tmp_path, results)
-    [section] = page.all("section", id="samples")
-    shown = [article.all("h4")[0].text for article in section.all("article")][: len(names)]
-    expected = [7, 0, 9, 1, 2, 5, 6, 8, 10, 11, 3, 4]
-    ranked = [f"class {i}" for i in expected]
-    # The page shows the best four, then the worst four from the worst on, and folds the others.
-    assert shown == [*ranked[:4], *ranked[:-5:-1], *ranked[4:-4]]
-    folded = [a.all("h4")[0].text for d in section.all("details") for a in d.all("article")]
-    assert folded[:4] == ranked[4:-4]
+    [sentence] = page.all("p", **{"class": "lead"})
+    assert "are recognised as that class (real images: " in sentence.text
+    assert "copy" not in sentence.text and "nan" not in sentence.text.lower()
+    [figures] = page.all("ul", **{"class": "figures"})
+    assert len(figures.all("li")) == 3
 
 
 def test_the_page_refers_to_nothing_outside_itself(full):
@@ -234,7 +197,7 @@ def test_only_sections_with_content_are_shown(full, tmp_path):
 
 def check_sections(page, seen, charts):
     ids = [section.attributes["id"] for section in page.all("section")]
-    expected = ["scores", "seen", "samples", "classes", "plane", "guidance", "settings", "glossary"]
+    expected = ["scores", "seen", "samples", "classes", "plane", "guidance", "about", "glossary"]
     assert ids == [name for name in expected if name != "guidance" or charts]
     [beside] = page.all("section", id="seen")
     assert len(beside.all("table")) == seen
@@ -246,8 +209,10 @@ def check_sections(page, seen, charts):
 
 def test_settings_and_meanings_are_on_the_page(full):
     _, _, page = full
-    [settings] = page.all("table", **{"class": "settings"})
-    shown = {tr.all("th")[0].text: tr.all("td")[0].text for tr in settings.all("tr")}
+    tables = page.all("table", **{"class": "settings"})
+    lines = [tr for table in tables for tr in table.all("tr")]
+    shown = {tr.all("th")[0].text: tr.all("td")[0].text for tr in lines}
+    assert shown["model"] == "1.81 million parameters" and shown["versions"] == "jax 0.10.2"
     assert shown["config.evaluation.shots"] == "1, 5"
     assert shown["config.evaluation.critic"] == "auto" and shown["critic"] == "pixels"
     assert shown["config.sampling.num_steps"] == "20"
