@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +81,14 @@ def evaluate(
     ema: the EMA weights of `step`.
     """
     total = sum(cell.num_samples for cell in inputs.cells)
-    with tqdm(total=total, desc="sampling", unit="sample") as bar:
-        for cell in inputs.cells:
-            files.load_or_make(sampler, ema, cell, bar.update)
-    real = {
-        split: list(_seen_by(inputs.critics, images, info.split(split)))
-        for split, images in tqdm(inputs.images.items(), desc="real images", unit="split")
-    }
+    with ThreadPoolExecutor(1) as thread:
+        reading = None
+        if all(critic.on_host for critic in inputs.critics):  # while the devices make samples
+            reading = thread.submit(_real_images, info, inputs)
+        with tqdm(total=total, desc="sampling", unit="sample") as bar:
+            for cell in inputs.cells:
+                files.load_or_make(sampler, ema, cell, bar.update)
+    real = reading.result() if reading else _real_images(info, inputs)
     training = real[SEEN][0] if SEEN in real else None
     tables, pictures = [], []
     for cell in tqdm(inputs.cells, desc="scoring", unit="table"):
@@ -108,6 +110,14 @@ def evaluate(
         tables=tuple(tables),
     )
     return results, pictures
+
+
+def _real_images(info: DatasetInfo, inputs: EvaluationInputs) -> dict[str, list[RealImages]]:
+    """The images of each split that is needed, as each critic sees them."""
+    return {
+        split: list(_seen_by(inputs.critics, images, info.split(split)))
+        for split, images in inputs.images.items()
+    }
 
 
 def _seen_by(

@@ -5,6 +5,7 @@ small images those of the pixels beside them.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Int
 
 from fsdit.config import EvaluationConfig
 from fsdit.evaluation.comparison import Comparison, RealImages
+from fsdit.evaluation.figures.blas import one_blas_thread
 from fsdit.evaluation.metrics import BY_PIXELS, METRICS
 from fsdit.evaluation.protocol import SEEN, Cell
 from fsdit.evaluation.results import Table
@@ -41,25 +43,31 @@ def score_cell(
     without them (None) there is no nearest one.
     """
     inception: dict = {}
-    if protocol.inception:
-        inception = inception_scores(comparison, Path(protocol.inception))
-    retrieved, top = class_fidelity(comparison)
-    varied, pairwise = variety(comparison, perceptual)
-    copied, near = support_copies(comparison)
     memorised, far, nearest = {}, {}, None
-    if training:
-        memorised, far, nearest = training_copies(comparison, training)
+    # The classifiers are fitted on the host, while programs of the other metrics are compiled.
+    # Both set the threads of BLAS, which are those of the process, so they are set around both.
+    with one_blas_thread(), ThreadPoolExecutor(1) as thread:
+        classified = thread.submit(classifier_scores, comparison, protocol.ways)
+        if protocol.inception:
+            inception = inception_scores(comparison, Path(protocol.inception))
+        retrieved, top = class_fidelity(comparison)
+        varied, pairwise = variety(comparison, perceptual)
+        copied, near = support_copies(comparison)
+        if training:
+            memorised, far, nearest = training_copies(comparison, training)
+        of_sets = set_fidelity(comparison, jackknife=True)
+        of_pixels = [pixel_scores(other) for other in by_pixels]
     scores = {
-        **set_fidelity(comparison, jackknife=True),
+        **of_sets,
         **inception,
         **retrieved,
-        **classifier_scores(comparison, protocol.ways),
+        **classified.result(),
         **varied,
         **copied,
         **memorised,
     }
-    for other in by_pixels:
-        scores |= pixel_scores(other)
+    for found in of_pixels:
+        scores |= found
     names = comparison.real.split.classes
     by_class = {
         metric: {names[c]: float(values[comparison.class_id == c].mean()) for c in cell.classes}

@@ -38,11 +38,13 @@ class Critic:
     features: N >= 1 images -> (N, *D), in the same order. The pixel critic returns the uint8
     images themselves, the trained one vectors of unit length, an encoder its pooled output, both
     in float32. An encoder takes one batch of `images` at a time, so they may be read from disk as
-    it goes. It runs on this process's devices and leaves nothing on them.
+    it goes. It runs on this process's devices and leaves nothing on them. on_host: whether it
+    computes in NumPy alone, so that the devices can do something else meanwhile.
     """
 
     name: str
     features: Callable[[Images], Shaped[np.ndarray, "N *D"]]
+    on_host: bool = False
 
 
 # The largest side of images that the critic "auto" compares, and that pixels may compare: those
@@ -83,7 +85,7 @@ def open_critic(config: Config, info: DatasetInfo) -> Critic:
     if kind == "pixels":
         return PIXELS
     if kind == "trained":
-        return Critic(*trained.open_trained(config.data.dataset_dir, info))
+        return Critic(*trained.open_trained(config.data.dataset_dir, info), on_host=True)
     _check_independent(config)
     encoder, params = load_encoder(location, "float32")
     return Critic(location, partial(_encode, encoder, params, config.features.encode_batch))
@@ -118,7 +120,7 @@ def _pixels(images: Images) -> UInt8[np.ndarray, "N H W C"]:
     return images if isinstance(images, np.ndarray) else np.stack(list(images))
 
 
-PIXELS = Critic("pixels", _pixels)
+PIXELS = Critic("pixels", _pixels, on_host=True)
 
 
 def _encode(

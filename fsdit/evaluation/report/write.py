@@ -9,9 +9,10 @@ from jaxtyping import UInt8
 
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.evaluation.report.class_pictures import ClassPictures, evenly_spaced
+from fsdit.evaluation.report.event_file import write_events
 from fsdit.evaluation.report.page import render
 from fsdit.evaluation.results import Results, scalars, write_results
-from fsdit.events import open_writer, writing
+from fsdit.events import writing
 
 _GRID_CLASSES = 12
 
@@ -64,16 +65,11 @@ def write_tensorboard(directory: Path, results: Results, pictures: Sequence[Clas
     They are one file with a name of its own. A second evaluation replaces this file and leaves
     other event files alone, such as those of training. Raises OutputError.
     """
-    target, partial = directory / "tensorboard", directory / "tensorboard.partial"
+    target, partial = directory / "tensorboard", directory / "events.partial"
     with writing(target):
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            writer = open_writer(partial)
-            writer.write_scalars(results.step, scalars(results))
-            writer.write_images(results.step, grids(results, pictures))
-            writer.close()
-            [events] = partial.iterdir()
             target.mkdir(parents=True, exist_ok=True)
-            events.replace(target / "events.out.tfevents.evaluation")
+            write_events(partial, results.step, scalars(results), grids(results, pictures))
+            partial.replace(target / "events.out.tfevents.evaluation")
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            partial.unlink(missing_ok=True)

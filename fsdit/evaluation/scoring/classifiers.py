@@ -35,9 +35,9 @@ def classifier_scores(comparison: Comparison, ways: int) -> Scores:
     train["copied_support"] = supports
     alone = {name: score_of(x) for name, x in train.items()}
     with_supports = {"copied_support": alone["copied_support"]}
-    for name, x in train.items():
-        if name != "copied_support":
-            with_supports[name] = score_of(np.concatenate([supports, x], axis=1))
+    for name in ("samples", "mean_of_supports", "other_class"):
+        if name in train:
+            with_supports[name] = score_of(np.concatenate([supports, train[name]], axis=1))
     return {"classifier": alone, "classifier_with_supports": with_supports}
 
 

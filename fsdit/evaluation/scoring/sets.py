@@ -67,7 +67,9 @@ def set_fidelity(comparison: Comparison, *, jackknife: bool, kernels: bool = Tru
         for metric, distance in _KERNELS.items() if kernels else ():
             found[metric] = _with_error(distance(scaled, features))
         if len(features) >= count:
-            found["frechet_distance"] = _frechet(fitted, features[:count], classes, jackknife)
+            found["frechet_distance"] = _frechet(
+                fitted, features[:count], classes[:count], jackknife
+            )
         else:
             found = {m: s for m, s in found.items() if m not in ("recall", "coverage")}
         for metric, value in found.items():
@@ -149,7 +151,7 @@ def _frechet(
     value = distance(features)
     if not jackknife:
         return Score(value)
-    _, place = np.unique(classes[: len(features)], return_inverse=True)
+    _, place = np.unique(classes, return_inverse=True)
     count = min(_GROUPS, place.max() + 1)
     if count < 2:
         return Score(value)
