@@ -125,5 +125,5 @@ def finite(table: Table, metric: str) -> dict[str, Score]:
     return {name: score for name, score in scores.items() if math.isfinite(score.value)}
 
 
-def percent(share: float, places: int = 1) -> str:
-    return f"{number(100 * share, places)} %"
+def percent(share: float) -> str:
+    return f"{number(100 * share, 1)} %"
