@@ -51,7 +51,7 @@ class _Repeated:
 
 
 class EpisodeSampler:
-    """Samples episodes with the networks of a run. Each `SamplingConfig` is compiled once.
+    """Samples episodes with the networks of a run; a `SamplingConfig` is compiled once a size.
 
     guide: the model that `config.sampling.guide` names, or None.
     """
@@ -63,7 +63,7 @@ class EpisodeSampler:
         self._guide = guide
         self._guide_params = guide and jax.device_put(guide.params, sharding.replicated(mesh))
         self._info = read_dataset_info(config.data.dataset_dir)
-        self._programs: dict[SamplingConfig, SampleImages] = {}
+        self._programs: dict[tuple[SamplingConfig, int], SampleImages] = {}
 
     def largest_batch(self, cell: Cell) -> int:
         """config.evaluation.batch_size or all samples of a seed, rounded up to the mesh."""
@@ -85,22 +85,26 @@ class EpisodeSampler:
         call it, and all get every sample.
         """
         size, count = size or self.batch_size(cell), cell.samples_per_seed
+        # So many samples share a row of supports: they divide the samples of an episode, and the
+        # rows of a device, so that no device or batch begins within them.
+        each = math.gcd(cell.samples_per_episode, size // self._mesh.size)
         split = self._info.split(cell.split)
-        episodes = _Repeated(cell.episodes(split, seed), cell.samples_per_episode)
+        episodes = _Repeated(cell.episodes(split, seed), cell.samples_per_episode // each)
         read = pipeline.examples_of(self._config, cell.split, episodes)
-        missing = math.ceil(count / size) - first
-        batches = self._feed.batches(read, size, missing, start=first * size)
-        draw = self._program(cell.sampling)
+        missing, rows = math.ceil(count / size) - first, size // each
+        batches = self._feed.batches(read, rows, missing, start=first * rows)
+        draw = self._program(cell.sampling, each)
         for i, batch in enumerate(batches, start=first):
             row = batch["supports"], batch["index"], np.uint32(seed)
             images = draw(ema, self._feed.codec, *row, self._guide_params)
             yield sharding.to_host(images)[: count - i * size]
 
-    def _program(self, sampling: SamplingConfig) -> SampleImages:
-        if sampling not in self._programs:
+    def _program(self, sampling: SamplingConfig, each: int) -> SampleImages:
+        if (sampling, each) not in self._programs:
             guide = self._guide.spec if sampling.guide else None
-            self._programs[sampling] = compile_sampling(self._spec, sampling, self._mesh, guide)
-        return self._programs[sampling]
+            program = compile_sampling(self._spec, sampling, self._mesh, guide, each)
+            self._programs[sampling, each] = program
+        return self._programs[sampling, each]
 
 
 def by_episode(

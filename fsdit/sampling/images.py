@@ -28,13 +28,23 @@ Towards = tuple[Supports, Array]
 
 
 def compile_sampling(
-    spec: ModelSpec, config: SamplingConfig, mesh: Mesh, guide: ModelSpec | None = None
+    spec: ModelSpec,
+    config: SamplingConfig,
+    mesh: Mesh,
+    guide: ModelSpec | None = None,
+    each: int = 1,
 ) -> SampleImages:
     """`sample_images` of these networks and settings, compiled for a mesh.
 
-    The function's codec is that of `spec`, with its parameters on the mesh.
+    The function's codec is that of `spec`, with its parameters on the mesh. each: how many images
+    it makes of every episode; those of the episode with index i have the indices i * each,
+    i * each + 1 and so on.
     """
-    sample = functools.partial(sample_images, spec, guide, config)
+
+    def sample(params: dict, codec: LatentCodec, supports: Supports, index: Array, *rest) -> Array:
+        rows = (index[:, None] * each + jnp.arange(each, dtype=index.dtype)).reshape(-1)
+        return sample_images(spec, guide, config, params, codec, supports, rows, *rest)
+
     return jax.jit(sample, out_shardings=sharding.batch_sharding(mesh))
 
 

@@ -39,9 +39,9 @@ def params():
 
 
 @functools.cache
-def compiled(devices, **settings):
+def compiled(devices, each=1, **settings):
     mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
-    return compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh)
+    return compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh, each=each)
 
 
 def draw(params, rows=slice(None), devices=1, seed=0, **settings):
@@ -71,11 +71,11 @@ def test_a_sample_depends_on_its_index_and_not_on_its_batch_or_mesh(params, solv
 @pytest.mark.parametrize("devices", [1, 4])
 def test_images_of_one_episode_share_its_supports(params, devices):
     """Samples may differ by the rounding of a pixel."""
-    given = np.array([2, 5])
-    call = functools.partial(compiled(devices), params, NETWORKS.codec)
-    shared = np.asarray(call(SUPPORTS[given], INDEX, np.uint32(0))).astype(int)
-    each = np.asarray(call(np.repeat(SUPPORTS[given], COUNT // 2, axis=0), INDEX, np.uint32(0)))
-    assert np.abs(shared - each).max() <= 1
+    given, episodes = SUPPORTS[[1, 5, 3, 2]], np.arange(20, 24, dtype=np.uint32)
+    rest = np.uint32(0)
+    shared = compiled(devices, each=2)(params, NETWORKS.codec, given, episodes, rest)
+    alone = compiled(devices)(params, NETWORKS.codec, np.repeat(given, 2, axis=0), INDEX, rest)
+    assert np.abs(np.asarray(shared, int) - np.asarray(alone, int)).max() <= 1
 
 
 @pytest.mark.medium
