@@ -15,6 +15,10 @@ EMOJI_PACKAGES := datasets/emoji-packages
 EMOJI_SETS := noto@1.2.9 noto-v1@1.2.5 twemoji@1.2.5 openmoji@1.2.29 fluent-emoji@1.2.7 \
   fluent-emoji-flat@1.2.6 emojione@1.2.3 emojione-v1@1.2.3 fxemoji@1.2.2 streamline-emojis@1.2.4
 
+# pip's own notices say nothing of this project: that it is old, or that root should not use it.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
 .PHONY: demo emoji check test test-all lint format clean same-python
 .DEFAULT_GOAL := demo
 
