@@ -1,6 +1,6 @@
 """Computes features and latents of a dataset's images once, so that training can read them.
 
-    python -m data_prep.encode --dataset_dir=datasets/mini \
+    python -m data_prep.encode --dataset_dir=datasets/mini \\
       --encoder=google/siglip2-base-patch16-224 --vae=stabilityai/sd-vae-ft-mse
 
 Features of each image, and latents of each image and of its mirror image, are written beside

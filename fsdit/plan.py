@@ -1,7 +1,7 @@
 """Plans a run on a TPU slice without a TPU: does it fit, and how fast can it go?
 
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4
-    python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4,v5e:4x8 \
+    python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4,v5e:4x8 \\
       --mesh=-1x1,1x-1 --steps=train,encode,sample --json=plan.json
     python -m fsdit.plan --config=experiments/miniimagenet_b2.py --topology=v5e:2x4 --predict
 

@@ -107,9 +107,9 @@ def did_you_mean(path: str, known: Iterable[str], flag: str = "") -> str:
     return f"; did you mean {flag}{near[0]}?" if near else ""
 
 
-def leaves(cls: type) -> list[str]:
-    """Returns the dotted names of all fields of nested settings."""
-    return [name for name, kind in _walk(cls) if not is_dataclass(kind)]
+def leaves(cls: type) -> dict[str, Any]:
+    """Returns the dotted name -> the type of each field of nested settings."""
+    return {name: kind for name, kind in _walk(cls) if not is_dataclass(kind)}
 
 
 def _walk(cls: type, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from fsdit import config as configs
 from fsdit import storage
 from fsdit.checks import check_unguided, validate
 from fsdit.errors import ConfigError, system_text
+from fsdit.program import help_text
 
 # A flag defined by a function of this module belongs to the program that calls it, so that
 # --help shows it there.
@@ -83,6 +85,7 @@ def define_path(
     folder: whether it has to be a folder, or a name that is free for one.
     """
     parser, plain = _PathParser(folder), flags.ArgumentSerializer()
+    text = f"{text} Required." if required else text
     return flags.DEFINE(parser, name, default, text, serializer=plain, required=required)
 
 
@@ -182,7 +185,13 @@ def define_ema() -> flags.FlagHolder[float | None]:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses --config.a.b=v and absl's flags; returns what is left. Raises what they raise."""
+    """Parses --config.a.b=v and absl's flags; returns what is left. Raises what they raise.
+
+    --help and --helpfull end the program with their text and status 0.
+    """
+    if text := help_text.requested(argv, takes_settings=_overrides is not None):
+        print(text, end="")
+        sys.exit(0)
     if _overrides is not None:
         argv, overrides = configs.split_overrides(argv)
         _overrides.update(overrides)
