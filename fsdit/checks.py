@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fsdit.config import Config
 from fsdit.errors import ConfigError, divisors, multiples_near, would
@@ -75,12 +75,23 @@ CUDNN_WIDEST_BEFORE_HOPPER = 128
 PACKED_COLUMNS = 128  # that the packed kernel computes at once: lanes of a TPU's registers
 
 
-def head_widths(config: Config) -> Iterator[tuple[str, int]]:
-    """(setting of the number of heads, width of a head) of each attention that is trained."""
+def head_widths(config: Config) -> Iterator[tuple[str, int, int]]:
+    """(setting of the number of heads, this number, width of a head) of each attention that is
+    trained."""
     model, encoder = config.model, config.model.encoder
-    yield "config.model.num_heads", model.hidden_size // model.num_heads
+    yield "config.model.num_heads", model.num_heads, model.hidden_size // model.num_heads
     if encoder.name == "learned":
-        yield "config.model.encoder.num_heads", encoder.hidden_size // encoder.num_heads
+        width = encoder.hidden_size // encoder.num_heads
+        yield "config.model.encoder.num_heads", encoder.num_heads, width
+
+
+def heads_would(heads: int, width: int, allowed: Callable[[int], bool]) -> str:
+    """Returns `would` for a number of heads whose width has to change with their sum kept.
+
+    allowed: whether a head may be so wide.
+    """
+    size = heads * width
+    return would(heads, (n for n in divisors(size) if allowed(size // n)))
 
 
 def _attention_checks(config: Config) -> Iterator[Check]:
@@ -92,11 +103,12 @@ def _attention_checks(config: Config) -> Iterator[Check]:
         f"config.model.attention={kernel} computes in bfloat16 only: set config.model.dtype="
         f"bfloat16 (it is {config.model.dtype}), or config.model.attention=plain",
     )
-    for setting, width in head_widths(config):
+    for setting, heads, width in head_widths(config):
         yield (
             kernel == "cudnn" and width not in CUDNN_WIDTHS,
             f"config.model.attention=cudnn: heads of width {width} are not possible; change "
-            f"{setting} so that the width is a multiple of 8, at most {CUDNN_WIDTHS[-1]}, or set "
+            f"{setting}={heads} so that the width is a multiple of 8, at most {CUDNN_WIDTHS[-1]}: "
+            f"{heads_would(heads, width, CUDNN_WIDTHS.__contains__)}; or set "
             "config.model.attention=plain",
         )
     if kernel == "packed":
@@ -105,11 +117,12 @@ def _attention_checks(config: Config) -> Iterator[Check]:
 
 def _packed_checks(config: Config) -> Iterator[Check]:
     """The packed kernel computes 128 columns at once, of complete heads."""
-    for setting, width in head_widths(config):
+    for setting, heads, width in head_widths(config):
+        fitting = heads_would(heads, width, lambda n: n % 2 == 0 and PACKED_COLUMNS % n == 0)
         yield (
             PACKED_COLUMNS % width,
             f"config.model.attention=packed: heads of width {width} are not possible; change "
-            f"{setting} so that the width divides {PACKED_COLUMNS}, or set "
+            f"{setting}={heads} so that the width divides {PACKED_COLUMNS}: {fitting}; or set "
             "config.model.attention=plain",
         )
         side = setting.replace("num_heads", "hidden_size")

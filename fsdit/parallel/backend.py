@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from fsdit.checks import CUDNN_WIDEST_BEFORE_HOPPER, head_widths
+from fsdit.checks import CUDNN_WIDEST_BEFORE_HOPPER, CUDNN_WIDTHS, head_widths, heads_would
 from fsdit.config import Config
 from fsdit.errors import ConfigError, first_line
 
@@ -136,10 +136,12 @@ def check_cudnn(config: Config, kind: str, capability: tuple[int, int]) -> None:
             "config.model.attention=cudnn needs NVIDIA GPUs of compute capability 8.0 (A100) or "
             f"later, and this device is {kind}: set config.model.attention=plain"
         )
-    for setting, width in head_widths(config):
+    narrow = [n for n in CUDNN_WIDTHS if n <= CUDNN_WIDEST_BEFORE_HOPPER]
+    for setting, heads, width in head_widths(config):
         if width > CUDNN_WIDEST_BEFORE_HOPPER and capability < _HOPPER:
             raise ConfigError(
                 f"config.model.attention=cudnn: heads of width {width} need a GPU of compute "
-                f"capability 9.0 (H100) or later, and this device is {kind}: change {setting}, "
+                f"capability 9.0 (H100) or later, and this device is {kind}: change "
+                f"{setting}={heads}, {heads_would(heads, width, narrow.__contains__)}, "
                 "or set config.model.attention=plain"
             )

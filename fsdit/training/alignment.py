@@ -42,9 +42,11 @@ def with_projection(spec: ModelSpec, config: Config) -> ModelSpec:
         return dataclasses.replace(spec, projection=cell_width(spec.channels))
     if spec.features.grid != spec.grid:
         ours, theirs = (" x ".join(map(str, g)) for g in (spec.grid, spec.features.grid))
+        side, wanted = spec.latent_shape[0], spec.features.grid[0]
+        patch = f"={side // wanted}" if side % wanted == 0 else " so that they are equal"
         raise ConfigError(
             f"config.train.alignment={config.train.alignment:g}: the DiT has {ours} tokens, the "
-            f"frozen encoder {theirs}; choose config.model.patch_size so that they are equal, or 0"
+            f"frozen encoder {theirs}; choose config.model.patch_size{patch}, or 0"
         )
     return dataclasses.replace(spec, projection=spec.features.dim)
 

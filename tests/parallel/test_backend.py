@@ -98,6 +98,7 @@ A100, H100 = "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3"
         (H100, (9, 0), 3, None),
         ("NVIDIA B200", (10, 0), 3, None),
         (A100, (8, 0), 3, "heads of width 256 need a GPU of compute capability 9.0 (H100)"),
+        (A100, (8, 0), 4, ": change config.model.num_heads=4, 6 would"),
         ("Tesla T4", (7, 5), 12, "8.0 (A100) or later, and this device is Tesla T4: set config"),
         ("TPU v5 lite", (0, 0), 12, "8.0 (A100) or later, and this device is TPU v5 lite: set"),
     ],

@@ -108,6 +108,9 @@ def test_grids_that_differ_are_refused():
     spec = ModelSpec(config.model, SIZE, 1, features=FeatureShape(5, (3, 3)))
     with pytest.raises(ConfigError, match=r"the DiT has 4 x 4 tokens, the frozen encoder 3 x 3"):
         with_projection(spec, config)
+    fitting = ModelSpec(config.model, SIZE, 1, features=FeatureShape(5, (2, 2)))
+    with pytest.raises(ConfigError, match=rf"choose config.model.patch_size={SIZE // 2}, or 0"):
+        with_projection(fitting, config)
 
 
 @pytest.mark.parametrize(("given", "depth", "blocks"), [(0, 12, 4), (0, 2, 1), (2, 2, 2)])
