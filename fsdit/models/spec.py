@@ -67,6 +67,24 @@ class ModelSpec:
         height, width, _ = self.latent_shape
         return height // self.config.patch_size, width // self.config.patch_size
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a sample in the DiT: its patches, and the class token where there is one."""
+        return math.prod(self.grid) + (self.config.cross_attention == "cls")
+
+    @property
+    def support_tokens(self) -> int:
+        """Tokens that the encoder makes of a support."""
+        if self.features is not None:
+            return math.prod(self.features.grid)
+        return (self.image_size // self.config.encoder.patch_size) ** 2
+
+    def context_tokens(self, num_supports: int) -> int:
+        """Tokens of the context that the DiT attends to; 0 where it attends to none."""
+        if not self.config.use_context:
+            return 0
+        return self.config.num_latents or num_supports * self.support_tokens
+
     def check_training(self, num_supports: int) -> None:
         """Raises ConfigError where the kernel of attention cannot train this model.
 
@@ -94,25 +112,22 @@ class ModelSpec:
 
     def _attended(self, num_supports: int) -> Iterator[tuple[_Side, _Side]]:
         """Queries and keys of each attention that the kernel computes."""
-        config, patches = self.config, math.prod(self.grid)
+        config, each = self.config, self.support_tokens
         cls = config.cross_attention == "cls"
-        own = ("tokens of the DiT" if not cls else "tokens of the DiT with its cls", patches + cls)
+        own = ("tokens of the DiT with its cls" if cls else "tokens of the DiT", self.num_tokens)
         yield own, own
         if self.features is None:
-            each = (self.image_size // config.encoder.patch_size) ** 2
             yield ("tokens of a support", each), ("tokens of a support", each)
-        else:
-            each = math.prod(self.features.grid)
         if not config.use_context:
             return
-        queries, context = 1 if cls else patches, num_supports * each
-        if config.num_latents:
-            if not is_few(config.num_latents, config.num_heads, config.hidden_size):
-                latents = ("latents of the Perceiver", config.num_latents)
-                yield latents, ("tokens of all supports", context)
-            context = config.num_latents
+        if config.num_latents and not is_few(
+            config.num_latents, config.num_heads, config.hidden_size
+        ):
+            latents = ("latents of the Perceiver", config.num_latents)
+            yield latents, ("tokens of all supports", num_supports * each)
+        queries = 1 if cls else self.num_tokens
         if not is_few(queries, config.num_heads, config.hidden_size):
-            yield own, ("tokens of the context", context)
+            yield own, ("tokens of the context", self.context_tokens(num_supports))
 
     def _build(self, rngs: nnx.Rngs) -> FewShotDiT:
         size, config = (self.image_size, self.channels), self.config
