@@ -7,6 +7,9 @@ every script stay.
 
 import re
 
+# What programs write themselves to start the line of a terminal anew (ECMA-48: CR, EL).
+ERASED_LINE = "\r\x1b[K"
+
 # Control characters without tab, line feed and carriage return; line and paragraph separators;
 # embeddings, overrides and isolates of the direction of writing.
 _OBEYED = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"

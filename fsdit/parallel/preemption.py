@@ -24,6 +24,7 @@ import sys
 import threading
 
 from fsdit.errors import EXIT_PREEMPTED
+from fsdit.text import ERASED_LINE
 
 _NOTICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AT_ONCE = "leaving; the same command goes on"  # what is printed when leaving unsaved
@@ -125,6 +126,11 @@ def _leave(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    """Prints past Python's streams: the main thread may hold their locks."""
+    """Prints past Python's streams: the main thread may hold their locks.
+
+    On a terminal the text takes the place of a status line, and of the ^C that is shown there.
+    """
     with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{text}\n".encode())
+        file = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        place = ERASED_LINE if os.isatty(file) else ""
+        os.write(file, f"{place}{text}\n".encode())

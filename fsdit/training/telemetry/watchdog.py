@@ -141,4 +141,5 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # In one piece: the main thread may write a status line between two pieces.
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)
