@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging as absl_logging
@@ -59,6 +59,27 @@ def open_writer(directory: Path, start: int | None = None):
         for path in directory.glob("events.out.tfevents.[0-9]*"):
             _cut_off(path, start)
     return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(directory))])
+
+
+def write_layout(writer, step: int, charts: Mapping[str, Sequence[str]]) -> None:
+    """Writes what the tab "Custom scalars" shows: charts by title, of several lines each.
+
+    charts: title -> regular expressions of names of scalars, which match in full.
+    """
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    shown = [
+        layout_pb2.Chart(
+            title=title,
+            multiline=layout_pb2.MultilineChartContent(tag=[f"^{name}$" for name in names]),
+        )
+        for title, names in charts.items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="together", chart=shown)])
+    tag = metadata.CONFIG_SUMMARY_TAG
+    writer.write_summaries(
+        step, {tag: layout.SerializeToString()}, {tag: metadata.create_summary_metadata()}
+    )
 
 
 def _cut_off(path: Path, step: int) -> None:

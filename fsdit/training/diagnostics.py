@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from fsdit.config import Config
 from fsdit.data import pipeline
-from fsdit.data.pictures import episode_grid, save_picture
+from fsdit.data.pictures import save_picture
+from fsdit.data.records import num_supports
 from fsdit.events import writing
 from fsdit.features.batches import Feed
 from fsdit.models.spec import ModelSpec
@@ -26,10 +27,12 @@ from fsdit.parallel import processes, sharding
 from fsdit.sampling.images import compile_sampling
 from fsdit.training.objective import StepBatch, example_losses, noised
 from fsdit.training.step import time_bins
+from fsdit.training.telemetry.logs import names, pictures
 from fsdit.training.telemetry.running import bin_means
 from fsdit.training.telemetry.telemetry import Telemetry
 
 SEEN, UNSEEN = "train", "val"  # splits; a dataset may lack the second
+_HEADINGS = {SEEN: "classes of training", UNSEEN: "classes never seen in training"}
 
 
 def condition_statistics(
@@ -93,6 +96,11 @@ class Diagnostics:
     ):
         """examples: the fixed episodes of SEEN, and of UNSEEN where the dataset has that split."""
         self._config, self._mesh, self._feed, self._workdir = config, mesh, feed, workdir
+        # What each kind of attention attends to, by the name of its statistic.
+        self._attended = {
+            "self_attention_entropy": spec.num_tokens,
+            "cross_attention_entropy": spec.context_tokens(num_supports(config.data.shots)),
+        }
         self._examples = examples
         self._validation = UNSEEN if UNSEEN in examples else SEEN
         out = sharding.replicated(mesh)
@@ -116,8 +124,16 @@ class Diagnostics:
         row |= {k: float(stats.pop(k)) for k in list(stats) if k.startswith("condition/")}
         row |= layer_scalars(stats)
         telemetry.histograms(step, {"condition/pooled": np.asarray(pooled)})
+        self._attention(stats, step, telemetry)
         self._grids(ema, step, telemetry)
         return row
+
+    def _attention(self, stats: Mapping[str, np.ndarray], step: int, telemetry: Telemetry) -> None:
+        """Makes a picture and histograms of the entropies (L, heads) of attention."""
+        found = {name: (stats[name], tokens) for name, tokens in self._attended.items() if tokens}
+        if processes.is_main_process():
+            telemetry.images(step, {names.ENTROPY: pictures.entropy_map(found)[None]})
+        telemetry.histograms(step, {f"attention/{name}": each for name, (each, _) in found.items()})
 
     def _batches(self, split: str, count: int) -> Iterator[StepBatch]:
         return self._feed.batches(self._examples[split][0], self._config.data.batch_size, count)
@@ -142,8 +158,10 @@ class Diagnostics:
         return row
 
     def _grids(self, ema: dict, step: int, telemetry: Telemetry) -> None:
-        """Makes and saves a picture with a row for each episode, seen classes above unseen ones:
-        supports, target, sample without guidance, sample with guidance."""
+        """Makes a picture of each split and saves both in one, seen classes above unseen ones.
+
+        A row is an episode: supports, target, sample without guidance, sample with guidance.
+        """
         rows = self._config.train.grid_episodes
         size = sharding.round_up(rows, self._mesh.size)
         blocks, seed = {}, np.uint32(self._config.seed)
@@ -155,17 +173,25 @@ class Diagnostics:
                 )
                 for sample in self._samplers
             ]
-            pictures = [read.pictures(i) for i in range(size)]
-            supports = np.stack([shown for shown, _ in pictures])
-            targets = np.stack([target for _, target in pictures])
-            blocks[split] = episode_grid(supports[:rows], [a[:rows] for a in (targets, *samples)])
-        tags = {SEEN: "samples/seen", UNSEEN: "samples/unseen"}
+            shown = [read.pictures(i) for i in range(rows)]
+            scale = self._config.sampling.guidance_scale
+            plain, guided = (each[:rows] for each in samples)
+            blocks[split] = pictures.sample_picture(
+                _HEADINGS[split],
+                np.stack([supports for supports, _ in shown]),
+                {
+                    "target": np.stack([target for _, target in shown]),
+                    "no guidance": plain,
+                    f"guidance {scale:g}": guided,
+                },
+            )
+        tags = {SEEN: names.SAMPLES_SEEN, UNSEEN: names.SAMPLES_UNSEEN}
         telemetry.images(step, {tags[split]: block[None] for split, block in blocks.items()})
         if processes.is_main_process():
             path = self._workdir / "samples" / f"{step}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
-                save_picture(path, np.concatenate(list(blocks.values())))
+                save_picture(path, np.concatenate(list(blocks.values())), zoom=1)
 
 
 def _make_losses(spec: ModelSpec, config: Config) -> Callable:

@@ -5,15 +5,14 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
-from clu import parameter_overview
 from jax.sharding import Mesh
 
 from fsdit import storage
 from fsdit.config import Config, to_dict
 from fsdit.data import pipeline, run_dataset
-from fsdit.data.layout import dataset_fingerprint, write_json
+from fsdit.data.layout import DatasetInfo, dataset_fingerprint, write_json
 from fsdit.data.records import num_supports
-from fsdit.data.run_dataset import DatasetFacts, facts_of, read_run_dataset
+from fsdit.data.run_dataset import facts_of, read_run_dataset
 from fsdit.errors import EXIT_PREEMPTED, NonFiniteError
 from fsdit.evaluation.in_training import (
     FewShotEvaluator,
@@ -44,6 +43,7 @@ from fsdit.training.diagnostics import SEEN, UNSEEN, Diagnostics
 from fsdit.training.objective import StepBatch
 from fsdit.training.step import compile_train_step
 from fsdit.training.telemetry.clock import Clock
+from fsdit.training.telemetry.logs import overview
 from fsdit.training.telemetry.telemetry import Telemetry
 
 # What a resumed run continues, by name in the workdir; the other processes of a pod need the last.
@@ -55,20 +55,20 @@ class Inputs:
     """The networks and data of a run, opened and checked; no device is used yet.
 
     config: the configuration, with local copies of what it reads from buckets.
-    training: reads training episode i. evaluation: fixed validation episodes of each split.
+    info: the dataset. training: reads training episode i.
+    evaluation: fixed validation episodes of each split.
     few_shot: what the few-shot metrics in training need, or None where they are off.
-    dataset: what the run records of it. identity: digests of the dataset and of the frozen
-    weights, by name. changes: a line for each changed setting by which a resumed run computes
-    its steps differently.
+    identity: digests of the dataset and of the frozen weights, by name. changes: a line for
+    each changed setting by which a resumed run computes its steps differently.
     """
 
     config: Config
     spec: ModelSpec
     frozen: Frozen
+    info: DatasetInfo
     training: pipeline.ReadExample
     evaluation: dict[str, pipeline.FixedExamples]
     few_shot: FewShotInputs | None
-    dataset: DatasetFacts
     identity: dict[str, str]
     changes: list[str]
 
@@ -95,8 +95,7 @@ def open_inputs(config: Config, workdir: storage.AnyPath, *, start_over: bool = 
     changes = listing.check_resumable(workdir, config, identity, start_over=start_over)
     if config.train.init_from and listing.saved_meta(workdir) is None:
         open_start(config.train.init_from)  # raises where there is nothing to start from
-    about = (facts_of(info), identity, changes)
-    return Inputs(read, spec, frozen, training, evaluation, few_shot, *about)
+    return Inputs(read, spec, frozen, info, training, evaluation, few_shot, identity, changes)
 
 
 def train(
@@ -140,7 +139,7 @@ def _train(
     with clock.part("restore"):
         restored = store.restore(workdir, template, set_aside=True, start_over=start_over)
     if restored is None:
-        given = read_start(config, template.params, inputs.dataset, inputs.identity)
+        given = read_start(config, template.params, facts_of(inputs.info), inputs.identity)
         state = train_state.init(spec, tx, config.seed, template, given)
         restored = Restored(
             step=0, state=state, next_index=0, running={}, fingerprint={}, best=None
@@ -162,10 +161,11 @@ def _train(
         feed.counters,
         mirror.publish if mirror.remote else None,
     )
+    telemetry.texts(restored.step, overview.pages(config, inputs.info, template.params))
     processes.wait_for_all("writers")  # a first import of TensorBoard's writer can take a minute
     selected = selection.resumed(workdir, config, restored.step, restored.best)
     checkpoints = Checkpoints(
-        workdir, config, inputs.identity, mesh, restored.step, selected, inputs.dataset
+        workdir, config, inputs.identity, mesh, restored.step, selected, facts_of(inputs.info)
     )
     few_shot = None
     if inputs.few_shot:
@@ -278,7 +278,7 @@ def _announce(
     """Prints the model, the devices, and what the run starts or resumes from."""
     if not processes.is_main_process():
         return
-    print(parameter_overview.get_parameter_overview(restored.state.params, include_stats=False))
+    print(overview.model_line(config, inputs.spec, restored.state.params))
     kind = jax.devices()[0].device_kind
     print(
         f"{jax.device_count()} {kind} devices, mesh {dict(mesh.shape)}, "

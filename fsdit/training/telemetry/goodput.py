@@ -24,9 +24,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsdit.training.telemetry import lines
 from fsdit.training.telemetry.clock import Clock
-from fsdit.training.telemetry.lines import LineLog
+from fsdit.training.telemetry.logs import lines
+from fsdit.training.telemetry.logs.lines import LineLog
 
 # Parts of a process, measured by its clock. "step" is the time in the loop outside the others.
 MEASURED = (

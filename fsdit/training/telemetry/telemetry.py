@@ -20,12 +20,13 @@ from fsdit.parallel import processes
 from fsdit.training.objective import TERMS, StepBatch
 from fsdit.training.telemetry.clock import Clock
 from fsdit.training.telemetry.goodput import Goodput, summary
+from fsdit.training.telemetry.logs.progress import Progress
+from fsdit.training.telemetry.logs.writer import MetricsWriter
 from fsdit.training.telemetry.profile import ProfileWindow
 from fsdit.training.telemetry.running import Running, bin_means
 from fsdit.training.telemetry.skipped import SkippedSteps
 from fsdit.training.telemetry.speed import Speed
 from fsdit.training.telemetry.watchdog import Watchdog
-from fsdit.training.telemetry.writer import MetricsWriter
 
 
 class Telemetry:
@@ -61,9 +62,10 @@ class Telemetry:
         self._skipped = SkippedSteps(config.train.max_nonfinite)
         stacks = workdir / f"watchdog-{jax.process_index()}.txt"
         self._watchdog = Watchdog(config.watchdog, stacks, clock, self._mark)
-        self._writer, self._profile, self._goodput = None, None, None
+        self._writer, self._profile, self._goodput, self._progress = None, None, None, None
         if processes.is_main_process():
             self._writer = MetricsWriter(workdir, config, start)
+            self._progress = Progress(start, self._last, self._writer.validation)
             self._profile = ProfileWindow(config.profile, workdir / "tensorboard", self._last)
             self._goodput = Goodput(workdir / "goodput.jsonl", clock, start)
         self._watchdog.start(start + 1)
@@ -137,6 +139,8 @@ class Telemetry:
         self._running = self._running.with_step(
             float(metrics["loss"]), metrics["bin_losses"], metrics["bin_counts"]
         )
+        if self._progress is not None:
+            self._progress.step(step, self._running.average)
         if extra or step % self._log_interval == 0 or step == self._last:
             self._write(step, metrics, extra or {})
         self._skipped.see(step, metrics)
@@ -164,12 +168,13 @@ class Telemetry:
         self._mark()
         self._writer.scalars(step, row)
         left = (self._last - step) * speed["timing/step_seconds"]
-        print(
-            f"step {step}/{self._last}  loss {running.average:.4f}  "
-            f"{speed['timing/images_per_second']:.1f} images/s  {_duration(left)} left"
-            f"{self._skipped.note}",
-            flush=True,
-        )
+        images = speed["timing/images_per_second"]
+        self._progress.line(step, running.average, images, left, extra, self._skipped.note)
+
+    def texts(self, step: int, pages: Mapping[str, str]) -> None:
+        """Takes pages of Markdown by name."""
+        if self._writer is not None:
+            self._writer.texts(step, pages)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Takes arrays of any shape, of which TensorBoard shows histograms."""
@@ -188,6 +193,7 @@ class Telemetry:
         if self._profile is not None and self._profile.open:
             self._end_profile()
         if self._writer is not None:
+            self._progress.close()
             self._writer.close()
 
     def conclude(self) -> None:
@@ -210,9 +216,3 @@ class Telemetry:
         self.read()  # waits until the devices are done with the window's last step
         with self.timed("other"), writing(self._profile.directory):
             self._profile.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
