@@ -9,10 +9,9 @@ from jaxtyping import UInt8
 
 from fsdit.data.pictures import episode_grid, save_picture
 from fsdit.evaluation.report.class_pictures import ClassPictures, evenly_spaced
-from fsdit.evaluation.report.event_file import write_events
 from fsdit.evaluation.report.page import render
 from fsdit.evaluation.results import Results, scalars, write_results
-from fsdit.events import writing
+from fsdit.events import write_events, writing
 
 _GRID_CLASSES = 12
 
