@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 def load(directory: str | Path, overrides: Mapping[str, str] = MappingProxyType({})) -> Any:
     """Loads an exported model as a `fsdit.sampling.generator.Generator`.
 
+    directory: its folder, or the name of a model that comes with the package: "glyphs".
     See `fsdit.sampling.exported.load` for the parameters and errors.
     """
     from fsdit.sampling import exported

@@ -24,6 +24,9 @@ _RESULTS = program.define_paths(
     "Folders that fsdit.evaluate wrote, for the card; by default those in the workdir that are of "
     "the same weights. Empty: none.",
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "float16"], "Type of the weights in the file."
+)
 _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 _EMA = program.define_ema()
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> None:
         results = model_card.find_results(_WORKDIR.value, generator, _RESULTS.value)
         dataset = run.saved_dataset(*chosen)
         card = model_card.render(generator, dataset, results, _LICENSE.value)
-        exported.save(output, generator, card)
+        exported.save(output, generator, card, _DTYPE.value)
     print(f"{_OUTPUT.value}: EMA weights of step {generator.step}, decay {generator.ema_decay}")
 
 

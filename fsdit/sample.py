@@ -22,14 +22,19 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from fsdit import __version__, program, storage
-from fsdit.config import Config, to_dict
+from fsdit import program, storage
+from fsdit.config import Config
 from fsdit.data.layout import is_free
 from fsdit.errors import ConfigError
 from fsdit.features.staging import with_local_copies
 
 _WORKDIR = program.define_path("workdir", None, "Directory of a run, or name a --model.")
-_MODEL = program.define_path("model", None, "Exported model, or name a --workdir.")
+_MODEL = program.define_path(
+    "model",
+    None,
+    "Folder of an exported model, or a model that comes with the package: glyphs. Or name a "
+    "--workdir.",
+)
 _SUPPORTS = program.define_paths("supports", "Picture files, or folders of them.")
 _EPISODE = flags.DEFINE_multi_integer("episode", None, "Number of an episode; may be repeated.")
 _BETWEEN = program.define_paths("between", "A second set: sample between --supports and it.")
@@ -121,12 +126,13 @@ def _generate(
 def _sample(output: Path) -> None:
     from fsdit.data import pictures
     from fsdit.parallel import backend
-    from fsdit.sampling import exported
+    from fsdit.sampling import exported, record
     from fsdit.sampling.guide import check_guide
-    from fsdit.training import run
 
     # Settings and pictures first, so that a mistake in them is reported before weights load.
     if _WORKDIR.value:
+        from fsdit.training import run
+
         model = _WORKDIR.value
         load = functools.partial(run.load_generator, step=_STEP(), ema=_EMA.value)
         chosen = model, _OVERRIDES(), _STEP(), _EMA.value
@@ -145,21 +151,17 @@ def _sample(output: Path) -> None:
     weights = [i / last for i in range(last + 1)] if towards else []
     samples, grid = _generate(generator, [each.images for each in (*sets, *towards)], weights)
 
-    facts = {
-        "command": shlex.join(["python", "-m", "fsdit.sample", *sys.argv[1:]]),
-        "version": __version__,
-        "model": str(storage.absolute(model)),
-        "name": generator.config.name,
-        "step": generator.step,
-        "ema_decay": generator.ema_decay,
-        "overrides": _OVERRIDES(),
-        "supports": [each.origin for each in sets],
-        "num_samples": _NUM_SAMPLES.value,
-        "seed": _SEED.value,
-        "batch_size": _BATCH_SIZE.value,
-        "sampling": to_dict(generator.config.sampling),
-        "guide": generator.guide.sha256 if generator.guide else "",
-    }
+    facts = record.facts(
+        generator,
+        model,
+        command=shlex.join(["python", "-m", "fsdit.sample", *sys.argv[1:]]),
+        overrides=_OVERRIDES(),
+        supports=[each.origin for each in sets],
+        sampling=generator.config.sampling,
+        num_samples=_NUM_SAMPLES.value,
+        seed=_SEED.value,
+        batch_size=_BATCH_SIZE.value,
+    )
     if towards:
         facts |= {"between": towards[0].origin, "weights": weights}
     pictures.write_samples(output, grid, np.concatenate(samples), facts, singles=_SINGLES.value)

@@ -175,6 +175,10 @@ BAD = {
     ),
     "no checkpoint": (["--workdir={pictures}", "--supports={pictures}"], "holds no checkpoint"),
     "no export": (["--model={pictures}", "--supports={pictures}"], "config.json: no such file"),
+    "unknown model": (
+        ["--model=glyps", "--supports={pictures}"],
+        "glyps: no such folder, and no such model in the package, which has: glyphs",
+    ),
     "no picture": (["--workdir={run}", "--supports={pictures}/c.png"], "c.png: No such file"),
     "no split": (["--workdir={run}", "--episode=0", "--split=more"], "no split 'more'"),
     "sampling": (

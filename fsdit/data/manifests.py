@@ -27,9 +27,13 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes JSON atomically: a reader finds the old file or the new one, never a part."""
     path = epath.Path(path)
     partial = path.with_name(f"{path.name}.{attempt_name()}.partial")
-    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    partial.write_bytes(text.encode())
+    partial.write_bytes(json_text(value).encode())
     partial.replace(path)
+
+
+def json_text(value: Any) -> str:
+    """The text of a JSON file, the same for equal values."""
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def read_json(path: epath.PathLike, advice: str) -> dict[str, Any]:

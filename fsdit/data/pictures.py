@@ -1,5 +1,6 @@
 """Grids of episodes as pictures for people."""
 
+import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,11 @@ def _wrapped(images: np.ndarray, rows: int) -> np.ndarray:
     return cells.reshape(rows * height, columns * width, channels)
 
 
+def zoomed_png(grid: UInt8[np.ndarray, "Y X C"], image_size: int) -> bytes:
+    """The PNG of a grid, enlarged where the images in it are small."""
+    return png(grid, zoom=max(1, 96 // image_size))
+
+
 def write_samples(
     output: Path,
     grid: UInt8[np.ndarray, "Y X C"],
@@ -85,7 +91,7 @@ def write_samples(
     singles: whether to write each sample too, by its number, into a new folder with the name
     of `output` without its suffix. The JSON file is written last.
     """
-    save_picture(output, grid, zoom=max(1, 96 // samples.shape[1]))
+    _write(output, zoomed_png(grid, samples.shape[1]))
     files: dict[str, np.ndarray] = {}
     if singles:
         files = {f"{i:03d}.png": image for i, image in enumerate(samples)}
@@ -96,11 +102,22 @@ def write_samples(
 
 def save_picture(path: Path, pixels: UInt8[np.ndarray, "Y X C"], zoom: int = 2) -> None:
     """Writes a PNG, enlarged without smoothing; the file is complete or absent."""
+    _write(path, png(pixels, zoom))
+
+
+def png(pixels: UInt8[np.ndarray, "Y X C"], zoom: int = 1) -> bytes:
+    """The PNG of a picture, enlarged without smoothing."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     size = (image.width * zoom, image.height * zoom)
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
-        image.resize(size, Image.Resampling.NEAREST).save(partial, "PNG")
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The files of an exported model, and reading them.
 
-    DIR/model.safetensors   the EMA weights in float32, by names such as
+    DIR/model.safetensors   the EMA weights in float32 or float16, by names such as
                             "blocks/attention/qkv/kernel"
     DIR/config.json         an ExportedInfo
 

@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import jax
+import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from fsdit import storage
@@ -31,6 +33,9 @@ from fsdit.sampling.export_files import (
 )
 from fsdit.sampling.generator import Generator, online_networks
 from fsdit.sampling.guide import open_guide
+from fsdit.weights import shipped
+
+StoredType = Literal["float32", "float16"]
 
 
 def check_free(directory: storage.PathLike) -> None:
@@ -39,18 +44,25 @@ def check_free(directory: storage.PathLike) -> None:
         raise ConfigError(f"{directory} exists and is not empty: name a new folder to export to")
 
 
-def save(directory: storage.PathLike, generator: Generator, card: str = "") -> None:
+def save(
+    directory: storage.PathLike,
+    generator: Generator,
+    card: str = "",
+    stored_type: StoredType = "float32",
+) -> None:
     """Exports a model; the folder is complete or absent.
 
     card: the text of README.md, which says what the model is; "": there is none.
-    Raises ConfigError where the folder holds something already, or the model has a guide.
+    stored_type: type of the weights in the file; they are float32 again once they are loaded.
+    Raises ConfigError where the folder holds something already, where the model has a guide, or
+    where float16 cannot hold a weight.
     """
     check_free(directory)
     check_unguided(generator.config, NO_GUIDE)
     target = Path(directory).absolute()
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    weights = to_safetensors(tensors(jax.device_get(generator.params)))
+    weights = to_safetensors(_stored(generator.params, stored_type))
     spec = generator.spec
     info = ExportedInfo(
         VERSION,
@@ -76,13 +88,25 @@ def save(directory: storage.PathLike, generator: Generator, card: str = "") -> N
         raise
 
 
+def _stored(params: dict, stored_type: StoredType) -> dict[str, np.ndarray]:
+    """The weights by their names in the file. Raises ConfigError."""
+    found = {}
+    for name, leaf in tensors(jax.device_get(params)).items():
+        with np.errstate(over="ignore"):
+            found[name] = np.asarray(leaf, stored_type)
+        if not np.isfinite(found[name]).all():
+            raise ConfigError(f"{name} does not fit into {stored_type}: export with float32")
+    return found
+
+
 def read_settings(
     directory: storage.PathLike, overrides: Mapping[str, str]
 ) -> tuple[ExportedInfo, Config]:
     """What config.json says, and the settings with `overrides`; reads no weights.
 
-    Raises DataError or ConfigError.
+    directory: as `load` takes it. Raises DataError or ConfigError.
     """
+    directory = shipped.located(directory)
     info = read_info(directory)
     saved = read_config(directory, info)
     config = apply_overrides(saved, dict(overrides))
@@ -97,12 +121,13 @@ def load(
 ) -> Generator:
     """Reads an exported model on the host; no device is used before it samples.
 
+    directory: folder of the export, or the name of a model in the package (`fsdit.weights`).
     overrides: settings as text by dotted path: those of sampling ("sampling.num_steps": "20"),
     where frozen weights lie ("model.encoder.location": "DIR"), and the kernel of attention.
     Raises DataError, ConfigError, or CheckpointError where the frozen networks are not those
     that the model was trained with.
     """
-    directory = storage.local_copy(directory)
+    directory = storage.local_copy(shipped.located(directory))
     info, config = read_settings(directory, overrides)
     spec, frozen = online_networks(with_local_networks(config), info.image_size, info.channels)
     for name, digest in frozen.weights.items():

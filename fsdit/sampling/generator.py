@@ -31,6 +31,9 @@ from fsdit.parallel import backend, sharding
 from fsdit.sampling.guide import Guide
 from fsdit.sampling.images import sample_images
 
+# Compiled programs of a generator: one that is asked for ever new samplings would fill the memory.
+_KEPT_PROGRAMS = 8
+
 
 def online_networks(config: Config, image_size: int, channels: int) -> tuple[ModelSpec, Frozen]:
     """The networks of a run, with its frozen networks opened.
@@ -108,13 +111,28 @@ class Generator:
         samples. The first call with a K, a batch size and a sampling compiles, and for a K that
         is not that of the training a line is printed. Raises DataError or ConfigError.
         """
-        sampling = sampling or self.config.sampling
-        self._check(supports, count, seed, sampling, batch_size)
-        self._say_other_number(len(supports))
-        batches = self._batches(self._encoded(supports), None, count, seed, sampling, batch_size)
+        batches = self.stream(supports, count, seed=seed, sampling=sampling, batch_size=batch_size)
         return _joined(batches, progress)
 
     draw = generate  # its name in earlier versions
+
+    def stream(
+        self,
+        supports: Shaped[np.ndarray, "..."],
+        count: int = 1,
+        *,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        batch_size: int = 16,
+    ) -> Iterator[UInt8[np.ndarray, "N H W C"]]:
+        """Yields the samples of `generate` batch by batch, as they are made.
+
+        Errors are raised by the call itself, before the first batch.
+        """
+        sampling = sampling or self.config.sampling
+        self._check(supports, count, seed, sampling, batch_size)
+        self._say_other_number(len(supports))
+        return self._batches(self._encoded(supports), None, count, seed, sampling, batch_size)
 
     def generate_between(
         self,
@@ -244,11 +262,13 @@ class Generator:
     def _program(self, sampling: SamplingConfig, *, on_the_way: bool) -> Callable:
         """(params, codec, supports, index (B,), seed, guide_params, towards) -> images.
 
-        Compiled once for each sampling. supports, and those in towards, are of one episode.
+        Compiled once for each of the last few samplings. supports, and those in towards, are of one episode.
         guide_params: None without a guide. towards: None unless `on_the_way`. images (B, H, W, C).
         """
         rows, shared = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
         if (sampling, on_the_way) not in self._programs:
+            for oldest in list(self._programs)[: 1 - _KEPT_PROGRAMS]:
+                del self._programs[oldest]
             guide = self.guide.spec if sampling.guide else None
             towards = (shared, rows) if on_the_way else None
             self._programs[sampling, on_the_way] = jax.jit(

@@ -1,5 +1,6 @@
 """Exported models: what they hold, that they sample the same, and how damaged ones fail."""
 
+import dataclasses
 import json
 import shutil
 
@@ -42,6 +43,30 @@ def test_an_export_holds_the_ema_and_nothing_else(small):
     params = traverse_util.flatten_dict(state.params, sep="/")
     assert all((found[name] != value).any() for name, value in params.items())
     assert {p.name for p in (folder / "exported").iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_a_float16_export_is_half_as_large_and_loads_as_float32(small, tmp_path):
+    folder, _, generator = small
+    exported.save(tmp_path / "half", generator, "float16")
+    sizes = [
+        (f / "model.safetensors").stat().st_size for f in (folder / "exported", tmp_path / "half")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    weights = traverse_util.flatten_dict(generator.params)
+    for name, value in traverse_util.flatten_dict(fsdit.load(tmp_path / "half").params).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, np.float32(np.float16(weights[name])))
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(small, tmp_path):
+    generator = small[2]
+    params = {**generator.params, "embed": {**generator.params["embed"]}}
+    params["embed"]["bias"] = params["embed"]["bias"] + np.float32(1e6)
+    large = dataclasses.replace(generator, params=params)
+    with pytest.raises(ConfigError, match="embed/bias does not fit into float16"):
+        exported.save(tmp_path / "half", large, "float16")
+    assert list(tmp_path.iterdir()) == []
+    exported.save(tmp_path / "full", large)
 
 
 def _rewrite(folder, change):

@@ -92,6 +92,17 @@ def test_progress_counts_the_samples(small):
     assert seen == [8, 8, 4]
 
 
+def test_a_stream_yields_what_generate_joins(small):
+    generator = small[2]
+    supports = supports_for(generator)
+    batches = list(generator.stream(supports, 20, seed=4, batch_size=8))
+    assert [len(images) for images in batches] == [8, 8, 4]
+    joined = generator.generate(supports, 20, seed=4, batch_size=8)
+    np.testing.assert_array_equal(np.concatenate(batches), joined)
+    with pytest.raises(ConfigError, match="count=0 must be"):
+        generator.stream(supports, 0)  # the call itself
+
+
 @pytest.mark.parametrize("name", ["frozen", pytest.param("small", marks=pytest.mark.large)])
 def test_the_generator_samples_from_an_episode_as_evaluation_does(request, name):
     folder, _, generator = request.getfixturevalue(name)
