@@ -13,6 +13,7 @@ ORDER = (
     "errors",
     "text",
     "storage",
+    "weights",
     "config",
     "checks",
     "randomness",
@@ -24,6 +25,7 @@ ORDER = (
     "models",
     "features",
     "sampling",
+    "page",
     "evaluation",
     "training",
     "planning",
@@ -152,8 +154,10 @@ def test_no_package_has_more_than_ten_modules_side_by_side():
     modules = collections.Counter(
         str(path.parent.relative_to(ROOT))
         for path in PROJECT
-        # A recipe is chosen by its file's name and imported by nothing.
-        if path.name != "__init__.py" and path.parent != ROOT / "experiments"
+        # Recipes and programs are chosen by their names and imported by nothing.
+        if path.name != "__init__.py"
+        and path.parent != ROOT / "experiments"
+        and "program.run(main" not in path.read_text()
     )
     assert {name: n for name, n in modules.items() if n > 10} == {}
 
@@ -199,6 +203,17 @@ def test_torch_is_reached_in_one_place_only_and_when_it_is_needed():
         if isinstance(node, ast.Constant) and node.value in ("torch", "torch_fidelity")
     }
     assert named == {"fsdit/evaluation/critics/inception.py"}
+
+
+def test_gradio_is_reached_in_one_place_only():
+    """It comes with an extra, so all else has to do without."""
+    packages = ("gradio", "fastapi", "uvicorn", "starlette")
+    reaching = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if any(under(name, package) for name in imports_of(path) for package in packages)
+    }
+    assert reaching == {"fsdit/page/blocks.py"}
 
 
 def test_tensorflow_is_reached_in_one_place_only():

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.medium
 # module -> (flags that cannot work, a word of the error line)
 WRONG = {
     "fsdit.main": (["--config=none.py", "--workdir={new}"], "none.py"),
+    "fsdit.app": (["--model=glyps"], "has: glyphs"),
     "fsdit.sample": (["--workdir={empty}", "--supports={empty}", "--output=a.jpg"], "a.jpg"),
     "fsdit.evaluate": (["--workdir={empty}", "--output={new}"], "no checkpoint"),
     "fsdit.export": (["--workdir={empty}", "--output={new}"], "no checkpoint"),
