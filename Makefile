@@ -1,8 +1,11 @@
+# make try       generate an unseen character with the weights that come with the package
+# make page      the same in a browser: draw or drop pictures, see samples appear
 # make demo      train on rendered characters and generate unseen ones
 # make emoji     the same with emoji in colour, whose packages npm fetches (29 MB)
 # make check     before each commit: lint, and the unit tests that start no process
 # make test      what CI runs: the above, and programs as their users start them
 # make test-all  everything: also pods of four, true sizes, endurance
+# make weights   make the weights in the package again: the longer run (an hour), then its export
 #
 # PYTHON=python3.12 make ... makes .venv with that Python: 3.11, 3.12 or 3.13.
 PYTHON ?= python3
@@ -10,6 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/glyphs
 DATA := datasets/glyphs
+LONGER := runs/longer
+EXAMPLE := fsdit/weights/glyphs/examples/greek-psi
 EMOJI := datasets/emoji
 EMOJI_PACKAGES := datasets/emoji-packages
 EMOJI_SETS := noto@1.2.9 noto-v1@1.2.5 twemoji@1.2.5 openmoji@1.2.29 fluent-emoji@1.2.7 \
@@ -19,7 +24,7 @@ EMOJI_SETS := noto@1.2.9 noto-v1@1.2.5 twemoji@1.2.5 openmoji@1.2.29 fluent-emoj
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo emoji check test test-all lint format clean same-python
+.PHONY: try page demo weights emoji check test test-all lint format clean same-python
 .DEFAULT_GOAL := demo
 
 # A .venv keeps the Python that made it, so one that is asked for by name has to be that one.
@@ -43,6 +48,18 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torch-fidelity
 	@touch $@
 
+try: $(VENV)/installed
+	@mkdir -p runs
+	$(BIN)/python -m fsdit.sample --model=glyphs --supports=$(EXAMPLE) --output=runs/try.png
+	@echo "Left in runs/try.png: supports of a character that training never saw; right: samples."
+
+$(VENV)/installed-app: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[app]'
+	@touch $@
+
+page: $(VENV)/installed-app
+	$(BIN)/python -m fsdit.app
+
 $(DATA)/dataset.json: | $(VENV)/installed
 	@echo "[1/3] Rendering the characters (seconds)"
 	$(BIN)/python -m data_prep.glyphs --output_dir=$(DATA)
@@ -54,6 +71,15 @@ demo: $(VENV)/installed $(DATA)/dataset.json
 	$(BIN)/python -m fsdit.evaluate --workdir=$(RUN) --split=test --output=$(RUN)/test
 	@echo "samples during training: $(RUN)/samples"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"
+
+weights: $(VENV)/installed $(DATA)/dataset.json
+	@echo "[1/3] Training (about an hour on two CPU cores; start again to resume)"
+	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(LONGER) \
+	  --config.train.num_steps=7000 --config.train.ema_decay=0.999
+	@echo "[2/3] Evaluating (minutes)"
+	$(BIN)/python -m fsdit.evaluate --workdir=$(LONGER) --split=test --output=$(LONGER)/test
+	@echo "[3/3] Exporting into the package"
+	$(BIN)/python -m experiments.shipping.weights --workdir=$(LONGER)
 
 $(VENV)/installed-emoji: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[emoji]'

@@ -262,8 +262,9 @@ class Generator:
     def _program(self, sampling: SamplingConfig, *, on_the_way: bool) -> Callable:
         """(params, codec, supports, index (B,), seed, guide_params, towards) -> images.
 
-        Compiled once for each of the last few samplings. supports, and those in towards, are of one episode.
-        guide_params: None without a guide. towards: None unless `on_the_way`. images (B, H, W, C).
+        Compiled once for each of the last few samplings. supports, and those in towards, are of
+        one episode. guide_params: None without a guide. towards: None unless `on_the_way`.
+        images (B, H, W, C).
         """
         rows, shared = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
         if (sampling, on_the_way) not in self._programs:
