@@ -4,8 +4,11 @@ The page asks for nothing from the network: fonts are the system's, Gradio's rep
 are off, and a header tells the browser to load nothing from elsewhere.
 """
 
+import contextlib
 import functools
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ _SESSIONS = 64  # visitors whose supports are kept
 
 
 def serve(page: gr.Blocks, host: str, port: int) -> None:
-    """Serves the page until it is interrupted."""
+    """Serves the page until the process is interrupted or terminated."""
     page.state_session_capacity = _SESSIONS
     page.queue(max_size=_QUEUE, default_concurrency_limit=1, api_open=False)
     server = gr.mount_gradio_app(
@@ -55,9 +58,16 @@ def serve(page: gr.Blocks, host: str, port: int) -> None:
         ),
         css_paths=_HERE / "page.css",
     )
-    uvicorn.run(
-        _with_policy(server), host=host, port=port, log_level="warning", timeout_graceful_shutdown=1
-    )
+    # uvicorn repeats the signal that ended it, with the handlers of before.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.run(
+            _with_policy(server),
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
 
 
 def _with_policy(server: Callable) -> Callable:
@@ -103,7 +113,7 @@ def _introduction(generator: Generator) -> str:
     spec, name = generator.spec, generator.config.name
     colours = "greyscale" if spec.channels == 1 else "colour"
     return (
-        f"# New samples from a few pictures\nGive one to {session.MAX_SUPPORTS} pictures of one "
+        f"# New samples from a few pictures\nGive one to five pictures of one "
         f"thing, the *supports*. The model `{name}` (step {generator.step}, {spec.image_size} x "
         f"{spec.image_size}, {colours}) makes new pictures of it, also where it never saw such a "
         "thing in training."
@@ -167,29 +177,32 @@ class _Visit:
 def _inputs(visit: _Visit, state: gr.State, examples: Mapping[str, tuple[Path, ...]]) -> None:
     colour = _COLOUR if visit.generator.spec.channels == 3 else ""
     _, first, _ = visit.supports(state.value)
-    gr.Markdown("**Draw**")
-    gr.HTML(
-        html_template=_CANVAS + colour,
-        js_on_load=(_HERE / "canvas.js").read_text(),
-        elem_id="drawing",
-    )
     with gr.Row():
-        add = gr.Button("Add drawing", variant="primary", size="sm", min_width=120)
-        wipe = gr.Button("Wipe", size="sm", min_width=80)
+        with gr.Column(min_width=260):
+            gr.Markdown("**Draw** with mouse or finger")
+            gr.HTML(
+                html_template=_CANVAS + colour,
+                js_on_load=(_HERE / "canvas.js").read_text(),
+                elem_id="drawing",
+            )
+            with gr.Row():
+                add = gr.Button("Add drawing", variant="primary", size="sm", min_width=100)
+                wipe = gr.Button("Wipe", size="sm", min_width=60)
+        with gr.Column(min_width=260):
+            gr.Markdown("**Supports, as the model sees them**")
+            seen = gr.HTML(first, elem_id="supports")
+            with gr.Row():
+                remove = gr.Button("Remove last", size="sm", min_width=100)
+                invert = gr.Button("Swap dark and light", size="sm", min_width=120)
+            wrong = gr.HTML()
     files = gr.File(label="or drop picture files", file_count="multiple", height=120)
     if examples:
-        gr.Markdown("or take an example: characters that the model never saw in training")
+        gr.Markdown("or take an example, which the model never saw in training")
     with gr.Row():
         buttons = {
             taken: gr.Button(name, icon=taken[0], size="sm", min_width=120)
             for name, taken in examples.items()
         }
-    gr.Markdown("**Supports, as the model sees them**")
-    seen = gr.HTML(first, elem_id="supports")
-    wrong = gr.HTML()
-    with gr.Row():
-        remove = gr.Button("Remove last", size="sm", min_width=100)
-        invert = gr.Button("Exchange dark and light", size="sm", min_width=100)
 
     outputs = [state, seen, wrong]
     private = {"api_visibility": "private", "show_progress": "hidden"}
@@ -212,7 +225,7 @@ def _outputs(visit: _Visit, state: gr.State) -> None:
     with gr.Row():
         count = gr.Slider(1, session.MAX_SAMPLES, 16, step=1, label="Number of samples")
         guidance = gr.Slider(
-            0, session.MAX_GUIDANCE, sampling.guidance_scale, step=0.5, label="Guidance"
+            0, session.MAX_GUIDANCE, sampling.guidance_scale, step=0.1, label="Guidance"
         )
     with gr.Row():
         most = max(session.MAX_STEPS, sampling.num_steps)
