@@ -19,10 +19,11 @@ from experiments.shipping.examples import example_samples, write_examples
 from fsdit import program
 from fsdit.config import Config
 from fsdit.data import pictures
-from fsdit.data.layout import publish, read_dataset_info
+from fsdit.data.layout import publish
+from fsdit.evaluation import model_card
 from fsdit.parallel import backend
 from fsdit.sampling import exported
-from fsdit.training.run import load_generator
+from fsdit.training import run
 
 _WORKDIR = program.define_path("workdir", "runs/longer", "A run of experiments/glyphs.py.")
 _OUTPUT = program.define_path("output", "fsdit/weights/glyphs", "Folder to replace.")
@@ -32,29 +33,26 @@ _OVERRIDES = program.define_overrides()
 _STEP = program.define_step()
 _EMA = program.define_ema()
 
-_CARD = """# glyphs, the model in the package
-Generates characters from one or a few pictures of one: dark on white, {size} x {size} pixels,
-greyscale. Weights of step {step} of `experiments/glyphs.py` of fsdit, stored in float16.
-`make weights` makes them again from nothing. How well that recipe does on characters that it
-never saw is in `docs/results/glyphs.md`.
+# What `data_prep.glyphs` renders with; matplotlib has these licences beside the fonts.
+_FONTS = {
+    "DejaVu fonts, as matplotlib ships them": {
+        "licence": "Bitstream Vera Fonts Copyright, changes in the public domain",
+        "author": "Bitstream, Inc. and the DejaVu fonts team",
+    },
+    "STIX fonts, as matplotlib ships them": {
+        "licence": "STIX Font License of 24 May 2010",
+        "author": "STI Pub Companies",
+    },
+}
+_LICENCE = "apache-2.0"  # that of the program
+_MORE = """
 
-## Data
-`python -m data_prep.glyphs` renders {classes} characters in the fonts that matplotlib ships; the
-model learned from the {train} of the training split. `examples/` holds pictures of the test
-split, which it never saw.
-
-* DejaVu: licence of the Bitstream Vera fonts; changes by DejaVu are in the public domain.
-* STIX: STIX Font License of 24 May 2010 (STI Pub Companies).
-
-Both permit use and redistribution. matplotlib has their texts beside the fonts.
-
-## Limits
-Characters of other styles, such as handwriting, thin lines or white on black, are outside of what
-it learned from: what it makes of them is often no character. It knows nothing of meaning, and is
-meant for trying the program, not for setting text.
-
-## Licence
-Apache 2.0, as the program.
+## In the package
+This model comes with fsdit: `fsdit.load("glyphs")`, `python -m fsdit.sample --model=glyphs`, and
+`python -m fsdit.app`. Its weights are stored in float16. `make weights` trains, evaluates and
+exports it again, from nothing. `examples/` holds supports of characters of the test split, which
+training never saw. It knows printed characters, dark on white, that fill the picture: what it
+makes of handwriting, thin lines or light on dark is often no character.
 """
 
 
@@ -68,24 +66,22 @@ def portable(config: Config) -> Config:
 def main(argv: list[str]) -> None:
     del argv
     backend.open_devices()
-    trained = load_generator(_WORKDIR.value, _OVERRIDES(), _STEP(), _EMA.value)
-    output = Path(_OUTPUT.value).absolute()
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    exported.save(
-        partial,
-        dataclasses.replace(trained, config=portable(trained.config)),
-        stored_type="float16",
-    )
-    write_examples(partial / "examples", trained.config.data.dataset_dir, _CHARACTERS.value)
-    info = read_dataset_info(trained.config.data.dataset_dir)
-    with (partial / "README.md").open("a", encoding="utf-8") as card:
-        numbers = {name: len(split.classes) for name, split in info.splits.items()}
-        values = {"classes": sum(numbers.values()), "train": numbers["train"]}
-        card.write(_CARD.format(size=info.image_size, step=trained.step, **values))
+    chosen = _WORKDIR.value, _OVERRIDES(), _STEP(), _EMA.value
+    trained = run.load_generator(*chosen)
+    dataset = dataclasses.replace(run.saved_dataset(*chosen), sources=_FONTS)
+    results = model_card.find_results(_WORKDIR.value, trained, None)
+    shipped = dataclasses.replace(trained, config=portable(trained.config))
+    card = model_card.render(shipped, dataset, results, _LICENCE) + _MORE
 
+    output = Path(_OUTPUT.value).absolute()
+    partial = output.with_name(f"{output.name}.new")
+    shutil.rmtree(partial, ignore_errors=True)
+    exported.save(partial, shipped, card, stored_type="float16")
+    dataset_dir = trained.config.data.dataset_dir
+    write_examples(partial / "examples", dataset_dir, _CHARACTERS.value)
     shutil.rmtree(output, ignore_errors=True)
     publish(partial, output)
+
     samples = example_samples(output)
     pictures.save_picture(Path(_SAMPLES.value), np.concatenate(list(samples), axis=1), zoom=1)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())

@@ -165,3 +165,12 @@ METRICS |= {
     )
     for name in _OF_PIXELS
 }
+
+# Metrics of a short table, the most important first -> their names there.
+SHORT = {
+    "top1": "recognised",
+    "frechet_distance": "FD",
+    "recall": "recall",
+    "pairwise_distance": "pairwise distance",
+    "near_copies": "near-copies",
+}

@@ -18,7 +18,7 @@ from fsdit.config import Config
 from fsdit.data.records import num_supports
 from fsdit.data.run_dataset import DatasetFacts
 from fsdit.errors import ConfigError
-from fsdit.evaluation.metrics import METRICS
+from fsdit.evaluation.metrics import METRICS, SHORT
 from fsdit.evaluation.results import IMAGE_SETS, Results, Score, Table, read_results
 from fsdit.sampling.export_files import tensors
 from fsdit.sampling.generator import Generator
@@ -101,16 +101,17 @@ def _frozen(config: Config) -> dict[str, str]:
 
 
 def _tables(results: Results) -> list[Table]:
-    """The tables at the run's own guidance scale, or the first one."""
+    """The tables of unseen classes at the run's own guidance scale, or the first one."""
     own = results.sampling.guidance_scale
-    return [t for t in results.tables if t.guidance_scale == own] or [results.tables[0]]
+    chosen = [t for t in results.tables if t.guidance_scale == own and not t.seen]
+    return chosen or [results.tables[0]]
 
 
 def _rows(table: Table) -> Iterator[tuple[str, list[Score | None]]]:
-    """(label of the metric, its scores in the columns of the card)."""
-    for name, metric in METRICS.items():
+    """(label of the metric, its scores in the columns of the card) for the short table."""
+    for name in SHORT:
         if scores := table.scores.get(name):
-            yield metric.label, [scores.get(column) for column in _COLUMNS]
+            yield METRICS[name].label, [scores.get(column) for column in _COLUMNS]
 
 
 def _score(score: Score | None) -> str:

@@ -51,7 +51,7 @@ def files(
         batch_size=BATCH_SIZE,
     )
     shown = {
-        PICTURE: pictures.picture_of_sets([(supports, samples)]),
+        PICTURE: pictures.zoomed_png(pictures.sample_grid(supports, samples), samples.shape[1]),
         SETTINGS: json_text(facts).encode(),
     }
     as_seen = {name: pictures.png(image) for name, image in zip(names, supports, strict=True)}

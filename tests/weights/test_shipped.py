@@ -18,7 +18,7 @@ GLYPHS = ROOT / "fsdit" / "weights" / "glyphs"
 # As in what `python -m experiments.shipping.weights` writes beside the weights.
 SAMPLES = ROOT / "tests" / "weights" / "glyphs.png"
 FIRST = min(shipped.examples("glyphs"))
-MAX_BYTES = 4_100_000
+MAX_BYTES = 3_000_000
 
 
 @pytest.mark.parametrize(

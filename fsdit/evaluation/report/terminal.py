@@ -2,19 +2,11 @@
 
 from collections.abc import Mapping
 
-from fsdit.evaluation.metrics import METRICS
+from fsdit.evaluation.metrics import METRICS, SHORT
 from fsdit.evaluation.report import wording
 from fsdit.evaluation.results import Results, Score, Table
 
-# (metric, whether of seen classes) -> label. With its title and its head the table has eight lines.
-_ROWS = {
-    ("top1", False): "recognised",
-    ("top1", True): "recognised, seen",
-    ("frechet_distance", False): "FD",
-    ("recall", False): "recall",
-    ("pairwise_distance", False): "pairwise distance",
-    ("near_copies", False): "near-copies",
-}
+_OF_SEEN = "top1"  # the metric that has a second row, of the seen classes
 # Image set -> head of its column: real images, a copied support, the nearest training image.
 _BASELINES = {"real": "real", "copied_support": "support", "nearest_training": "training"}
 _BETTER = {"higher": "higher", "lower": "lower", "real": "as real"}
@@ -31,10 +23,14 @@ def summary(results: Results) -> str:
         f"{wording.describe(first)}: {first.samples:,} samples, by {results.critic}",
         _line("", "samples", "95 % interval", list(_BASELINES.values()), "better"),
     ]
-    for (metric, of_seen), label in _ROWS.items():
-        table = _seen_beside(results, first) if of_seen else first
-        if table and "samples" in table.scores.get(metric, {}):
-            lines.append(_row(label, metric, table.scores[metric]))
+    seen = _seen_beside(results, first)
+    for metric, label in SHORT.items():
+        tables = {label: first} | ({f"{label}, seen": seen} if metric == _OF_SEEN else {})
+        lines += [
+            _row(name, metric, table.scores[metric])
+            for name, table in tables.items()
+            if table and "samples" in table.scores.get(metric, {})
+        ]
     return "\n".join([*lines, "", wording.sentence(results)])
 
 
