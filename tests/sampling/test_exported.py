@@ -47,7 +47,7 @@ def test_an_export_holds_the_ema_and_nothing_else(small):
 
 def test_a_float16_export_is_half_as_large_and_loads_as_float32(small, tmp_path):
     folder, _, generator = small
-    exported.save(tmp_path / "half", generator, "float16")
+    exported.save(tmp_path / "half", generator, stored_type="float16")
     sizes = [
         (f / "model.safetensors").stat().st_size for f in (folder / "exported", tmp_path / "half")
     ]
@@ -64,7 +64,7 @@ def test_a_weight_that_float16_cannot_hold_is_refused(small, tmp_path):
     params["embed"]["bias"] = params["embed"]["bias"] + np.float32(1e6)
     large = dataclasses.replace(generator, params=params)
     with pytest.raises(ConfigError, match="embed/bias does not fit into float16"):
-        exported.save(tmp_path / "half", large, "float16")
+        exported.save(tmp_path / "half", large, stored_type="float16")
     assert list(tmp_path.iterdir()) == []
     exported.save(tmp_path / "full", large)
 
