@@ -16,6 +16,7 @@ from absl import flags
 
 from fsdit import program
 from fsdit.errors import ConfigError, system_text
+from fsdit.weights import shipped
 
 _MODEL = program.define_path(
     "model",
@@ -44,11 +45,11 @@ def _check_port(host: str, port: int) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    from fsdit.sampling import exported
-    from fsdit.weights import shipped
-
     model = _MODEL.value
-    exported.read_settings(model, _OVERRIDES())  # reports a mistake before anything is loaded
+    shipped.located(model)  # reports an unknown name at once, and below a mistake in settings
+    from fsdit.sampling import exported
+
+    exported.read_settings(model, _OVERRIDES())
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("the page needs an extra: pip install 'fsdit[app]'")
     _check_port(_HOST.value, _PORT.value)
