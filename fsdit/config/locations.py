@@ -8,17 +8,14 @@ from typing import Any
 from fsdit import storage
 from fsdit.config.settings import Config
 from fsdit.errors import ConfigError
+from fsdit.weights import shipped
 
 # Files and folders that frozen networks are read from.
 _WEIGHTS = ("evaluation.lpips", "evaluation.inception")
 # Other files and folders.
-_PATHS = (
-    "data.dataset_dir",
-    "data.cache_dir",
-    "train.compilation_cache",
-    "train.init_from",
-    *_WEIGHTS,
-)
+_PATHS = ("data.dataset_dir", "data.cache_dir", "train.compilation_cache", *_WEIGHTS)
+# A setting that names a run, an export, or a model that comes with the package.
+_MODEL = "train.init_from"
 # Settings that name a folder, if there is one of this name, or else a hub id.
 _LOCATIONS = ("model.encoder.location", "model.codec.location", "evaluation.critic")
 # Values that name no file, of any of these settings and of one.
@@ -39,7 +36,7 @@ def check_locations(config: Config) -> None:
 
         return checked
 
-    for name in (*_PATHS, *_LOCATIONS):
+    for name in (*_PATHS, *_LOCATIONS, _MODEL):
         _replaced(config, name, check(name))
     if storage.is_remote(config.data.cache_dir):
         raise ConfigError("config.data.cache_dir is for a local copy: name a folder on a disk")
@@ -58,7 +55,9 @@ def with_absolute_paths(config: Config) -> Config:
         config = _replaced(config, name, lambda path: str(storage.absolute(path)))
     for name in _LOCATIONS:
         config = _replaced(config, name, lambda p: str(storage.absolute(p)) if _is_dir(p) else p)
-    return config
+    return _replaced(
+        config, _MODEL, lambda p: p if shipped.is_shipped(p) else str(storage.absolute(p))
+    )
 
 
 def _is_dir(path: str) -> bool:

@@ -44,6 +44,7 @@ def test_a_path_setting_is_made_absolute(path, tmp_path, monkeypatch):
         ("evaluation.critic", "trained"),
         ("train.compilation_cache", ""),
         ("train.init_from", ""),
+        ("train.init_from", "glyphs"),  # comes with the package
         ("train.init_from", "gs://bucket/run"),
         ("train.compilation_cache", "off"),
         ("train.compilation_cache", "gs://bucket/cache"),

@@ -38,8 +38,8 @@ class OptimizerConfig:
 class TrainConfig:
     """Length of a run, its loss and EMA, and what it writes on the way. Intervals are in steps."""
 
-    # A run's workdir or an exported model, whose EMA weights are the parameters before the first
-    # step; "": new ones. Only a new run reads it.
+    # A run's workdir, an exported model or "glyphs" of the package, whose EMA weights are the
+    # parameters before the first step; "": new ones. Only a new run reads it.
     init_from: PathText = ""
     num_steps: Count = 200_000  # updates of the run, those before a resume included
     ema_decay: Fraction = 0.9999  # of the average of the parameters, at each step

@@ -1,12 +1,13 @@
 """The weights that a run starts from, where `train.init_from` names another model.
 
-It names an export or the workdir of a run. The EMA weights there become the parameters of step
-0, and every average of theirs; the optimizer and the count of steps begin anew. A parameter
-without an array of its name and shape there is initialised as in any other run. A resumed run
-does not read them again.
+It names an export, by its folder or its name in the package, or the workdir of a run. The EMA
+weights there become the parameters of step 0, and every average of theirs; the optimizer and the
+count of steps begin anew. A parameter without an array of its name and shape there is initialised
+as in any other run. A resumed run does not read them again.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
@@ -24,6 +25,7 @@ from fsdit.parallel import processes
 from fsdit.sampling.export_files import read_arrays, read_info, tensors
 from fsdit.training.checkpoints import listing, metadata
 from fsdit.training.checkpoints.verification import fingerprint
+from fsdit.weights import shipped
 
 _NAMED = 6  # arrays in a line that names some
 _SETTING = "config.train.init_from"
@@ -57,11 +59,12 @@ def open_start(location: str) -> Start:
     if (folder / "checkpoints").is_dir():
         return _of_run(folder)
     try:
-        info = read_info(location)
+        place = shipped.located(location)
+        info = read_info(place)
     except DataError as error:
         raise DataError(f"{_SETTING}: no run and no exported model: {error}") from None
     word = int(info.sha256[:8], 16)
-    read = lambda: read_arrays(location, info)  # noqa: E731
+    read = functools.partial(read_arrays, place, info)
     return Start(location, info.step, info.frozen, info.preparation, word, read)
 
 

@@ -23,7 +23,6 @@ from fsdit.training import state as train_state
 from fsdit.training.checkpoints import store
 from fsdit.training.checkpoints.start import open_start, read_start
 from tests.training.checkpoints.saved_runs import (
-    DAMAGES,
     IDENTITY,
     RUNNING,
     FewArrays,
@@ -56,10 +55,10 @@ class Foreign(FewArrays):
         return {"else": super().init(seed)}
 
 
-def save(workdir, config, identity=IDENTITY):
+def save(workdir, config, identity=IDENTITY, scale=2):
     """Saves a checkpoint whose EMA differs from its parameters; returns the EMA by name."""
     state = fresh_state(config, FewArrays)
-    state = state.replace(ema=jax.tree.map(lambda a: 2 * a + 1, state.ema))
+    state = state.replace(ema=jax.tree.map(lambda a: scale * a + 1, state.ema))
     state = at_step(state, STEP)
     writer = store.Checkpoints(workdir, config, identity, mesh_of(config), 0, dataset=FACTS)
     writer.save(state, STEP, STEP * BATCH, RUNNING)
@@ -157,15 +156,18 @@ def test_a_start_where_nothing_fits_is_refused(models):
 def test_a_start_that_is_not_there_or_damaged_gives_one_line(models, tmp_path):
     folder, _ = models
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
-    flipped = shutil.copytree(folder / "run", tmp_path / "flipped")
-    DAMAGES["flipped bits"](flipped / "checkpoints" / str(STEP) / "state")
+    swapped, state = tmp_path / "swapped", f"checkpoints/{STEP}/state"
+    shutil.copytree(folder / "run", swapped)
+    shutil.rmtree(swapped / state)
+    save(tmp_path / "other", CONFIG, scale=3)
+    shutil.copytree(tmp_path / "other" / state, swapped / state)
     truncated = shutil.copytree(folder / "exported", tmp_path / "truncated")
     weights = truncated / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     for location, kind, message in (
         (tmp_path / "none", DataError, "config.train.init_from: no run and no exported model"),
         (tmp_path / "begun", CheckpointError, "config.train.init_from=.* no valid checkpoint"),
-        (flipped, CheckpointError, "checkpoints/5 is damaged"),
+        (swapped, CheckpointError, "checkpoints/5 is damaged"),
         (truncated, DataError, "model.safetensors is damaged"),
     ):
         with pytest.raises(kind, match=message) as error:
