@@ -1,7 +1,7 @@
 """Few-shot evaluation of a run's EMA weights.
 
     python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/test
-    python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/shots \
+    python -m fsdit.evaluate --workdir=runs/glyphs --split=test --output=runs/glyphs/shots \\
       --config.evaluation.shots=1,5 --config.evaluation.guidance_scales=1,2,3
 
 Makes samples of classes of the split, and of the training split beside them. Compares them
