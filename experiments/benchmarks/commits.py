@@ -4,10 +4,10 @@
 
 Each side is a process of its own with the code of its commit (`commit_side.py`), which waits
 while the other one works. "sampling" is the rate of 256 guided samples from five supports by a
-model of six blocks, otherwise the glyph experiment's, with random weights and equal settings. "recipe" is the same
-with the model and the settings that the glyph experiment had at that commit. "training" is the
-train step at SiT-S/2's shape with the tokens of five supports, batch 8, float32. The earlier
-commit runs with the packages of today.
+model of six blocks, otherwise the glyph experiment's, with random weights and equal settings.
+"recipe" is the same with the model and the settings that the glyph experiment had at that commit.
+"training" is the train step at SiT-S/2's shape with the tokens of five supports, batch 8, float32.
+The earlier commit runs with the packages of today.
 """
 
 import contextlib
