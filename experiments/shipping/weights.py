@@ -17,7 +17,6 @@ from absl import flags
 
 from experiments.shipping.examples import example_samples, write_examples
 from fsdit import program
-from fsdit.config import Config
 from fsdit.data import pictures
 from fsdit.data.layout import publish
 from fsdit.evaluation import model_card
@@ -56,13 +55,6 @@ makes of handwriting, thin lines or light on dark is often no character.
 """
 
 
-def portable(config: Config) -> Config:
-    """The configuration without the folders of the machine that trained."""
-    data = dataclasses.replace(config.data, dataset_dir="datasets/glyphs", cache_dir="")
-    train = dataclasses.replace(config.train, compilation_cache="")
-    return dataclasses.replace(config, data=data, train=train)
-
-
 def main(argv: list[str]) -> None:
     del argv
     backend.open_devices()
@@ -70,13 +62,12 @@ def main(argv: list[str]) -> None:
     trained = run.load_generator(*chosen)
     dataset = dataclasses.replace(run.saved_dataset(*chosen), sources=_FONTS)
     results = model_card.find_results(_WORKDIR.value, trained, None)
-    shipped = dataclasses.replace(trained, config=portable(trained.config))
-    card = model_card.render(shipped, dataset, results, _LICENCE) + _MORE
+    card = model_card.render(trained, dataset, results, _LICENCE) + _MORE
 
     output = Path(_OUTPUT.value).absolute()
     partial = output.with_name(f"{output.name}.new")
     shutil.rmtree(partial, ignore_errors=True)
-    exported.save(partial, shipped, card, stored_type="float16")
+    exported.save(partial, trained, card, stored_type="float16")
     dataset_dir = trained.config.data.dataset_dir
     write_examples(partial / "examples", dataset_dir, _CHARACTERS.value)
     shutil.rmtree(output, ignore_errors=True)

@@ -6,6 +6,7 @@ from fsdit.config.experiment import load_experiment as load_experiment
 from fsdit.config.locations import check_locations as check_locations
 from fsdit.config.locations import with_absolute_paths as with_absolute_paths
 from fsdit.config.locations import with_changed_locations as with_changed_locations
+from fsdit.config.locations import without_folders as without_folders
 from fsdit.config.overrides import apply_overrides as apply_overrides
 from fsdit.config.overrides import split_overrides as split_overrides
 from fsdit.config.renamed import RENAMED as RENAMED

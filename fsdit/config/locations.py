@@ -60,6 +60,18 @@ def with_absolute_paths(config: Config) -> Config:
     )
 
 
+def without_folders(config: Config) -> Config:
+    """Returns `config` as an export may show it: its dataset, caches and start by name only.
+
+    Locations of frozen networks stay, because an export is used with them.
+    """
+    for name in ("data.dataset_dir", _MODEL):
+        config = _replaced(config, name, lambda path: Path(path).name)
+    for name in ("data.cache_dir", "train.compilation_cache"):
+        config = _replaced(config, name, lambda path: "")
+    return config
+
+
 def _is_dir(path: str) -> bool:
     try:
         return Path(path).is_dir()

@@ -18,7 +18,7 @@ from safetensors.numpy import save as to_safetensors
 
 from fsdit import storage
 from fsdit.checks import check_unguided, validate
-from fsdit.config import Config, apply_overrides, changed_fields, to_dict
+from fsdit.config import Config, apply_overrides, changed_fields, to_dict, without_folders
 from fsdit.data.layout import is_free, publish, write_json
 from fsdit.errors import CheckpointError, ConfigError
 from fsdit.features.staging import with_local_networks
@@ -72,7 +72,7 @@ def save(
         hashlib.sha256(weights).hexdigest(),
         generator.frozen.features,
         generator.frozen.weights,
-        to_dict(generator.config),
+        to_dict(without_folders(generator.config)),
         generator.preparation,
         generator.ema_decay,
     )

@@ -3,10 +3,7 @@ from pathlib import Path
 import pytest
 
 from fsdit import config as configs
-from fsdit.config import (
-    Config,
-    DataConfig,
-)
+from fsdit.config import Config, DataConfig, apply_overrides, without_folders
 from fsdit.errors import ConfigError
 
 VALID = Config(data=DataConfig(dataset_dir="somewhere"))
@@ -60,3 +57,21 @@ def test_a_value_that_is_no_local_path_stays_as_it_is(path, text, tmp_path, monk
 def test_a_home_that_is_not_known_is_named():
     with pytest.raises(ConfigError, match=r"config\.data\.dataset_dir: no home directory is known"):
         DataConfig(dataset_dir="~nobody_of_this_name/x")
+
+
+def test_an_export_shows_names_of_folders_and_not_where_they_are():
+    config = apply_overrides(
+        VALID,
+        {
+            "data.dataset_dir": "/home/me/data",
+            "data.cache_dir": "/home/me/cache",
+            "train.compilation_cache": "/home/me/compiled",
+            "train.init_from": "gs://bucket/runs/first",
+            "model.encoder.location": "/home/me/siglip",
+        },
+    )
+    shown = without_folders(config)
+    assert (shown.data.dataset_dir, shown.train.init_from) == ("data", "first")
+    assert shown.data.cache_dir == shown.train.compilation_cache == ""
+    assert shown.model.encoder.location == "/home/me/siglip"
+    assert without_folders(shown) == shown
