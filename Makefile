@@ -81,7 +81,8 @@ weights: $(VENV)/installed $(DATA)/dataset.json
 	  --config.train.log_interval=200 --config.train.eval_interval=1000 \
 	  --config.checkpoint.interval=1000
 	@echo "[2/3] Evaluating (minutes)"
-	$(BIN)/python -m fsdit.evaluate --workdir=$(LONGER) --split=test --output=$(LONGER)/test
+	$(BIN)/python -m fsdit.evaluate --workdir=$(LONGER) --split=test --output=$(LONGER)/test \
+	  --config.evaluation.shots=5,1
 	@echo "[3/3] Exporting into the package"
 	$(BIN)/python -m experiments.shipping.weights --workdir=$(LONGER)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fsdit.config import Config, DataConfig, EncoderConfig, ModelConfig, SamplingConfig
 
-_SAMPLES, _SIZE, _SHOTS, _STEPS = 256, 24, 5, 4
+_SIZE, _SHOTS = 24, 5
 
 
 def _module(*names: str):
@@ -28,20 +28,22 @@ def _module(*names: str):
     raise ModuleNotFoundError(f"none of {names}")
 
 
-def _recipe() -> tuple[Callable[[], object], int]:
+def _recipe(count: int) -> tuple[Callable[[], object], int]:
     config = importlib.import_module("experiments.glyphs").get_config()
-    return _generated(config.model, config.sampling)
+    return _generated(config.model, config.sampling, count)
 
 
-def _sampling() -> tuple[Callable[[], object], int]:
+def _sampling(count: int) -> tuple[Callable[[], object], int]:
     encoder = EncoderConfig(patch_size=6, hidden_size=64, depth=1, num_heads=4)
     sizes = {"hidden_size": 128, "depth": 6, "num_heads": 4, "patch_size": 4}
     model = ModelConfig(**sizes, num_latents=0, encoder=encoder, dtype="float32")
     sampling = SamplingConfig(num_steps=30, guidance_scale=3.0, guidance_interval=(0.0, 0.6))
-    return _generated(model, sampling)
+    return _generated(model, sampling, count)
 
 
-def _generated(model: ModelConfig, sampling: SamplingConfig) -> tuple[Callable[[], object], int]:
+def _generated(
+    model: ModelConfig, sampling: SamplingConfig, count: int
+) -> tuple[Callable[[], object], int]:
     module = _module("fsdit.sampling.generator", "fsdit.models.generator")
     data = DataConfig(dataset_dir="none", shots=_SHOTS)
     config = Config(data=data, model=model, sampling=sampling)
@@ -49,22 +51,22 @@ def _generated(model: ModelConfig, sampling: SamplingConfig) -> tuple[Callable[[
     generator = module.Generator(config, networks, frozen, networks.init(0), 0)
     shape = (_SHOTS, _SIZE, _SIZE, 1)
     supports = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return lambda: generator.draw(supports, _SAMPLES, batch_size=_SAMPLES), _SAMPLES
+    return lambda: generator.draw(supports, count, batch_size=count), count
 
 
-def _training() -> tuple[Callable[[], object], int]:
+def _training(count: int) -> tuple[Callable[[], object], int]:
     module = _module(
         "experiments.benchmarks.compute.train_step", "experiments.benchmarks.train_step"
     )
     train = module.trainer(module.config(tokens=True, scan=True))
-    return lambda: jax.block_until_ready(train(_STEPS)), _STEPS * module.BATCH
+    return lambda: jax.block_until_ready(train(count)), count * module.BATCH
 
 
 _WORK = {"sampling": _sampling, "recipe": _recipe, "training": _training}
 
 
 def main() -> None:
-    work, images = _WORK[sys.argv[1]]()
+    work, images = _WORK[sys.argv[1]](int(sys.argv[2]))
     for _ in sys.stdin:
         begun = time.perf_counter()
         work()

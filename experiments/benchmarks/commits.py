@@ -24,21 +24,23 @@ from absl import flags
 from fsdit import program
 
 ROOT = Path(__file__).parents[2]
-WORK = ("sampling", "recipe", "training")
+# What is timed -> how many samples or train steps a turn has.
+WORK = {"sampling": 256, "recipe": 256, "training": 4}
 
 
 class Side:
     """A process that does one piece of work whenever it is asked, by the code of a checkout."""
 
-    def __init__(self, checkout: Path, work: str):
-        command = [sys.executable, "-P", str(Path(__file__).with_name("commit_side.py")), work]
+    def __init__(self, checkout: Path, work: str, count: int):
+        script = str(Path(__file__).with_name("commit_side.py"))
+        command = [sys.executable, "-P", script, work, str(count)]
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, cwd=checkout, env=environment, **pipes)
 
     def rate(self) -> float:
         """Does the work once; returns images a second."""
-        print("go", file=self._process.stdin, flush=True)
+        print("work", file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a side ended with status {self._process.wait()}")
@@ -59,12 +61,15 @@ def checkout(revision: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def compare(before: Path, after: Path, work: str, turns: int) -> dict[str, list[float]]:
-    """Images a second of each turn of both sides; a first turn, which compiles, is left out."""
+def compare(before: Path, after: Path, work: str, turns: int, count: int) -> dict[str, list[float]]:
+    """Images a second of each turn of both sides; a first turn, which compiles, is left out.
+
+    count: samples or train steps in a turn.
+    """
     with contextlib.ExitStack() as stack:
         sides = {}
         for name, folder in (("before", before), ("after", after)):
-            sides[name] = stack.enter_context(contextlib.closing(Side(folder, work)))
+            sides[name] = stack.enter_context(contextlib.closing(Side(folder, work, count)))
             sides[name].rate()
         found: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(turns):
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> None:
     del argv
     with checkout(_BEFORE.value) as before:
         for work in _WORK.value:
-            found = compare(before, ROOT, work, _TURNS.value)
+            found = compare(before, ROOT, work, _TURNS.value, WORK[work])
             medians = {name: statistics.median(rates) for name, rates in found.items()}
             print(f"{work}: {medians['after'] / medians['before']:.2f} times the rate of before")
             for name, rates in found.items():
@@ -87,6 +92,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _BEFORE = flags.DEFINE_string("before", None, "Commit to compare with.", required=True)
-    _WORK = flags.DEFINE_multi_enum("work", WORK, WORK, "What is timed; may be repeated.")
+    _WORK = flags.DEFINE_multi_enum(
+        "work", list(WORK), list(WORK), "What is timed; may be repeated."
+    )
     _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each side.", lower_bound=1)
     program.run(main)

@@ -131,6 +131,6 @@ def test_kernels_of_attention_agree_and_the_one_that_this_machine_lacks_is_named
 @pytest.mark.large
 def test_a_commit_is_timed_beside_this_checkout():
     with commits.checkout("HEAD") as before:
-        found = commits.compare(before, commits.ROOT, "sampling", turns=1)
+        found = commits.compare(before, commits.ROOT, "sampling", turns=1, count=4)
     assert found.keys() == {"before", "after"}
     assert all(len(rates) == 1 and rates[0] > 0 for rates in found.values())
