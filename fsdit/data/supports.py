@@ -13,6 +13,7 @@ from fsdit.config import Config, FeaturesConfig
 from fsdit.data.images.filenames import is_image_name
 from fsdit.data.images.photos import DEFAULT_PREPARATION, Preparation, read_photo
 from fsdit.data.pipeline import evaluation_examples
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import ConfigError, DataError, system_text
 
 _NAMED = 5  # names in the line that says what was left out
@@ -87,6 +88,7 @@ def from_episodes(config: Config, split: str, indices: Sequence[int]) -> list[Su
     """
     # Only pictures are read, so precomputed features need not be there.
     config = dataclasses.replace(config, features=FeaturesConfig())
+    read_run_dataset(config)  # names the setting where there is no dataset
     read, size = evaluation_examples(config, split)
     for index in indices:
         if not 0 <= index < size:

@@ -13,14 +13,15 @@ _BETTER = {"higher": "higher", "lower": "lower", "real": "as real"}
 
 
 def summary(results: Results) -> str:
-    """A table of at most eight lines, 80 columns wide, and the sentence that sums it up.
+    """A table of at most eight lines, and the sentence that sums it up.
 
     The rows are of the first table, and one of the seen classes beside it. All scores are in
     the report and in results.json.
     """
     first = results.tables[0]
+    guide = f"; guide: {results.sampling.guide}" if results.guide else ""
     lines = [
-        f"{wording.describe(first)}: {first.samples:,} samples, by {results.critic}",
+        f"{wording.describe(first)}: {first.samples:,} samples, by {results.critic}{guide}",
         _line("", "samples", "95 % interval", list(_BASELINES.values()), "better"),
     ]
     seen = _seen_beside(results, first)
