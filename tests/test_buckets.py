@@ -84,7 +84,7 @@ def test_a_pod_in_a_bucket_computes_what_it_computes_on_a_disk(bucket, tmp_path,
     assert report <= objects.objects(f"{workdir}/test").keys()
     succeed("fsdit.export", f"--workdir={workdir}", f"--output={bucket}/exported")
     generator = fsdit.load(f"{bucket}/exported")
-    assert generator.step == STEPS and generator.config.data.dataset_dir == data
+    assert generator.step == STEPS and generator.config.data.dataset_dir == "glyphs"
 
     copy = storage.local_copy(workdir)
     more = f"--config.train.num_steps={STEPS + 3}"
