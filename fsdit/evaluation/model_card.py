@@ -2,7 +2,7 @@
 
 Front matter in YAML, then what a stranger has to know: data, figures, training, how to load it,
 how supports are prepared, and limits. `model_card.md.jinja` is its text. The front matter is
-that of https://huggingface.co/docs/hub/model-cards.
+that of the page "Model Cards" of the hub's documentation.
 """
 
 import json
