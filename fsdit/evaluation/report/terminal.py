@@ -1,10 +1,8 @@
 """The end of an evaluation in a terminal: a short table, and the sentence that matters."""
 
-from collections.abc import Mapping
-
 from fsdit.evaluation.metrics import METRICS, SHORT
 from fsdit.evaluation.report import wording
-from fsdit.evaluation.results import Results, Score, Table
+from fsdit.evaluation.results import Results, Table
 
 _OF_SEEN = "top1"  # the metric that has a second row, of the seen classes
 # Image set -> head of its column: real images, a copied support, the nearest training image.
@@ -26,12 +24,9 @@ def summary(results: Results) -> str:
     ]
     seen = _seen_beside(results, first)
     for metric, label in SHORT.items():
-        tables = {label: first} | ({f"{label}, seen": seen} if metric == _OF_SEEN else {})
-        lines += [
-            _row(name, metric, table.scores[metric])
-            for name, table in tables.items()
-            if table and "samples" in table.scores.get(metric, {})
-        ]
+        lines += _row(label, metric, first)
+        if metric == _OF_SEEN and seen:
+            lines += _row(f"{label}, seen", metric, seen)
     return "\n".join([*lines, "", wording.sentence(results)])
 
 
@@ -42,14 +37,20 @@ def _seen_beside(results: Results, first: Table) -> Table | None:
     return next(others, None)
 
 
-def _row(label: str, metric: str, scores: Mapping[str, Score]) -> str:
-    """One metric: the score of the samples and its interval, and those of the baselines."""
+def _row(label: str, metric: str, table: Table) -> list[str]:
+    """The line of a metric: the score of the samples, its interval, and those of the baselines.
+
+    No line where the table has no such score.
+    """
+    scores = table.scores.get(metric, {})
+    if "samples" not in scores:
+        return []
     samples, places = scores["samples"], 3 if METRICS[metric].share else wording.decimals(scores)
     form = f".{places}f"
     between = "-" if samples.low is None else f"{samples.low:{form}} to {samples.high:{form}}"
     baselines = [f"{scores[n].value:{form}}" if n in scores else "-" for n in _BASELINES]
     better = _BETTER[METRICS[metric].better]
-    return _line(label, f"{samples.value:{form}}", between, baselines, better)
+    return [_line(label, f"{samples.value:{form}}", between, baselines, better)]
 
 
 def _line(label: str, samples: str, between: str, baselines: list[str], better: str) -> str:
