@@ -190,6 +190,16 @@ def _frozen_checks(config: Config) -> Iterator[Check]:
             network.name == trivial and source.endswith("precomputed"),
             f"config.features.{source}: config.{path}.name={trivial} has nothing to precompute",
         )
+    augmented = config.data.class_augmentation
+    for path, network, stored in (
+        ("model.encoder.name", encoder.name, "frozen"),
+        ("features.targets", features.targets, "precomputed"),
+    ):
+        yield (
+            augmented > 0 and network == stored,
+            f"config.data.class_augmentation={augmented:g} turns images, and with config.{path}="
+            f"{stored} a run reads what was computed of them as they are: set it to 0",
+        )
     yield (
         features.location == "device"
         and "precomputed" not in (features.supports, features.targets),

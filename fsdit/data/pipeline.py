@@ -26,6 +26,7 @@ from fsdit import storage
 from fsdit.config import Config, DataConfig
 from fsdit.data import run_dataset
 from fsdit.data.episodes import EpisodeStream, FileEpisodes, SampledEpisodes
+from fsdit.data.images import symmetries
 from fsdit.data.layout import DatasetInfo, read_dataset_info
 from fsdit.data.readers import EpisodeReader, FeatureReader, ImageReader, LatentReader, split_images
 from fsdit.errors import DataError
@@ -52,6 +53,9 @@ class ReadExample:
                    of the unmirrored target; or image () int32, its index in the split
 
     With K = 0 there is one support, the target as it is stored.
+
+    class_augmentation: share of episodes whose images all go through the same symmetry; their
+    supports and targets are images.
     """
 
     split: str
@@ -63,6 +67,7 @@ class ReadExample:
     targets: LatentReader | Kind = "images"
     tokens: bool = True  # whether tokens are wanted beside pooled features
     aligned: bool = False  # whether the encoder's tokens of the target are wanted too
+    class_augmentation: float = 0.0
 
     def __call__(self, index: int) -> Example:
         episode = self.episodes[index]
@@ -76,6 +81,11 @@ class ReadExample:
         }
         if self.aligned:
             example["aligned"] = {"mirrored": np.bool_(mirrored), **self._aligned(episode.target)}
+        if self.class_augmentation:
+            share, channels = self.class_augmentation, example["target"].shape[-1]
+            symmetry = symmetries.sampled(np.random.Generator(random), share, channels)
+            for name in ("supports", "target"):
+                example[name] = symmetries.transformed(example[name], symmetry)
         return example
 
     def pictures(
@@ -121,7 +131,7 @@ def training_examples(config: Config) -> ReadExample:
     location = config.features.location
     read = _examples(config, info, "train", episodes, flip=data.flip, location=location)
     aligned = config.train.alignment > 0 and config.model.encoder.name == "frozen"
-    return dataclasses.replace(read, aligned=aligned)
+    return dataclasses.replace(read, aligned=aligned, class_augmentation=data.class_augmentation)
 
 
 def _examples(

@@ -175,6 +175,11 @@ def test_attention_by_cudnn_is_valid_for_heads_of_a_multiple_of_eight(overrides)
         ({"train.alignment": "1", "train.alignment_layer": "13"}, "depth=12 blocks"),
         ({**VAE, "train.alignment": "1"}, "takes gradients of pixels"),
         ({**FROZEN, "train.alignment": "1", "model.cross_attention": "none"}, "needs the tokens"),
+        ({**FROZEN, "data.class_augmentation": "0.5"}, "augmentation=0.5 .*name=frozen .*to 0"),
+        (
+            {**VAE, "data.class_augmentation": "1", "features.targets": "precomputed"},
+            "augmentation=1 .*targets=precomputed",
+        ),
         ({"train.routing": "0.5", "model.depth": "6"}, "leave no block of config.model.depth=6"),
         ({"train.routing": "0.5", "train.routing_end": "13"}, "an end from 1 to 12"),
         ({"train.routing": "0.5", "train.alignment": "1"}, "set config.train.alignment_layer=2"),

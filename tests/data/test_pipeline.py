@@ -115,6 +115,40 @@ def test_flip_mirrors_about_half_of_the_targets_by_index_and_never_a_support(con
     assert 0.3 < np.mean(mirrored) < 0.7
 
 
+def symmetries_of(images):
+    """The eight turned and mirrored forms of images (..., H, W, C)."""
+    mirrored = np.flip(images, -2)
+    return [np.rot90(form, turns, (-3, -2)) for form in (images, mirrored) for turns in range(4)]
+
+
+def test_class_augmentation_changes_all_images_of_an_episode_alike_by_index(config):
+    plain = training(config)
+    augmented = training(DataConfig(**{**vars(config), "class_augmentation": 0.7}))
+    found = []
+    for i in range(80):
+        before, after = plain(i), augmented(i)
+        assert before["class_id"] == after["class_id"]
+        pairs = zip(*(symmetries_of(before[part]) for part in ("supports", "target")), strict=True)
+        found.append(
+            [
+                np.array_equal(after["supports"], supports)
+                and np.array_equal(after["target"], target)
+                for supports, target in pairs
+            ]
+        )
+        assert_same([augmented(i)], [after])
+    distinct = [forms.index(True) for forms in found if sum(forms) == 1]
+    assert all(any(forms) for forms in found)
+    assert set(distinct) == set(range(8))
+    assert 0.55 < np.mean([form != 0 for form in distinct]) < 0.85
+
+
+def test_class_augmentation_is_the_same_from_any_number_of_hosts_after_a_resume(config):
+    config = DataConfig(**{**vars(config), "class_augmentation": 0.5})
+    straight = batches(config, count=1 + STEPS)
+    assert_same(assembled(config, 2, start=BATCH), straight[1:])
+
+
 def test_overfit_batches_go_round_the_first_ones(config):
     first = batches(config, count=2)
     assert_same(batches(config, count=5, overfit_batches=2), [*first, *first, first[0]])

@@ -7,6 +7,7 @@ from fsdit.config.bounds import (
     NotNegative,
     PathText,
     Positive,
+    Share,
     Shots,
     Threads,
     Workers,
@@ -29,6 +30,9 @@ class DataConfig:
     # Whether any n_classes consecutive episodes hold each class once.
     stratified: bool = False
     flip: bool = True  # mirror each target with probability 1/2, by seed
+    # Share of training episodes whose images are all turned or mirrored alike, by seed (in colour
+    # their channels change places, too), which makes more classes. For a learned encoder.
+    class_augmentation: Share = 0.0
     workers: Workers = 0  # processes that read on each host; 0: threads of the main process
     read_threads: Threads = 8  # threads that read, in each of these processes
     prefetch: Threads = 2  # batches held ready on the devices
