@@ -24,6 +24,10 @@ EMOJI_SETS := noto@1.2.9 noto-v1@1.2.5 twemoji@1.2.5 openmoji@1.2.29 fluent-emoj
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
+# The large arrays of a train step then lie in huge pages, which is faster on a CPU
+# (docs/results/cpu_speed.md). Other C libraries than glibc take no notice.
+demo emoji weights: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: try page demo weights emoji check test test-all lint format clean same-python
 .DEFAULT_GOAL := demo
 

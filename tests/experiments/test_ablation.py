@@ -1,5 +1,11 @@
 """The comparison of variants at equal time, without its runs."""
 
+import json
+import os
+import subprocess
+import sys
+import threading
+
 import pytest
 
 from experiments.benchmarks import ablation
@@ -64,3 +70,21 @@ def test_variants_have_folders_of_their_own():
 )
 def test_a_mean_has_the_standard_error_of_its_seeds(values, text):
     assert ablation.mean_text(values) == text
+
+
+@pytest.mark.medium
+def test_jobs_side_by_side_have_parts_of_the_cores():
+    """A job that ends before the next begins would leave its thread, and cores, to that one."""
+    command = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    both = threading.Barrier(2)
+
+    def job(_: int) -> list[int]:
+        both.wait(timeout=60)
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    mine = os.sched_getaffinity(0)
+    with ablation.jobs_on_cores(2) as jobs:
+        parts = list(jobs.map(job, range(2)))
+    assert set().union(*parts) == mine == os.sched_getaffinity(0)
+    if len(mine) > 1:
+        assert not set.intersection(*map(set, parts))

@@ -4,12 +4,13 @@ import json
 import math
 
 import jax
+import numpy as np
 import pytest
 import torch
 
 from experiments.benchmarks import all as all_benchmarks
 from experiments.benchmarks import commits, turns
-from experiments.benchmarks.compute import attention, pytorch_dit, train_step
+from experiments.benchmarks.compute import attention, products, pytorch_dit, train_step
 from experiments.benchmarks.input import feeding
 from tests.programs import run_module
 
@@ -126,6 +127,16 @@ def test_kernels_of_attention_agree_and_the_one_that_this_machine_lacks_is_named
         for side in sides.values():
             assert side["milliseconds"] > 0
             assert all(0 < error < 0.02 for error in side["errors"].values())
+
+
+def test_products_of_a_block_count_as_xla_counts_and_agree_with_pytorch():
+    random = np.random.default_rng(0)
+    for product in products.products_of_block(2, 6, 8, 2, 32):
+        arrays = [random.standard_normal(s, np.float32) for s in (product.left, product.right)]
+        compiled = jax.jit(product).lower(*arrays).compile()
+        assert compiled.cost_analysis()["flops"] == pytest.approx(1e9 * product.gigaflops)
+        theirs = product(*(torch.from_numpy(array) for array in arrays))
+        np.testing.assert_allclose(compiled(*arrays), theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.large
