@@ -8,13 +8,14 @@ With the published peaks of a chip,
     bound      = the largest of these three                                       (4)
     in turn    = max(arithmetic, memory) + links                                  (5)
     utilisation <= arithmetic / bound                                             (6)
-    MFU        = arithmetic / predicted time                                      (7)
+    MFU        = model FLOPs / (peak FLOP/s x predicted time)                     (7)
 
 (4) assumes that everything else is hidden behind the largest (the roofline model: Williams,
 Waterman and Patterson, doi 10.1145/1498765.1498785). (5) assumes that links and chip wait for
 each other, as in a step that gathers its parameters before its first layer and sums its
-gradients after its last. The predicted time of (7) is that of `fsdit.planning.schedule`; FLOPs
-are those that XLA counts, so what is computed again counts as well.
+gradients after its last. FLOPs are those that XLA counts, so what is computed again to save
+memory counts as well. The model FLOPs of (7) are those of `fsdit.training.flops`, where it does
+not; the predicted time is that of `fsdit.planning.schedule`.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ class Plan:
 
     images: number of images that a run works on, over all chips. memory: None where XLA does
     not report it. chip: None for a kind whose peaks are unknown. predicted: None where no
-    prediction was asked for.
+    prediction was asked for. model_flops: of one chip; None where they are those of `costs`.
     """
 
     program: str
@@ -71,6 +72,7 @@ class Plan:
     costs: Costs
     chip: Chip | None
     predicted: Outcome | None = None
+    model_flops: float | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -117,7 +119,8 @@ class Plan:
         """Predicted share of the peak of arithmetic, equation 7; None without a prediction."""
         if self.predicted is None or self.predicted.prediction is None:
             return None
-        return self.costs.flops / self.chip.flops / self.predicted.prediction.seconds
+        needed = self.costs.flops if self.model_flops is None else self.model_flops
+        return needed / self.chip.flops / self.predicted.prediction.seconds
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, with the quantities that follow from it."""
@@ -174,26 +177,28 @@ def measure(
 
     step: one of `programs.STEPS`. predictor: predicts their times, if given.
     """
-    for name, images, mesh, lowered in programs.lower(step, job.config, info, job.target):
+    for program in programs.lower(step, job.config, info, job.target):
+        mesh, needed = program.mesh, program.model_flops
         if predictor is not None:
             predictor.begin()
         start = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = program.lowered.compile()
         seconds = time.perf_counter() - start
         predicted = None
         if predictor is not None:
             predicted = predictor.predict(compiled, list(mesh.devices.flat))
         yield Plan(
-            program=name,
+            program=program.name,
             topology=job.target.name,
             device_kind=job.target.kind,
             mesh=(mesh.shape["data"], mesh.shape["fsdp"]),
-            images=images,
+            images=program.images,
             compile_seconds=seconds,
             memory=memory_of(compiled),
             costs=costs.count(compiled),
             chip=find_chip(job.target.kind),
             predicted=predicted,
+            model_flops=None if needed is None else needed / mesh.size,
         )
 
 

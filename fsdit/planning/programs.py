@@ -20,7 +20,7 @@ from fsdit.parallel import sharding
 from fsdit.planning.published import abstract_networks
 from fsdit.planning.target import Target
 from fsdit.sampling.images import compile_sampling
-from fsdit.training import optimizer
+from fsdit.training import flops, optimizer
 from fsdit.training import state as train_state
 from fsdit.training.alignment import with_projection
 from fsdit.training.step import compile_train_step
@@ -32,12 +32,16 @@ Lowered = jax.stages.Lowered
 
 
 class Program(NamedTuple):
-    """A lowered program of a step. images: number of images that one run of it works on."""
+    """A lowered program of a step. images: number of images that one run of it works on.
+
+    model_flops: of a run on all devices, without what is computed again; None where nothing is.
+    """
 
     name: str
     images: int
     mesh: Mesh
     lowered: Lowered
+    model_flops: int | None = None
 
 
 def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Iterator[Program]:
@@ -53,8 +57,7 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
     mesh = sharding.make_mesh(config, target.devices)
     if step == "train":
         spec.check_training(num_supports(config.data.shots))
-        lowered = _train(spec, frozen, config, info, mesh)
-        yield Program("train", config.data.batch_size, mesh, lowered)
+        yield _train(with_projection(spec, config), frozen, config, info, mesh)
     elif step == "sample":
         rows = sharding.round_up(config.evaluation.batch_size, mesh.size)
         lowered = _sample(spec, frozen, config, info, mesh, rows)
@@ -65,12 +68,13 @@ def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Itera
 
 def _train(
     spec: ModelSpec, frozen: Frozen, config: Config, info: DatasetInfo, mesh: Mesh
-) -> Lowered:
-    spec = with_projection(spec, config)
+) -> Program:
     tx = optimizer.transformation(config.optimizer)
     template = train_state.abstract(spec, tx, mesh, len(config.train.all_decays))
     batch = _placed(abstract_batch(spec, frozen, config, info), sharding.batch_sharding(mesh))
-    return compile_train_step(spec, config, tx, mesh, template).lower(template, batch)
+    lowered = compile_train_step(spec, config, tx, mesh, template).lower(template, batch)
+    needed = flops.of_step(spec, config, spec.abstract_params(), batch)
+    return Program("train", config.data.batch_size, mesh, lowered, needed)
 
 
 def _sample(

@@ -14,7 +14,7 @@ from fsdit.config import apply_overrides, load_experiment
 from fsdit.data.layout import DatasetInfo
 from fsdit.errors import ConfigError
 from fsdit.features.frozen import open_networks
-from fsdit.planning import costs, plan, report, target
+from fsdit.planning import costs, plan, programs, report, target
 from fsdit.planning.published import CODECS, ENCODERS, abstract_networks
 from fsdit.planning.target import Target
 from tests.conftest import experiment_file
@@ -118,6 +118,17 @@ def test_a_dataset_that_is_there_decides_the_image_size(glyphs, experiment):
     assert done.returncode == 0, done.stderr
     assert "no dataset" not in done.stdout
     assert "sample on local: 1 x cpu" in done.stdout
+
+
+def test_model_flops_are_those_of_a_step_that_computes_nothing_again(small_config):
+    local = Target("local", tuple(jax.devices()))
+    info, found = DatasetInfo(24, 1, splits={}, command="", seed=0), {}
+    for remat in ("none", "full"):
+        config = apply_overrides(small_config, {"model.remat": remat, "model.depth": "1"})
+        (program,) = programs.lower("train", config, info, local)
+        found[remat] = program.model_flops, program.lowered.cost_analysis()["flops"]
+    assert found["full"][0] == found["none"][0] > 0
+    assert found["full"][1] > found["none"][1]
 
 
 @needs_libtpu
