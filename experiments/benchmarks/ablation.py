@@ -88,7 +88,7 @@ def jobs_on_cores(count: int) -> ThreadPoolExecutor:
 
     Where a system cannot say which cores a process has, all jobs have all of them.
     """
-    if count == 1 or not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity"):
         return ThreadPoolExecutor(count)
     cores = sorted(os.sched_getaffinity(0))
     parts = iter([cores[job::count] or cores for job in range(count)])

@@ -178,7 +178,7 @@ def measure(
     step: one of `programs.STEPS`. predictor: predicts their times, if given.
     """
     for program in programs.lower(step, job.config, info, job.target):
-        mesh, needed = program.mesh, program.model_flops
+        mesh = program.mesh
         if predictor is not None:
             predictor.begin()
         start = time.perf_counter()
@@ -198,7 +198,7 @@ def measure(
             costs=costs.count(compiled),
             chip=find_chip(job.target.kind),
             predicted=predicted,
-            model_flops=None if needed is None else needed / mesh.size,
+            model_flops=program.model_flops,
         )
 
 

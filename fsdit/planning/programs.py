@@ -34,14 +34,14 @@ Lowered = jax.stages.Lowered
 class Program(NamedTuple):
     """A lowered program of a step. images: number of images that one run of it works on.
 
-    model_flops: of a run on all devices, without what is computed again; None where nothing is.
+    model_flops: of one chip, without what is computed again; None where nothing is.
     """
 
     name: str
     images: int
     mesh: Mesh
     lowered: Lowered
-    model_flops: int | None = None
+    model_flops: float | None = None
 
 
 def lower(step: str, config: Config, info: DatasetInfo, target: Target) -> Iterator[Program]:
@@ -74,7 +74,7 @@ def _train(
     batch = _placed(abstract_batch(spec, frozen, config, info), sharding.batch_sharding(mesh))
     lowered = compile_train_step(spec, config, tx, mesh, template).lower(template, batch)
     needed = flops.of_step(spec, config, spec.abstract_params(), batch)
-    return Program("train", config.data.batch_size, mesh, lowered, needed)
+    return Program("train", config.data.batch_size, mesh, lowered, needed / mesh.size)
 
 
 def _sample(

@@ -34,8 +34,8 @@ def transformed(
     if mirrored:
         images = images[..., ::-1, :]
     if order:
-        channels = itertools.permutations(range(images.shape[-1]))
-        images = images[..., next(itertools.islice(channels, order, None))]
+        orders = list(itertools.permutations(range(images.shape[-1])))
+        images = images[..., orders[order]]
     return np.ascontiguousarray(images)
 
 
