@@ -9,6 +9,9 @@ the time of the unchanged experiment; its warm-up keeps its share of them. Then 
 measures samples of unseen classes. Prints a table of means over the seeds with standard errors, and
 writes ablation.json. A second start goes on; give it the same variants, or more. With --jobs=2 two
 runs go on side by side on a CPU, each on half of the cores, which small models fill better.
+
+--time_only stops before the training. With that ablation.json and config.json in its
+--output_dir, another machine, a GPU too, then trains for as many steps as this one has time for.
 """
 
 import itertools
@@ -67,6 +70,9 @@ def main(argv: list[str]) -> None:
             steps = round(base.train.num_steps / ratio)
             found.setdefault(text, {"ratio": ratio, "steps": steps, "scores": {}})
         write_json(results, found)
+    if _TIME_ONLY.value:
+        print_table(found)
+        return
 
     def trained(case: tuple[int, str]) -> Path:
         seed, text = case
@@ -126,10 +132,15 @@ def keep_experiment(config: Config, file: Path) -> None:
 
 
 def step_ratios(variants: dict[str, Config]) -> dict[str, float]:
-    """Time of a train step of each variant, in steps of the one named ""; the best of turns."""
-    seconds, _ = take_turns({text: stepping(config) for text, config in variants.items()}, _TURNS)
+    """Time of a train step of each variant, in steps of the one named ""; the best of turns.
+
+    A variant that is only sampled in another way trains as that one.
+    """
+    alike = {text for text in variants if text and not split_settings(settings_of(text))[0]}
+    sides = {text: stepping(variants[text]) for text in variants.keys() - alike}
+    seconds, _ = take_turns(sides, _TURNS)
     best = {text: min(times) for text, times in seconds.items()}
-    return {text: time / best[""] for text, time in best.items()}
+    return {text: best.get(text, best[""]) / best[""] for text in variants}
 
 
 def stepping(config: Config) -> Callable[[], jax.Array]:
@@ -170,11 +181,20 @@ def run(experiment: Path, settings: dict[str, str], workdir: Path) -> None:
     if (workdir / "test" / "results.json").exists():
         return
     python = (sys.executable, "-m")
-    overrides = [f"--config.{path}={value}" for path, value in settings.items()]
-    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides)
+    training, sampling = split_settings(settings)
+    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *training)
     evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={workdir / 'test'}")
-    for command in (train, evaluate):
+    for command in (train, (*evaluate, *sampling)):
         subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def split_settings(settings: dict[str, str]) -> tuple[list[str], list[str]]:
+    """The flags of training, and those of the evaluation, which alone may name a guide."""
+    training, sampling = [], []
+    for path, value in settings.items():
+        flags_of = sampling if path.startswith("sampling.") else training
+        flags_of.append(f"--config.{path}={value}")
+    return training, sampling
 
 
 def add_scores(scores: dict[str, Any], workdir: Path, seed: int) -> None:
@@ -221,6 +241,7 @@ if __name__ == "__main__":
         "variant", [], "Changed settings, as a.b=c,d.e=f; may be repeated."
     )
     _SEEDS = flags.DEFINE_multi_integer("seed", [0], "Seed of a run of each variant; repeatable.")
+    _TIME_ONLY = flags.DEFINE_bool("time_only", False, "Time the train steps and stop.")
     _JOBS = flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
     _SCALES = flags.DEFINE_list("guidance_scales", ["1", "1.5", "2", "3"], "Of the tables.")
     program.run(main)

@@ -48,6 +48,13 @@ def test_a_variant_that_would_not_compare_is_refused(text, message):
         ablation.varied(BASE, text)
 
 
+def test_only_the_evaluation_has_settings_of_sampling():
+    settings = {"sampling.guide": "runs/guide", "train.contrastive": "0.05", "seed": "1"}
+    training, sampling = ablation.split_settings(settings)
+    assert training == ["--config.train.contrastive=0.05", "--config.seed=1"]
+    assert sampling == ["--config.sampling.guide=runs/guide"]
+
+
 def test_a_folder_with_another_experiment_is_refused(tmp_path):
     file = tmp_path / "runs" / "config.json"
     base = ablation.evaluated(BASE, ["1", "2"])
