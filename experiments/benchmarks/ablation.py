@@ -11,7 +11,8 @@ writes ablation.json. A second start goes on; give it the same variants, or more
 runs go on side by side on a CPU, each on half of the cores, which small models fill better.
 
 --time_only stops before the training. With that ablation.json and config.json in its
---output_dir, another machine, a GPU too, then trains for as many steps as this one has time for.
+--output_dir, and the dataset at the same path, another machine, a GPU too, then trains for as many
+steps as this one has time for.
 """
 
 import itertools
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,31 +61,28 @@ Found = dict[str, dict[str, Any]]
 def main(argv: list[str]) -> None:
     del argv
     base, output = evaluated(_CONFIG(), _SCALES.value), Path(_OUTPUT.value)
-    variants = {text: varied(base, text) for text in ["", *_VARIANTS.value]}
+    trainings = by_training(["", *_VARIANTS.value])
+    for text in itertools.chain.from_iterable(trainings.values()):
+        varied(base, text)
     keep_experiment(base, output / "config.json")
     results = output / "ablation.json"
-    found: Found = json.loads(results.read_text()) if results.exists() else {}
-    if variants.keys() - found.keys():
-        ratios = step_ratios(variants)
-        for text, ratio in ratios.items():
-            steps = round(base.train.num_steps / ratio)
-            found.setdefault(text, {"ratio": ratio, "steps": steps, "scores": {}})
-        write_json(results, found)
-    if _TIME_ONLY.value:
-        print_table(found)
-        return
+    found = timed(base, trainings, results)
 
-    def trained(case: tuple[int, str]) -> Path:
-        seed, text = case
-        workdir = output / f"{folder_name(text)}-{seed}"
-        steps = found[text]["steps"]
-        run(output / "config.json", equal_time(base, steps, seed, text), workdir)
-        return workdir
+    def measured(case: tuple[int, str]) -> dict[str, Path]:
+        """Trains once, and samples by each variant of this training; the results by variant."""
+        seed, training = case
+        workdir = output / f"{folder_name(training)}-{seed}"
+        tests = {text: workdir / test_name(text) for text in trainings[training]}
+        for text, test in tests.items():
+            settings = equal_time(base, found[text]["steps"], seed, training)
+            run(output / "config.json", settings, split_variant(text)[1], workdir, test)
+        return tests
 
-    cases = list(itertools.product(_SEEDS.value, variants))
+    cases = [] if _TIME_ONLY.value else list(itertools.product(_SEEDS.value, trainings))
     with jobs_on_cores(_JOBS.value) as jobs:
-        for (seed, text), workdir in zip(cases, jobs.map(trained, cases), strict=True):
-            add_scores(found[text]["scores"], workdir, seed)
+        for (seed, _), tests in zip(cases, jobs.map(measured, cases), strict=True):
+            for text, test in tests.items():
+                add_scores(found[text]["scores"], test, seed)
             write_json(results, found)
             print_table(found)
 
@@ -131,16 +129,40 @@ def keep_experiment(config: Config, file: Path) -> None:
     write_json(file, to_dict(config))
 
 
-def step_ratios(variants: dict[str, Config]) -> dict[str, float]:
-    """Time of a train step of each variant, in steps of the one named ""; the best of turns.
+def split_variant(text: str) -> tuple[str, str]:
+    """The settings of a variant that training has, and those of sampling alone."""
+    settings = list(filter(None, text.split(",")))
+    sampling = [setting for setting in settings if setting.startswith("sampling.")]
+    return ",".join(s for s in settings if s not in sampling), ",".join(sampling)
 
-    A variant that is only sampled in another way trains as that one.
-    """
-    alike = {text for text in variants if text and not split_settings(settings_of(text))[0]}
-    sides = {text: stepping(variants[text]) for text in variants.keys() - alike}
+
+def by_training(variants: list[str]) -> dict[str, list[str]]:
+    """The variants of each training, which differ in how they are sampled."""
+    trainings: dict[str, list[str]] = {}
+    for text in dict.fromkeys(variants):
+        trainings.setdefault(split_variant(text)[0], []).append(text)
+    return trainings
+
+
+def timed(base: Config, trainings: dict[str, list[str]], results: Path) -> Found:
+    """What was found before, with the steps of each variant, which are timed where one lacks."""
+    found: Found = json.loads(results.read_text()) if results.exists() else {}
+    if any(text not in found for texts in trainings.values() for text in texts):
+        for training, ratio in step_ratios(base, trainings).items():
+            entry = {"ratio": ratio, "steps": round(base.train.num_steps / ratio)}
+            for text in trainings[training]:
+                found.setdefault(text, {**entry, "scores": {}})
+        write_json(results, found)
+        print_table(found)
+    return found
+
+
+def step_ratios(base: Config, trainings: Iterable[str]) -> dict[str, float]:
+    """Time of a train step of each training, in steps of the one named ""; the best of turns."""
+    sides = {training: stepping(varied(base, training)) for training in trainings}
     seconds, _ = take_turns(sides, _TURNS)
-    best = {text: min(times) for text, times in seconds.items()}
-    return {text: best.get(text, best[""]) / best[""] for text in variants}
+    best = {training: min(times) for training, times in seconds.items()}
+    return {training: time / best[""] for training, time in best.items()}
 
 
 def stepping(config: Config) -> Callable[[], jax.Array]:
@@ -176,30 +198,30 @@ def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]
     }
 
 
-def run(experiment: Path, settings: dict[str, str], workdir: Path) -> None:
-    """Trains and evaluates a variant, unless that is done. Raises CalledProcessError."""
-    if (workdir / "test" / "results.json").exists():
+def run(
+    experiment: Path, settings: dict[str, str], sampling: str, workdir: Path, test: Path
+) -> None:
+    """Trains and evaluates a variant, unless that is done. Raises CalledProcessError.
+
+    settings: what training changes in the experiment. sampling: what the evaluation changes.
+    """
+    if (test / "results.json").exists():
         return
     python = (sys.executable, "-m")
-    training, sampling = split_settings(settings)
-    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *training)
-    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={workdir / 'test'}")
-    for command in (train, (*evaluate, *sampling)):
+    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides(settings))
+    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={test}")
+    for command in (train, (*evaluate, *overrides(settings_of(sampling)))):
         subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def split_settings(settings: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The flags of training, and those of the evaluation, which alone may name a guide."""
-    training, sampling = [], []
-    for path, value in settings.items():
-        flags_of = sampling if path.startswith("sampling.") else training
-        flags_of.append(f"--config.{path}={value}")
-    return training, sampling
+def overrides(settings: dict[str, str]) -> list[str]:
+    """The flags of these settings."""
+    return [f"--config.{path}={value}" for path, value in settings.items()]
 
 
-def add_scores(scores: dict[str, Any], workdir: Path, seed: int) -> None:
+def add_scores(scores: dict[str, Any], test: Path, seed: int) -> None:
     """Adds what an evaluation found, by guidance scale, metric and seed."""
-    for table in read_results(workdir / "test" / "results.json").tables:
+    for table in read_results(test / "results.json").tables:
         at = scores.setdefault(f"{table.guidance_scale:g}", {})
         for metric in _METRICS:
             if metric in table.scores:
@@ -208,8 +230,14 @@ def add_scores(scores: dict[str, Any], workdir: Path, seed: int) -> None:
 
 
 def folder_name(text: str) -> str:
-    """A name of its own for the runs of each variant."""
+    """A name of its own for the runs of each training."""
     return urllib.parse.quote(text, safe="=,") or "unchanged"
+
+
+def test_name(text: str) -> str:
+    """A name of its own for the results of each way to sample."""
+    sampling = split_variant(text)[1]
+    return f"test,{folder_name(sampling)}" if sampling else "test"
 
 
 def print_table(found: Found) -> None:

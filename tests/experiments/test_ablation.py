@@ -48,11 +48,17 @@ def test_a_variant_that_would_not_compare_is_refused(text, message):
         ablation.varied(BASE, text)
 
 
-def test_only_the_evaluation_has_settings_of_sampling():
-    settings = {"sampling.guide": "runs/guide", "train.contrastive": "0.05", "seed": "1"}
-    training, sampling = ablation.split_settings(settings)
-    assert training == ["--config.train.contrastive=0.05", "--config.seed=1"]
-    assert sampling == ["--config.sampling.guide=runs/guide"]
+def test_variants_that_are_only_sampled_otherwise_train_once():
+    contrastive = "train.contrastive=0.05,sampling.contrastive=0.05"
+    guided, variants = "sampling.guide=runs/guide", ["", "model.norm=rms", contrastive]
+    assert ablation.by_training([*variants, guided, ""]) == {
+        "": ["", guided],
+        "model.norm=rms": ["model.norm=rms"],
+        "train.contrastive=0.05": [contrastive],
+    }
+    assert ablation.split_variant(contrastive)[1] == "sampling.contrastive=0.05"
+    names = {ablation.test_name(text) for text in (*variants, guided)}
+    assert len(names) == 3 and "test" in names
 
 
 def test_a_folder_with_another_experiment_is_refused(tmp_path):
