@@ -8,7 +8,7 @@ import jax
 
 from fsdit.parallel.chips import find_chip
 from fsdit.planning.schedule import calibration, dump
-from fsdit.planning.schedule.calibration import Check
+from fsdit.planning.schedule.calibration import Check, Known
 from fsdit.planning.schedule.core import CORES
 from fsdit.planning.schedule.dump import Dump, NoPredictionError
 from fsdit.planning.schedule.prediction import Prediction, predict
@@ -28,7 +28,7 @@ class Predictor:
 
     def __init__(self, dump: Dump):
         self._dump = dump
-        self._checks: dict[tuple[str, int], tuple[Check, ...]] = {}
+        self._checks: dict[tuple[str, str, int], Check] = {}
 
     def begin(self) -> None:
         """To be called before a program is compiled that will be predicted."""
@@ -53,16 +53,21 @@ class Predictor:
         return predict(compiled.as_text(), self._dump.schedules(core), chip, core)
 
     def _calibrated(self, devices: Sequence[jax.Device]) -> tuple[Check, ...]:
-        """The calibration programs on these devices; compiled once for each kind and number."""
-        key = (devices[0].device_kind, len(devices))
+        """The calibration programs on these devices."""
+        chip = find_chip(devices[0].device_kind)
+        programs = calibration.programs(devices, chip, CORES[chip.name])
+        return tuple(self._check(known, devices) for known in programs)
+
+    def _check(self, known: Known, devices: Sequence[jax.Device]) -> Check:
+        """A calibration program beside its prediction.
+
+        JAX compiles equal programs once, and only then are there schedules to predict from.
+        """
+        key = (devices[0].device_kind, known.name, known.chips)
         if key not in self._checks:
-            chip = find_chip(key[0])
-            checks = []
-            for known in calibration.programs(devices, chip, CORES[chip.name]):
-                self.begin()
-                predicted = self._predict(known.lowered.compile(), devices).seconds
-                checks.append(Check(known.name, known.seconds, predicted))
-            self._checks[key] = tuple(checks)
+            self.begin()
+            predicted = self._predict(known.lowered.compile(), devices).seconds
+            self._checks[key] = Check(known.name, known.seconds, predicted)
         return self._checks[key]
 
 

@@ -43,9 +43,13 @@ class Check:
 
 
 class Known(NamedTuple):
-    """A calibration program before it is compiled. seconds: by arithmetic."""
+    """A calibration program before it is compiled.
+
+    chips: how many it runs on. seconds: by arithmetic.
+    """
 
     name: str
+    chips: int
     seconds: float
     lowered: jax.stages.Lowered
 
@@ -55,15 +59,16 @@ def programs(devices: Sequence[jax.Device], chip: Chip, core: Core) -> Iterator[
     one = SingleDeviceSharding(devices[0])
     square = jax.ShapeDtypeStruct((_SIDE, _SIDE), jnp.bfloat16, sharding=one)
     product = jax.jit(jnp.matmul).lower(square, square)
-    yield Known("bfloat16 product", product_seconds(_SIDE, chip), product)
+    yield Known("bfloat16 product", 1, product_seconds(_SIDE, chip), product)
 
     array = jax.ShapeDtypeStruct(_COPIED, jnp.float32, sharding=one)
     copied = jax.jit(jnp.copy).lower(array)
-    yield Known("copy", copy_seconds(array.size * 4, chip), copied)
+    yield Known("copy", 1, copy_seconds(array.size * 4, chip), copied)
 
     if len(devices) > 1:
         yield Known(
             "all-gather",
+            len(devices),
             gather_seconds(_SHARD[0] * _SHARD[1] * 2, len(devices), chip, core),
             _all_gather(devices),
         )
