@@ -51,7 +51,8 @@ _METRICS = (
     *("pixel_near_copies", "frechet_distance"),
 )
 _SAME = {"seed", "train.num_steps", "train.eval_interval"}  # decided here for all variants
-_TURNS, _STEPS = 7, 3  # of the timing
+STEPS = 3  # of a turn of the timing
+_TURNS = 7
 
 # By settings of a variant, as text: {"ratio": time of a step, in steps of the unchanged
 # experiment; "steps": of training; "scores": guidance -> metric -> seed -> value}
@@ -179,7 +180,7 @@ def stepping(config: Config) -> Callable[[], jax.Array]:
 
     def train() -> jax.Array:
         nonlocal state
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             state, metrics = step(state, batch)
         return metrics["loss"]
 

@@ -11,8 +11,6 @@ The earlier commit runs with the packages of today.
 """
 
 import contextlib
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments.benchmarks.turns import Worker, print_rates, ratio, worked
 from fsdit import program
 
 ROOT = Path(__file__).parents[2]
@@ -28,27 +27,11 @@ ROOT = Path(__file__).parents[2]
 WORK = {"sampling": 256, "recipe": 256, "training": 4}
 
 
-class Side:
-    """A process that does one piece of work whenever it is asked, by the code of a checkout."""
-
-    def __init__(self, checkout: Path, work: str, count: int):
-        script = str(Path(__file__).with_name("commit_side.py"))
-        command = [sys.executable, "-P", script, work, str(count)]
-        environment = os.environ | {"PYTHONPATH": str(checkout)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen(command, cwd=checkout, env=environment, **pipes)
-
-    def rate(self) -> float:
-        """Does the work once; returns images a second."""
-        print("work", file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side ended with status {self._process.wait()}")
-        return float(line)
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+def side(checkout: Path, work: str, count: int) -> Worker:
+    """A process that works by the code of a checkout, and says at how many images a second."""
+    script = str(Path(__file__).with_name("commit_side.py"))
+    command = [sys.executable, "-P", script, work, str(count)]
+    return Worker(command, checkout, {"PYTHONPATH": str(checkout)})
 
 
 @contextlib.contextmanager
@@ -69,13 +52,8 @@ def compare(before: Path, after: Path, work: str, turns: int, count: int) -> dic
     with contextlib.ExitStack() as stack:
         sides = {}
         for name, folder in (("before", before), ("after", after)):
-            sides[name] = stack.enter_context(contextlib.closing(Side(folder, work, count)))
-            sides[name].rate()
-        found: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(turns):
-            for name, side in sides.items():
-                found[name].append(side.rate())
-    return found
+            sides[name] = stack.enter_context(contextlib.closing(side(folder, work, count)))
+        return worked(sides, turns)
 
 
 def main(argv: list[str]) -> None:
@@ -83,11 +61,8 @@ def main(argv: list[str]) -> None:
     with checkout(_BEFORE.value) as before:
         for work in _WORK.value:
             found = compare(before, ROOT, work, _TURNS.value, WORK[work])
-            medians = {name: statistics.median(rates) for name, rates in found.items()}
-            print(f"{work}: {medians['after'] / medians['before']:.2f} times the rate of before")
-            for name, rates in found.items():
-                turns = ", ".join(f"{rate:.2f}" for rate in rates)
-                print(f"  {name}: {medians[name]:.2f} images/s, median of {turns}")
+            print(f"{work}: {ratio(found, 'after', 'before'):.2f} times the rate of before")
+            print_rates(found)
 
 
 if __name__ == "__main__":
