@@ -46,13 +46,13 @@ def get_config() -> Config:
         ),
         # More training at noisy times, where the supports decide what is sampled.
         flow=FlowConfig(logit_mean=-0.5),
-        sampling=SamplingConfig(num_steps=20, guidance_scale=2.0, guidance_interval=(0.0, 0.6)),
+        sampling=SamplingConfig(num_steps=20, guidance_scale=1.5, guidance_interval=(0.0, 0.6)),
         evaluation=EvaluationConfig(samples_per_episode=2),
         optimizer=OptimizerConfig(
             method="muon", peak_learning_rate=6e-3, final_learning_rate=1e-5, warmup_steps=30
         ),
         train=TrainConfig(
-            num_steps=1160, ema_decay=0.995, log_interval=50, eval_interval=400, eval_batches=8
+            num_steps=1300, ema_decay=0.995, log_interval=50, eval_interval=400, eval_batches=8
         ),
         checkpoint=CheckpointConfig(interval=200, keep_last=2),
     )

@@ -2,9 +2,10 @@
 
     git worktree add /tmp/before 3b52c82
     export XLA_FLAGS=--xla_force_host_platform_device_count=8
-    (cd /tmp/before && python -m fsdit.main --config=experiments/glyphs.py --workdir=/tmp/a \\
-      --config.train.num_steps=200 --config.train.log_interval=1 --config.mesh.data=1 \\
-      --config.mesh.fsdp=8)
+    (cd /tmp/before && python -m data_prep.glyphs --output_dir=datasets/glyphs &&
+      python -m fsdit.main --config=experiments/glyphs.py --workdir=/tmp/a \\
+      --config.train.num_steps=200 --config.train.log_interval=1 \\
+      --config.train.eval_interval=1000 --config.mesh.data=1 --config.mesh.fsdp=8)
     python -m fsdit.main --config=/tmp/a/config.json --workdir=/tmp/b
     python -m experiments.benchmarks.curves --workdir=/tmp/a --workdir=/tmp/b
 
