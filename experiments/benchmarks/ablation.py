@@ -2,19 +2,21 @@
 
     python -m experiments.benchmarks.ablation --config=experiments/glyphs.py \\
         --output_dir=runs/ablation --seed=0 --seed=1 --seed=2 \\
-        --variant=optimizer.method=muon --variant=model.norm=rms,model.qk_norm=true
+        --variant=model.mlp=swiglu --variant=model.norm=rms,model.qk_norm=true
 
 Train steps of all variants are timed in turns, and each variant trains for as many steps as take
 the time of the unchanged experiment; its warm-up keeps its share of them. Then `fsdit.evaluate`
-measures samples of unseen classes. Prints a table of means over the seeds with standard errors, and
-writes ablation.json. A second start goes on; give it the same variants, or more. With --jobs=2 two
-runs go on side by side on a CPU, each on half of the cores, which small models fill better.
+measures samples of unseen classes. Variants that differ in sampling.* alone share a training.
+Prints a table of means over the seeds with standard errors, and writes ablation.json. A second
+start goes on; give it the same variants, or more. With --jobs=2 two runs go on side by side on a
+CPU, each on half of the cores, which small models fill better.
 
---time_only stops before the training. With that ablation.json and config.json in its
---output_dir, and the dataset at the same path, another machine, a GPU too, then trains for as many
-steps as this one has time for.
+--time_only times the steps and stops. To train on another machine, for example with a GPU, copy
+ablation.json and config.json into its --output_dir, and the dataset to the same path: it then
+trains for the numbers of steps that were found here.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -23,36 +25,29 @@ import statistics
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 from experiments.benchmarks.compute.recipe_step import changed, settings_of
-from experiments.benchmarks.compute.train_step import step_and_state
+from experiments.benchmarks.compute.train_step import trainer_on_zeros
 from experiments.benchmarks.turns import take_turns
 from fsdit import program
 from fsdit.config import Config, apply_overrides, to_dict
-from fsdit.data.layout import read_dataset_info, write_json
+from fsdit.data.layout import write_json
 from fsdit.errors import ConfigError
 from fsdit.evaluation.metrics import METRICS
 from fsdit.evaluation.results import read_results
-from fsdit.parallel import sharding
-from fsdit.planning.programs import abstract_batch
-from fsdit.planning.published import abstract_networks
-from fsdit.training.alignment import with_projection
 
 _METRICS = (
     *("top1", "pixel_frechet_distance", "pixel_recall", "pixel_pairwise_distance"),
     *("pixel_near_copies", "frechet_distance"),
 )
 _SAME = {"seed", "train.num_steps", "train.eval_interval"}  # decided here for all variants
-STEPS = 3  # of a turn of the timing
-_TURNS = 7
+_TURNS, _STEPS = 7, 3  # of the timing; a turn has so many train steps
 
 # By settings of a variant, as text: {"ratio": time of a step, in steps of the unchanged
 # experiment; "steps": of training; "scores": guidance -> metric -> seed -> value}
@@ -64,26 +59,27 @@ def main(argv: list[str]) -> None:
     base, output = evaluated(_CONFIG(), _SCALES.value), Path(_OUTPUT.value)
     trainings = by_training(["", *_VARIANTS.value])
     for text in itertools.chain.from_iterable(trainings.values()):
-        varied(base, text)
+        varied(base, text)  # refuses a wrong variant before anything is timed
     keep_experiment(base, output / "config.json")
     results = output / "ablation.json"
     found = timed(base, trainings, results)
 
-    def measured(case: tuple[int, str]) -> dict[str, Path]:
-        """Trains once, and samples by each variant of this training; the results by variant."""
+    def train_and_evaluate(case: tuple[int, str]) -> dict[str, Path]:
+        """Trains once, and evaluates by each variant of the training; folders by variant."""
         seed, training = case
         workdir = output / f"{folder_name(training)}-{seed}"
-        tests = {text: workdir / test_name(text) for text in trainings[training]}
-        for text, test in tests.items():
+        folders = {text: workdir / results_folder(text) for text in trainings[training]}
+        for text, folder in folders.items():
             settings = equal_time(base, found[text]["steps"], seed, training)
-            run(output / "config.json", settings, split_variant(text)[1], workdir, test)
-        return tests
+            run(output / "config.json", settings, split_variant(text)[1], workdir, folder)
+        return folders
 
     cases = [] if _TIME_ONLY.value else list(itertools.product(_SEEDS.value, trainings))
     with jobs_on_cores(_JOBS.value) as jobs:
-        for (seed, _), tests in zip(cases, jobs.map(measured, cases), strict=True):
-            for text, test in tests.items():
-                add_scores(found[text]["scores"], test, seed)
+        done = jobs.map(train_and_evaluate, cases)
+        for (seed, _), folders in zip(cases, done, strict=True):
+            for text, folder in folders.items():
+                add_scores(found[text]["scores"], folder, seed)
             write_json(results, found)
             print_table(found)
 
@@ -146,45 +142,30 @@ def by_training(variants: list[str]) -> dict[str, list[str]]:
 
 
 def timed(base: Config, trainings: dict[str, list[str]], results: Path) -> Found:
-    """What was found before, with the steps of each variant, which are timed where one lacks."""
+    """Returns the contents of the file of results, after timing the trainings that it lacks."""
     found: Found = json.loads(results.read_text()) if results.exists() else {}
-    if any(text not in found for texts in trainings.values() for text in texts):
-        for training, ratio in step_ratios(base, trainings).items():
-            entry = {"ratio": ratio, "steps": round(base.train.num_steps / ratio)}
-            for text in trainings[training]:
-                found.setdefault(text, {**entry, "scores": {}})
-        write_json(results, found)
-        print_table(found)
+    ratios = {split_variant(text)[0]: entry["ratio"] for text, entry in found.items()}
+    if missing := trainings.keys() - ratios.keys():
+        ratios = step_ratios(base, missing) | ratios
+    for training, texts in trainings.items():
+        ratio = ratios[training]
+        for text in texts:
+            entry = {"ratio": ratio, "steps": round(base.train.num_steps / ratio), "scores": {}}
+            found.setdefault(text, entry)
+    write_json(results, found)
+    print_table(found)
     return found
 
 
 def step_ratios(base: Config, trainings: Iterable[str]) -> dict[str, float]:
     """Time of a train step of each training, in steps of the one named ""; the best of turns."""
-    sides = {training: stepping(varied(base, training)) for training in trainings}
+    sides = {
+        training: functools.partial(trainer_on_zeros(varied(base, training)), _STEPS)
+        for training in {"", *trainings}
+    }
     seconds, _ = take_turns(sides, _TURNS)
     best = {training: min(times) for training, times in seconds.items()}
     return {training: time / best[""] for training, time in best.items()}
-
-
-def stepping(config: Config) -> Callable[[], jax.Array]:
-    """Returns a function that trains some steps on a batch of zeros and returns the last loss."""
-    info = read_dataset_info(config.data.dataset_dir)
-    spec, frozen = abstract_networks(config, info)
-    spec, mesh = with_projection(spec, config), sharding.make_mesh(config)
-    shapes = abstract_batch(spec, frozen, config, info)
-    batch = jax.device_put(
-        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        sharding.batch_sharding(mesh),
-    )
-    step, state = step_and_state(config, spec, mesh)
-
-    def train() -> jax.Array:
-        nonlocal state
-        for _ in range(STEPS):
-            state, metrics = step(state, batch)
-        return metrics["loss"]
-
-    return train
 
 
 def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]:
@@ -200,17 +181,18 @@ def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]
 
 
 def run(
-    experiment: Path, settings: dict[str, str], sampling: str, workdir: Path, test: Path
+    experiment: Path, settings: dict[str, str], sampling: str, workdir: Path, folder: Path
 ) -> None:
     """Trains and evaluates a variant, unless that is done. Raises CalledProcessError.
 
     settings: what training changes in the experiment. sampling: what the evaluation changes.
+    folder: for the results.
     """
-    if (test / "results.json").exists():
+    if (folder / "results.json").exists():
         return
     python = (sys.executable, "-m")
     train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides(settings))
-    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={test}")
+    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={folder}")
     for command in (train, (*evaluate, *overrides(settings_of(sampling)))):
         subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
 
@@ -220,9 +202,9 @@ def overrides(settings: dict[str, str]) -> list[str]:
     return [f"--config.{path}={value}" for path, value in settings.items()]
 
 
-def add_scores(scores: dict[str, Any], test: Path, seed: int) -> None:
+def add_scores(scores: dict[str, Any], folder: Path, seed: int) -> None:
     """Adds what an evaluation found, by guidance scale, metric and seed."""
-    for table in read_results(test / "results.json").tables:
+    for table in read_results(folder / "results.json").tables:
         at = scores.setdefault(f"{table.guidance_scale:g}", {})
         for metric in _METRICS:
             if metric in table.scores:
@@ -235,7 +217,7 @@ def folder_name(text: str) -> str:
     return urllib.parse.quote(text, safe="=,") or "unchanged"
 
 
-def test_name(text: str) -> str:
+def results_folder(text: str) -> str:
     """A name of its own for the results of each way to sample."""
     sampling = split_variant(text)[1]
     return f"test,{folder_name(sampling)}" if sampling else "test"
@@ -243,13 +225,14 @@ def test_name(text: str) -> str:
 
 def print_table(found: Found) -> None:
     labels = [METRICS[metric].label for metric in _METRICS]
-    print("| variant | steps | guidance | " + " | ".join(labels) + " |")
-    print("| --- " * (3 + len(_METRICS)) + "|")
+    print("| variant | step | steps | guidance | " + " | ".join(labels) + " |")
+    print("| --- " * (4 + len(_METRICS)) + "|")
     for text, entry in found.items():
-        for scale, metrics in sorted(entry["scores"].items(), key=lambda item: float(item[0])):
+        head = f"| {text or 'unchanged'} | {entry['ratio']:.2f} | {entry['steps']} | "
+        scores = sorted(entry["scores"].items(), key=lambda item: float(item[0]))
+        for scale, metrics in scores or [("-", {})]:
             cells = [mean_text(list(metrics.get(m, {}).values())) for m in _METRICS]
-            head = f"| {text or 'unchanged'} | {entry['steps']} | {scale} | "
-            print(head + " | ".join(cells) + " |")
+            print(f"{head}{scale} | " + " | ".join(cells) + " |")
     print(flush=True)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.benchmarks.turns import Worker, print_rates, ratio, worked
+from experiments.benchmarks.turns import Worker, print_rates, rate_ratio, rates_in_turns
 from fsdit import program
 
 ROOT = Path(__file__).parents[2]
@@ -27,11 +27,11 @@ ROOT = Path(__file__).parents[2]
 WORK = {"sampling": 256, "recipe": 256, "training": 4}
 
 
-def side(checkout: Path, work: str, count: int) -> Worker:
-    """A process that works by the code of a checkout, and says at how many images a second."""
+def side(folder: Path, work: str, count: int) -> Worker:
+    """A process that works by the code in a folder, and says at how many images a second."""
     script = str(Path(__file__).with_name("commit_side.py"))
     command = [sys.executable, "-P", script, work, str(count)]
-    return Worker(command, checkout, {"PYTHONPATH": str(checkout)})
+    return Worker(command, folder, {"PYTHONPATH": str(folder)})
 
 
 @contextlib.contextmanager
@@ -45,15 +45,12 @@ def checkout(revision: str) -> Iterator[Path]:
 
 
 def compare(before: Path, after: Path, work: str, turns: int, count: int) -> dict[str, list[float]]:
-    """Images a second of each turn of both sides; a first turn, which compiles, is left out.
-
-    count: samples or train steps in a turn.
-    """
+    """Images a second of each turn of both sides. count: samples or train steps in a turn."""
     with contextlib.ExitStack() as stack:
         sides = {}
         for name, folder in (("before", before), ("after", after)):
             sides[name] = stack.enter_context(contextlib.closing(side(folder, work, count)))
-        return worked(sides, turns)
+        return rates_in_turns(sides, turns)
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +58,7 @@ def main(argv: list[str]) -> None:
     with checkout(_BEFORE.value) as before:
         for work in _WORK.value:
             found = compare(before, ROOT, work, _TURNS.value, WORK[work])
-            print(f"{work}: {ratio(found, 'after', 'before'):.2f} times the rate of before")
+            print(f"{work}: {rate_ratio(found, 'after', 'before'):.2f} times the rate of before")
             print_rates(found)
 
 

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from fsdit import program
-from fsdit.errors import DataError
+from fsdit.errors import ConfigError, DataError
 
 _RANGES = 4  # into which the steps are split
 
@@ -44,14 +44,16 @@ def differences(one: dict[int, float], other: dict[int, float]) -> dict[int, flo
 def main(argv: Sequence[str]) -> None:
     del argv
     if len(_WORKDIRS.value) != 2:
-        raise app.UsageError("--workdir names a run; give it twice")
+        raise ConfigError("--workdir names a run: give it twice")
     one, other = (losses(Path(workdir)) for workdir in _WORKDIRS.value)
     found = differences(one, other)
+    if not found:
+        raise DataError("there is no step of which both runs logged the loss")
     for steps in np.array_split(sorted(found), min(_RANGES, len(found))):
         begin, end = int(steps[0]), int(steps[-1])
         largest = max(found[int(step)] for step in steps)
-        fall = f"{one[begin]:.3f} to {one[end]:.3f}"
-        print(f"steps {begin} to {end}: losses of {fall} differ by {largest:.1e} of their size")
+        fall = f"loss {one[begin]:.3f} to {one[end]:.3f}"
+        print(f"steps {begin} to {end}: {fall}, differences of at most {largest:.1e} of it")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.huge_pages --config=experiments/glyphs.py
     taskset -c 0 python -m experiments.benchmarks.huge_pages --config=experiments/glyphs.py
 
-One side is a process with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, the other one is without; each
-trains on a batch of zeros while the other one waits. The experiment's dataset has to exist. Huge
-pages need Linux, glibc from 2.35 on, and /sys/kernel/mm/transparent_hugepage/enabled set to madvise
-or always.
+The second line does so on one core. One side is a process with GLIBC_TUNABLES set to
+glibc.malloc.hugetlb=1, the other one has no tunables; each trains on a batch of zeros while the
+other one waits. The experiment's dataset has to exist. Huge pages need Linux, glibc from 2.35 on,
+and "madvise" or "always" in /sys/kernel/mm/transparent_hugepage/enabled.
 """
 
 import contextlib
@@ -17,10 +17,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments.benchmarks.ablation import STEPS, stepping
-from experiments.benchmarks.turns import Worker, print_rates, ratio, worked
+from experiments.benchmarks.compute.train_step import trainer_on_zeros
+from experiments.benchmarks.turns import Worker, print_rates, rate_ratio, rates_in_turns
 from fsdit import program
 
+STEPS = 3  # of a turn
 TUNABLES = {"without": "", "with huge pages": "glibc.malloc.hugetlb=1"}
 
 
@@ -37,8 +38,8 @@ def main(argv: list[str]) -> None:
             )
             for name, tunables in TUNABLES.items()
         }
-        found = worked(workers, _TURNS.value)
-    times = ratio(found, "with huge pages", "without")
+        found = rates_in_turns(workers, _TURNS.value)
+    times = rate_ratio(found, "with huge pages", "without")
     print(f"{_CONFIG().name}: {times:.2f} times as fast with huge pages")
     print_rates(found)
 
@@ -46,10 +47,10 @@ def main(argv: list[str]) -> None:
 def work() -> None:
     """Trains some steps for each line that comes in, and prints images a second."""
     config = _CONFIG()
-    train = stepping(config)
+    train = trainer_on_zeros(config)
     for _ in sys.stdin:
         begun = time.perf_counter()
-        jax.block_until_ready(train())
+        jax.block_until_ready(train(STEPS))
         print(STEPS * config.data.batch_size / (time.perf_counter() - begun), flush=True)
 
 

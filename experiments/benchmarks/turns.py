@@ -46,7 +46,7 @@ class Worker:
             print("work", file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a side ended with status {self._process.wait()}")
+            raise RuntimeError(f"a worker ended with status {self._process.wait()}")
         return float(line)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Worker:
         self._process.wait()
 
 
-def worked(workers: Mapping[str, Worker], turns: int) -> dict[str, list[float]]:
+def rates_in_turns(workers: Mapping[str, Worker], turns: int) -> dict[str, list[float]]:
     """Rates of each turn of the workers; a first one of each, which compiles, is left out."""
     for worker in workers.values():
         worker.rate()
@@ -66,7 +66,7 @@ def worked(workers: Mapping[str, Worker], turns: int) -> dict[str, list[float]]:
     return found
 
 
-def ratio(found: Mapping[str, list[float]], side: str, other: str) -> float:
+def rate_ratio(found: Mapping[str, list[float]], side: str, other: str) -> float:
     """The median rate of a side as a multiple of that of another one."""
     return statistics.median(found[side]) / statistics.median(found[other])
 

@@ -61,7 +61,8 @@ class Predictor:
     def _check(self, known: Known, devices: Sequence[jax.Device]) -> Check:
         """A calibration program beside its prediction.
 
-        JAX compiles equal programs once, and only then are there schedules to predict from.
+        Each is kept, because JAX compiles equal programs once in a process, and libtpu writes
+        schedules only when it compiles.
         """
         key = (devices[0].device_kind, known.name, known.chips)
         if key not in self._checks:

@@ -57,8 +57,24 @@ def test_variants_that_are_only_sampled_otherwise_train_once():
         "train.contrastive=0.05": [contrastive],
     }
     assert ablation.split_variant(contrastive)[1] == "sampling.contrastive=0.05"
-    names = {ablation.test_name(text) for text in (*variants, guided)}
+    names = {ablation.results_folder(text) for text in (*variants, guided)}
     assert len(names) == 3 and "test" in names
+
+
+def test_a_variant_that_is_added_later_has_the_steps_of_its_training(tmp_path, monkeypatch):
+    def timed_as_two(base, trainings):
+        return dict.fromkeys(trainings, 2.0)
+
+    monkeypatch.setattr(ablation, "step_ratios", timed_as_two)
+    file = tmp_path / "ablation.json"
+    entry = {"ratio": 1.25, "steps": 800, "scores": {"1": {"top1": {"0": 0.5}}}}
+    file.write_text(json.dumps({"model.norm=rms": entry}))
+    variants = ["", "model.norm=rms", "model.norm=rms,sampling.solver=heun", "model.mlp=swiglu"]
+    found = ablation.timed(BASE, ablation.by_training(variants), file)
+    assert found == json.loads(file.read_text())
+    assert found["model.norm=rms"] == entry
+    steps = {text: found[text]["steps"] for text in variants}
+    assert list(steps.values()) == [500, 800, 800, 500]
 
 
 def test_a_folder_with_another_experiment_is_refused(tmp_path):

@@ -141,7 +141,7 @@ def test_products_of_a_block_count_as_xla_counts_and_agree_with_pytorch():
         np.testing.assert_allclose(compiled(*arrays), theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_processes_work_in_turns_and_one_that_ends_is_told(tmp_path):
+def test_processes_work_in_turns_and_one_that_ends_is_reported(tmp_path):
     script = "import os, sys\nfor n, _ in enumerate(sys.stdin): print(n * int(os.environ['BY']))"
     command = [sys.executable, "-uc", script]
     with contextlib.ExitStack() as stack:
@@ -149,9 +149,9 @@ def test_processes_work_in_turns_and_one_that_ends_is_told(tmp_path):
             by: stack.enter_context(contextlib.closing(turns.Worker(command, tmp_path, {"BY": by})))
             for by in ("2", "3")
         }
-        found = turns.worked(workers, 3)
+        found = turns.rates_in_turns(workers, 3)
     assert found == {"2": [2, 4, 6], "3": [3, 6, 9]}
-    assert turns.ratio(found, "3", "2") == 1.5
+    assert turns.rate_ratio(found, "3", "2") == 1.5
     ended = turns.Worker([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, {})
     with contextlib.closing(ended), pytest.raises(RuntimeError, match="ended with status 3"):
         ended.rate()

@@ -27,13 +27,15 @@ from jax.sharding import Mesh
 from experiments.benchmarks.turns import machine, rates, take_turns
 from fsdit import program
 from fsdit.config import CodecConfig, Config, DataConfig, EncoderConfig, dit
-from fsdit.data.layout import DatasetInfo, SplitInfo
+from fsdit.data.layout import DatasetInfo, SplitInfo, read_dataset_info
 from fsdit.features.frozen import Frozen
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
+from fsdit.planning.programs import abstract_batch
 from fsdit.planning.published import abstract_networks
 from fsdit.training import optimizer
 from fsdit.training import state as train_state
+from fsdit.training.alignment import with_projection
 from fsdit.training.step import compile_train_step
 
 IMAGE_SIZE, BATCH, SHOTS = 224, 8, 5
@@ -111,6 +113,30 @@ def trainer(config: Config) -> Callable[[int], jax.Array]:
     step, state = step_and_state(config, spec, mesh)
     place = sharding.global_batch(mesh, config.data.batch_size)
     batch = place(example_batch(spec, config))
+
+    def train(steps: int) -> jax.Array:
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+        return metrics["loss"]
+
+    return train
+
+
+def trainer_on_zeros(config: Config) -> Callable[[int], jax.Array]:
+    """Returns a function that trains an experiment some steps on a batch of zeros.
+
+    It returns the last loss. The experiment's dataset has to exist.
+    """
+    info = read_dataset_info(config.data.dataset_dir)
+    spec, frozen = abstract_networks(config, info)
+    spec, mesh = with_projection(spec, config), sharding.make_mesh(config)
+    shapes = abstract_batch(spec, frozen, config, info)
+    batch = jax.device_put(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        sharding.batch_sharding(mesh),
+    )
+    step, state = step_and_state(config, spec, mesh)
 
     def train(steps: int) -> jax.Array:
         nonlocal state
