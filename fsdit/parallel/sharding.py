@@ -85,6 +85,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def gathered(mesh: Mesh, params: PyTree[Array]) -> PyTree[Array]:
+    """The parameters, complete on every device; to be called where a jitted function begins.
+
+    Of parameters that are split over devices, XLA's partitioner would else make every layer of
+    every step exchange activations.
+    """
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of an array whose axis 0 is split over all devices."""
     return NamedSharding(mesh, BATCH)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, UInt8, UInt32
 
 from fsdit.config import SamplingConfig
@@ -20,7 +20,7 @@ from fsdit.randomness import example_keys, stream_key
 
 _MEAN_SAMPLES = 16  # of noise, for the mean velocity of `sampler.mean_velocity`
 
-# (params, codec, supports, index (B,) uint32, seed () uint32[, guide_params[, towards]])
+# (params, codec, supports, index (B,) uint32, seed () uint32[, guide_params])
 # -> images (B, H, W, C) uint8
 SampleImages = Callable[..., UInt8[Array, "B H W C"]]
 # (supports of one episode, weight (B,) in [0, 1])
@@ -38,14 +38,36 @@ def compile_sampling(
 
     The function's codec is that of `spec`, with its parameters on the mesh. each: how many images
     it makes of every episode; those of the episode with index i have the indices i * each,
-    i * each + 1 and so on.
+    i * each + 1 and so on. Episodes are split over the devices. Each device gathers the parameters
+    once and samples its own rows. (XLA's partitioner, if left to itself, exchanges activations in
+    every layer of every step instead.)
     """
 
-    def sample(params: dict, codec: LatentCodec, supports: Supports, index: Array, *rest) -> Array:
+    def local(
+        params: dict,
+        codec: LatentCodec,
+        supports: Supports,
+        index: Array,
+        seed: Array,
+        guide_params: dict | None,
+    ) -> Array:
         rows = (index[:, None] * each + jnp.arange(each, dtype=index.dtype)).reshape(-1)
-        return sample_images(spec, guide, config, params, codec, supports, rows, *rest)
+        given = params, codec, supports, rows, seed, guide_params
+        return sample_images(spec, guide, config, *given)
 
-    return jax.jit(sample, out_shardings=sharding.batch_sharding(mesh))
+    whole, rows = PartitionSpec(), sharding.BATCH
+    by_rows = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(whole, whole, rows, rows, whole, whole),
+        out_specs=rows,
+        check_vma=False,
+    )
+
+    def sample(params, codec, supports, index, seed, guide_params=None):
+        return by_rows(params, codec, supports, index, seed, guide_params)
+
+    return jax.jit(sample)
 
 
 def sample_images(

@@ -104,8 +104,8 @@ class Diagnostics:
         self._examples = examples
         self._validation = UNSEEN if UNSEEN in examples else SEEN
         out = sharding.replicated(mesh)
-        self._losses = jax.jit(_make_losses(spec, config), out_shardings=out)
-        self._statistics = jax.jit(_make_statistics(spec, config), out_shardings=out)
+        self._losses = jax.jit(_make_losses(spec, config, mesh), out_shardings=out)
+        self._statistics = jax.jit(_make_statistics(spec, config, mesh), out_shardings=out)
         plain = dataclasses.replace(config.sampling, guidance_scale=1.0)
         self._samplers = [
             compile_sampling(spec, sampling, mesh) for sampling in (plain, config.sampling)
@@ -194,17 +194,18 @@ class Diagnostics:
                 save_picture(path, np.concatenate(list(blocks.values())), zoom=1)
 
 
-def _make_losses(spec: ModelSpec, config: Config) -> Callable:
+def _make_losses(spec: ModelSpec, config: Config, mesh: Mesh) -> Callable:
     def losses(ema: dict, batch: StepBatch, episodes: Array) -> tuple[Array, Array]:
-        values, t = example_losses(spec, config, ema, batch, "evaluation")
+        params = sharding.gathered(mesh, ema)
+        values, t = example_losses(spec, config, params, batch, "evaluation")
         return time_bins(values, t, (batch["index"] < episodes).astype(jnp.float32))
 
     return losses
 
 
-def _make_statistics(spec: ModelSpec, config: Config) -> Callable:
+def _make_statistics(spec: ModelSpec, config: Config, mesh: Mesh) -> Callable:
     def statistics(ema: dict, batch: StepBatch) -> tuple[dict[str, Array], Array]:
-        model = spec.model(ema)
+        model = spec.model(sharding.gathered(mesh, ema))
         x_t, _, t = noised(spec, config, batch, "evaluation", 0)
         pooled, tokens = model.encode_supports(batch["supports"])
         _, stats = model.velocity(x_t, t, model.conditioner(pooled, tokens), diagnose=True)

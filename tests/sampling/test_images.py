@@ -1,14 +1,17 @@
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
+from fsdit.planning import costs
 from fsdit.sampling.images import compile_sampling
 
 COUNT, SIZE = 8, 12
@@ -30,17 +33,27 @@ NETWORKS = ModelSpec(
 )
 
 
+def disturbed(spec, scale):
+    """Parameters at which the velocity is not zero, as it is before training."""
+    leaves, tree = jax.tree.flatten(jax.jit(lambda: spec.init(0))())
+    random = np.random.default_rng(1)
+    noise = [scale * random.normal(size=p.shape).astype(p.dtype) for p in leaves]
+    return tree.unflatten([p + n for p, n in zip(leaves, noise, strict=True)])
+
+
 @pytest.fixture(scope="module")
 def params():
-    """Parameters at which the velocity is not zero, as it is before training."""
-    leaves, tree = jax.tree.flatten(jax.jit(lambda: NETWORKS.init(0))())
-    random = np.random.default_rng(1)
-    return tree.unflatten([p + 0.1 * random.normal(size=p.shape).astype(p.dtype) for p in leaves])
+    return disturbed(NETWORKS, 0.1)
+
+
+def mesh_of(*sizes):
+    devices = jax.devices()[: math.prod(sizes)]
+    return jax.make_mesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 @functools.cache
 def compiled(devices, each=1, **settings):
-    mesh = jax.make_mesh((devices, 1), AXES, devices=jax.devices()[:devices])
+    mesh = mesh_of(devices, 1)
     return compile_sampling(NETWORKS, dataclasses.replace(SAMPLING, **settings), mesh, each=each)
 
 
@@ -49,6 +62,26 @@ def draw(params, rows=slice(None), devices=1, seed=0, **settings):
     function = compiled(devices, **settings)
     drawn = function(params, NETWORKS.codec, supports, index, np.uint32(seed))
     return np.asarray(drawn).astype(int)
+
+
+@pytest.mark.medium
+@pytest.mark.several_devices
+def test_devices_with_parts_of_the_parameters_gather_them_once_and_exchange_nothing_else():
+    wide = dataclasses.replace(NETWORKS.config, hidden_size=128)
+    spec, mesh = dataclasses.replace(NETWORKS, config=wide), mesh_of(1, 8)
+    params = disturbed(spec, 0.02)
+    shardings = sharding.state_shardings(mesh, params)
+    rows = jax.device_put((SUPPORTS, INDEX), sharding.batch_sharding(mesh))
+    arguments = jax.device_put(params, shardings), spec.codec, *rows, np.uint32(0)
+    program = compile_sampling(spec, SAMPLING, mesh).lower(*arguments).compile()
+    split = sum(any(placed.spec) for placed in jax.tree.leaves(shardings))
+    exchanged = costs.count(program).collectives
+    assert {found.kind for found in exchanged} == {"all-gather"}
+    assert sum(found.count for found in exchanged) <= split
+    alone = compile_sampling(spec, SAMPLING, mesh_of(1, 1))
+    expected = alone(params, spec.codec, SUPPORTS, INDEX, np.uint32(0))
+    difference = np.asarray(program(*arguments)).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 1 and np.asarray(expected).std() > 1
 
 
 @pytest.mark.medium
