@@ -110,17 +110,8 @@ def example_batch(spec: ModelSpec, config: Config) -> dict[str, Any]:
 def trainer(config: Config) -> Callable[[int], jax.Array]:
     """Returns a function that trains `steps` steps on one batch and returns the last loss."""
     spec, mesh = networks_of(config), sharding.make_mesh(config)
-    step, state = step_and_state(config, spec, mesh)
     place = sharding.global_batch(mesh, config.data.batch_size)
-    batch = place(example_batch(spec, config))
-
-    def train(steps: int) -> jax.Array:
-        nonlocal state
-        for _ in range(steps):
-            state, metrics = step(state, batch)
-        return metrics["loss"]
-
-    return train
+    return _trainer(config, spec, mesh, place(example_batch(spec, config)))
 
 
 def trainer_on_zeros(config: Config) -> Callable[[int], jax.Array]:
@@ -136,6 +127,10 @@ def trainer_on_zeros(config: Config) -> Callable[[int], jax.Array]:
         jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         sharding.batch_sharding(mesh),
     )
+    return _trainer(config, spec, mesh, batch)
+
+
+def _trainer(config: Config, spec: ModelSpec, mesh: Mesh, batch: Any) -> Callable[[int], jax.Array]:
     step, state = step_and_state(config, spec, mesh)
 
     def train(steps: int) -> jax.Array:
