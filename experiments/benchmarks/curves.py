@@ -7,7 +7,7 @@
       --config.train.num_steps=200 --config.train.log_interval=1 \\
       --config.train.eval_interval=1000 --config.mesh.data=1 --config.mesh.fsdp=8)
     python -m fsdit.main --config=/tmp/a/config.json --workdir=/tmp/b
-    python -m experiments.benchmarks.curves --workdir=/tmp/a --workdir=/tmp/b
+    python -m experiments.benchmarks.curves --workdirs=/tmp/a,/tmp/b
 
 The losses are those that both runs logged. With one seed, and where one code only adds in another
 order than the other, they differ by rounding, which training amplifies step by step.
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 
 from fsdit import program
 from fsdit.errors import ConfigError, DataError
@@ -43,8 +42,8 @@ def differences(one: dict[int, float], other: dict[int, float]) -> dict[int, flo
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if len(_WORKDIRS.value) != 2:
-        raise ConfigError("--workdir names a run: give it twice")
+    if len(_WORKDIRS.value or ()) != 2:
+        raise ConfigError("--workdirs names two runs, separated by a comma")
     one, other = (losses(Path(workdir)) for workdir in _WORKDIRS.value)
     found = differences(one, other)
     if not found:
@@ -57,5 +56,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _WORKDIRS = flags.DEFINE_multi_string("workdir", [], "A run; to be given twice.")
+    _WORKDIRS = program.define_paths("workdirs", "The two runs.")
     program.run(main)

@@ -5,8 +5,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -168,33 +166,6 @@ def test_a_real_dump_of_a_small_step_predicts_its_time(experiment, tmp_path):
     assert set(errors) == {"bfloat16 product", "copy", "all-gather"}
     assert max(map(abs, errors.values())) < 0.05
     assert f"predicted time   {found['seconds'] * 1e3:.2f} ms" in done.stdout
-
-
-PREDICTED_IN_TURN = """
-import jax, jax.numpy as jnp
-from fsdit.planning import predictor, target
-
-with predictor.requested(True) as predicting:
-    (made,) = target.open_targets(["v5e:2x4"])
-    for count in (4, 8):
-        devices = made.devices[:count]
-        mesh = jax.sharding.Mesh(devices, ("x",))
-        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-        x = jax.ShapeDtypeStruct((count * 256, 512), jnp.bfloat16, sharding=rows)
-        predicting.begin()
-        compiled = jax.jit(lambda x: jnp.tanh(x) @ x.T).lower(x).compile()
-        found = predicting.predict(compiled, devices)
-        print(found.trouble, len(found.checks))
-"""
-
-
-@needs_libtpu
-@pytest.mark.large
-def test_programs_of_different_numbers_of_chips_are_predicted_in_one_process():
-    """JAX compiles the calibration programs of one chip once; a second time has no schedules."""
-    command = [sys.executable, "-c", PREDICTED_IN_TURN]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["None 3", "None 3"], done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 """The arithmetic of the calibration programs, and how predictions are printed."""
 
 import dataclasses
+import importlib.util
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -14,6 +17,7 @@ from fsdit.planning.schedule import calibration
 from fsdit.planning.schedule.calibration import Check
 from fsdit.planning.schedule.core import CORES
 from fsdit.planning.schedule.prediction import Operation, Part, Prediction
+from tests.programs import environment
 
 V5E, V6E = find_chip("TPU v5 lite"), find_chip("TPU v6 lite")
 
@@ -84,3 +88,33 @@ def test_without_a_prediction_one_line_says_so_and_the_other_figures_stand():
     plain = report.text([plan_with(None)]).splitlines()
     shown = report.text([plan_with(Outcome(trouble=reason))]).splitlines()
     assert shown == [*plain, f"no predicted time: {reason}; the figures above stand without it"]
+
+
+PREDICTED_IN_TURN = """
+import jax, jax.numpy as jnp
+from fsdit.planning import predictor, target
+
+with predictor.requested(True) as predicting:
+    (made,) = target.open_targets(["v5e:2x4"])
+    for count in (4, 8):
+        devices = made.devices[:count]
+        mesh = jax.sharding.Mesh(devices, ("x",))
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+        x = jax.ShapeDtypeStruct((count * 256, 512), jnp.bfloat16, sharding=rows)
+        predicting.begin()
+        compiled = jax.jit(lambda x: jnp.tanh(x) @ x.T).lower(x).compile()
+        found = predicting.predict(compiled, devices)
+        print(found.trouble, len(found.checks))
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, which compiles for TPUs, is not installed: pip install 'fsdit[tpu]'",
+)
+@pytest.mark.large
+def test_programs_of_different_numbers_of_chips_are_predicted_in_one_process():
+    """JAX compiles the calibration programs of one chip once; a second time has no schedules."""
+    command = [sys.executable, "-c", PREDICTED_IN_TURN]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["None 3", "None 3"], done.stderr
