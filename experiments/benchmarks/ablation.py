@@ -67,11 +67,17 @@ def main(argv: list[str]) -> None:
     def train_and_evaluate(case: tuple[int, str]) -> dict[str, Path]:
         """Trains once, and evaluates by each variant of the training; folders by variant."""
         seed, training = case
+        variants = trainings[training]
         workdir = output / f"{folder_name(training)}-{seed}"
-        folders = {text: workdir / results_folder(text) for text in trainings[training]}
-        for text, folder in folders.items():
-            settings = equal_time(base, found[text]["steps"], seed, training)
-            run(output / "config.json", settings, split_variant(text)[1], workdir, folder)
+        folders = {text: workdir / results_folder(text) for text in variants}
+        missing = [t for t in variants if not (folders[t] / "results.json").exists()]
+        if missing:
+            settings = equal_time(base, found[variants[0]]["steps"], seed, training)
+            experiment = f"--config={output / 'config.json'}"
+            run("fsdit.main", settings, experiment, f"--workdir={workdir}")
+        for text in missing:
+            sampling = settings_of(split_variant(text)[1])
+            run("fsdit.evaluate", sampling, f"--workdir={workdir}", f"--output={folders[text]}")
         return folders
 
     cases = [] if _TIME_ONLY.value else list(itertools.product(_SEEDS.value, trainings))
@@ -180,26 +186,11 @@ def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]
     }
 
 
-def run(
-    experiment: Path, settings: dict[str, str], sampling: str, workdir: Path, folder: Path
-) -> None:
-    """Trains and evaluates a variant, unless that is done. Raises CalledProcessError.
-
-    settings: what training changes in the experiment. sampling: what the evaluation changes.
-    folder: for the results.
-    """
-    if (folder / "results.json").exists():
-        return
-    python = (sys.executable, "-m")
-    train = ("fsdit.main", f"--config={experiment}", f"--workdir={workdir}", *overrides(settings))
-    evaluate = ("fsdit.evaluate", f"--workdir={workdir}", f"--output={folder}")
-    for command in (train, (*evaluate, *overrides(settings_of(sampling)))):
-        subprocess.run([*python, *command], check=True, stdout=subprocess.DEVNULL)
-
-
-def overrides(settings: dict[str, str]) -> list[str]:
-    """The flags of these settings."""
-    return [f"--config.{path}={value}" for path, value in settings.items()]
+def run(module: str, settings: dict[str, str], *given: str) -> None:
+    """Runs a program with some settings changed. Raises CalledProcessError."""
+    overrides = [f"--config.{path}={value}" for path, value in settings.items()]
+    command = [sys.executable, "-m", module, *given, *overrides]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def add_scores(scores: dict[str, Any], folder: Path, seed: int) -> None:
