@@ -29,7 +29,7 @@ from fsdit.models.dit import Supports
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import backend, sharding
 from fsdit.sampling.guide import Guide
-from fsdit.sampling.images import sample_images
+from fsdit.sampling.images import ROWS, WHOLE, by_rows, sample_images
 
 # Compiled programs of a generator: one that is asked for ever new samplings would fill the memory.
 _KEPT_PROGRAMS = 8
@@ -266,17 +266,14 @@ class Generator:
         one episode. guide_params: None without a guide. towards: None unless `on_the_way`.
         images (B, H, W, C).
         """
-        rows, shared = sharding.batch_sharding(self._mesh), sharding.replicated(self._mesh)
         if (sampling, on_the_way) not in self._programs:
             for oldest in list(self._programs)[: 1 - _KEPT_PROGRAMS]:
                 del self._programs[oldest]
             guide = self.guide.spec if sampling.guide else None
-            towards = (shared, rows) if on_the_way else None
-            self._programs[sampling, on_the_way] = jax.jit(
-                functools.partial(sample_images, self.spec, guide, sampling),
-                in_shardings=(shared, shared, shared, rows, shared, shared, towards),
-                out_shardings=rows,
-            )
+            sample = functools.partial(sample_images, self.spec, guide, sampling)
+            towards = (WHOLE, ROWS) if on_the_way else WHOLE
+            inputs = (WHOLE, WHOLE, WHOLE, ROWS, WHOLE, WHOLE, towards)
+            self._programs[sampling, on_the_way] = jax.jit(by_rows(sample, self._mesh, inputs))
         return self._programs[sampling, on_the_way]
 
 

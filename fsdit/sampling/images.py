@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, UInt8, UInt32
+from jaxtyping import Array, Float, PyTree, UInt8, UInt32
 
 from fsdit.config import SamplingConfig
 from fsdit.flow import path, sampler
@@ -17,6 +17,8 @@ from fsdit.models.dit import FewShotDiT, Supports
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
+
+WHOLE, ROWS = PartitionSpec(), sharding.BATCH  # of an argument, on each device
 
 _MEAN_SAMPLES = 16  # of noise, for the mean velocity of `sampler.mean_velocity`
 
@@ -38,9 +40,7 @@ def compile_sampling(
 
     The function's codec is that of `spec`, with its parameters on the mesh. each: how many images
     it makes of every episode; those of the episode with index i have the indices i * each,
-    i * each + 1 and so on. Episodes are split over the devices. Each device gathers the parameters
-    once and samples its own rows. (XLA's partitioner, if left to itself, exchanges activations in
-    every layer of every step instead.)
+    i * each + 1 and so on. Episodes are split over the devices (`by_rows`).
     """
 
     def local(
@@ -55,19 +55,24 @@ def compile_sampling(
         given = params, codec, supports, rows, seed, guide_params
         return sample_images(spec, guide, config, *given)
 
-    whole, rows = PartitionSpec(), sharding.BATCH
-    by_rows = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(whole, whole, rows, rows, whole, whole),
-        out_specs=rows,
-        check_vma=False,
-    )
+    split = by_rows(local, mesh, (WHOLE, WHOLE, ROWS, ROWS, WHOLE, WHOLE))
 
     def sample(params, codec, supports, index, seed, guide_params=None):
-        return by_rows(params, codec, supports, index, seed, guide_params)
+        return split(params, codec, supports, index, seed, guide_params)
 
     return jax.jit(sample)
+
+
+def by_rows(
+    sample: Callable[..., Array], mesh: Mesh, inputs: tuple[PyTree[PartitionSpec], ...]
+) -> Callable[..., Array]:
+    """Splits a sampling over the devices of a mesh, each of which samples its own rows.
+
+    inputs: for each argument, whether a device has its rows of it (ROWS) or all of it (WHOLE);
+    parameters that are split are gathered once. (XLA's partitioner, if left to itself, exchanges
+    activations in every layer of every step instead.)
+    """
+    return jax.shard_map(sample, mesh=mesh, in_specs=inputs, out_specs=ROWS, check_vma=False)
 
 
 def sample_images(
