@@ -69,7 +69,7 @@ $(DATA)/dataset.json: | $(VENV)/installed
 	$(BIN)/python -m data_prep.glyphs --output_dir=$(DATA)
 
 demo: $(VENV)/installed $(DATA)/dataset.json
-	@echo "[2/3] Training (about 5 minutes on two CPU cores; start again to resume)"
+	@echo "[2/3] Training (about 4 minutes on two CPU cores; start again to resume)"
 	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(RUN)
 	@echo "[3/3] Generating characters that it has never seen (about a minute)"
 	$(BIN)/python -m fsdit.evaluate --workdir=$(RUN) --split=test --output=$(RUN)/test

@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import sampler
 from fsdit.models.conditioning import Condition, between
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
 from fsdit.sampling.images import compile_sampling
 
 pytestmark = pytest.mark.medium
@@ -165,7 +164,7 @@ def test_sampling_guides_with_the_null_of_training(monkeypatch):
         return lambda x, t: jnp.zeros_like(x)
 
     monkeypatch.setattr(sampler, "guided_field", spy)
-    mesh = jax.make_mesh((1, 1), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    mesh = sharding.local_mesh(jax.devices()[:1])
     draw = compile_sampling(nets, SamplingConfig(num_steps=1), mesh)
     index = jnp.arange(BATCH, dtype=jnp.uint32)
     jax.block_until_ready(draw(params, nets.codec, supports(), index, np.uint32(0)))

@@ -159,7 +159,7 @@ def test_to_host_brings_a_sharded_tree_back(mesh):
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
 def test_rows_of_a_table_over_all_devices_arrive_as_they_were_stored(shape):
     """Bits are kept, also of NaN and negative zero, though 19 rows do not divide over 8 devices."""
-    mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = sharding.make_mesh(config(*shape))
     rng = np.random.default_rng(0)
     rows = {
         "half": rng.integers(0, 2**16, (19, 3, 2), np.uint16).view(np.float16),

@@ -1,14 +1,12 @@
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
+from fsdit.config import Config, EncoderConfig, MeshConfig, ModelConfig, SamplingConfig
 from fsdit.models.spec import ModelSpec
 from fsdit.parallel import sharding
 from fsdit.planning import costs
@@ -46,9 +44,9 @@ def params():
     return disturbed(NETWORKS, 0.1)
 
 
-def mesh_of(*sizes):
-    devices = jax.devices()[: math.prod(sizes)]
-    return jax.make_mesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+def mesh_of(data, fsdp):
+    devices = jax.devices()[: data * fsdp]
+    return sharding.make_mesh(Config(mesh=MeshConfig(data, fsdp)), devices)
 
 
 @functools.cache

@@ -62,7 +62,7 @@ class ModelConfig:
     num_heads: Width = 12  # heads of each attention
     patch_size: PatchSize = 2  # side of a patch, in latents (pixels where the codec has none)
     mlp_ratio: Ratio = 4.0  # hidden width of an MLP, in multiples of hidden_size
-    # The next five change the DiT's blocks (docs/training.md). None is shown to help here.
+    # The next five change the DiT's blocks (docs/training.md; figures: docs/results/ablation.md).
     # RMS norm of the queries and keys of each head, in self- and cross-attention.
     qk_norm: bool = False
     norm: Literal["layer", "rms"] = "layer"  # norm that the modulation acts on

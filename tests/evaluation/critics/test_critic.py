@@ -5,7 +5,6 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 from safetensors.numpy import load_file, save_file
 
 from fsdit.config import Config, EncoderConfig, EvaluationConfig, FeaturesConfig, ModelConfig
@@ -43,8 +42,7 @@ def dinov2(tmp_path_factory):
 
 
 def on_devices(monkeypatch, count):
-    places = np.array(jax.devices()[:count]).reshape(-1, 1)
-    mesh = Mesh(places, sharding.AXES, axis_types=(AxisType.Auto,) * 2)
+    mesh = sharding.local_mesh(jax.devices()[:count])
     monkeypatch.setattr(sharding, "local_mesh", lambda: mesh)
 
 

@@ -4,13 +4,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from jax.sharding import AxisType, Mesh
 from safetensors.numpy import load_file, save_file
 
 from fsdit.errors import DataError
 from fsdit.evaluation.critics.lpips import load_lpips
 from fsdit.models.pretrained import lpips as port
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
 from tests.evaluation.synthetic import blurred, pictures
 from tests.models.pretrained import lpips_original
 
@@ -39,8 +38,7 @@ def original():
 
 
 def mesh_of(devices):
-    places = np.array(jax.devices()[:devices]).reshape(-1, 1)
-    return Mesh(places, AXES, axis_types=(AxisType.Auto,) * 2)
+    return sharding.local_mesh(jax.devices()[:devices])
 
 
 def random_images(*shape, seed=0):

@@ -3,10 +3,10 @@ import socket
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from fsdit.config import Config, MeshConfig
 from fsdit.evaluation.figures.distances import (
     allowed_distances,
     episode_distances,
@@ -14,7 +14,7 @@ from fsdit.evaluation.figures.distances import (
     reduce_pairs,
     squared_distances,
 )
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
 from tests.programs import start_program
 
 pytestmark = pytest.mark.medium
@@ -34,8 +34,8 @@ def normal(*shape, seed=0):
 
 
 def mesh_of(data, fsdp):
-    devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+    devices = jax.devices()[: data * fsdp]
+    return sharding.make_mesh(Config(mesh=MeshConfig(data, fsdp)), devices)
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 2)])

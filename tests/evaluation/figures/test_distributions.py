@@ -2,7 +2,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from jax.sharding import AxisType, Mesh
 from prdc import compute_prdc
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
@@ -17,7 +16,7 @@ from fsdit.evaluation.figures.distributions import (
     kernel_distance,
 )
 from fsdit.evaluation.figures.neighbourhoods import density_coverage, precision_recall
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
 from tests.evaluation.originals import fidelity
 from tests.evaluation.synthetic import blurred, features, flattened, pictures
 
@@ -29,7 +28,7 @@ def normal(*shape, seed=0, mean=0.0):
 
 
 def local_mesh_of_one():
-    return Mesh(np.array(jax.devices()[:1])[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
+    return sharding.local_mesh(jax.devices()[:1])
 
 
 def two_sets(real=80, samples=60, dim=12):

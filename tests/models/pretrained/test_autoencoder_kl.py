@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsdit.config import Config, EncoderConfig, ModelConfig
+from fsdit.config import Config, EncoderConfig, MeshConfig, ModelConfig
 from fsdit.errors import ConfigError
 from fsdit.models.codec import LatentCodec, PixelCodec
 from fsdit.models.pretrained.autoencoder_kl import AutoencoderKL
@@ -59,7 +59,7 @@ def test_an_example_s_latents_follow_its_key_alone():
 @pytest.mark.several_devices
 def test_parameters_are_arguments_of_a_compiled_program():
     """One compiled program serves all parameters, sharded ones too; it may split the batch."""
-    mesh = jax.make_mesh((2, 4), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = sharding.make_mesh(Config(mesh=MeshConfig(2, 4)))
     codec, other = small(latent_channels=16), small(latent_channels=16, seed=1)
     images, keys = jnp.asarray(pictures(16, 16, 16, 3)), jax.random.split(key(), 16)
 
