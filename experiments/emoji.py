@@ -9,8 +9,8 @@ run and more guidance. A scale of 3 is recognised more often than one of 2, whos
 nearer to those of real images (docs/emoji.md).
 
 Hardware: two CPU cores, under an hour.
-Expected result: about 0.60 of the samples are nearest to their own emoji in the features of the
-trained critic (150 unseen emoji; real images 0.69); all figures are in docs/emoji.md.
+Expected result: about 0.62 of the samples are nearest to their own emoji in the features of the
+trained critic (150 unseen emoji, three seeds; real images 0.69); all figures are in docs/emoji.md.
 """
 
 from fsdit.config import Config, derive
