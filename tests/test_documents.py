@@ -90,7 +90,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 
 # Functions whose first argument is the name of a flag.
-_DEFINERS = ("DEFINE_", "define_path")
+_DEFINERS = ("DEFINE_", "define_path", "define_float")
 
 
 def defined(tree: ast.AST) -> set[str]:
@@ -105,12 +105,15 @@ def defined(tree: ast.AST) -> set[str]:
     return found
 
 
+_SHARED = ("define_config", "define_step", "define_ema")  # functions that define certain flags
+
+
 @functools.cache
 def shared_definers() -> dict[str, set[str]]:
     """Functions of fsdit/program/flags.py that define flags -> the flags."""
     found = {"define_overrides": {"config."}}
     for node in ast.parse(source("fsdit.program.flags").read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name in ("define_config", "define_step"):
+        if isinstance(node, ast.FunctionDef) and node.name in _SHARED:
             own = {c.args[0].value for name, c in calls(node) if name.startswith(_DEFINERS)}
             overrides = any(name == "define_overrides" for name, _ in calls(node))
             found[node.name] = own | ({"config."} if overrides else set())
