@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from fsdit.config import Config, MeshConfig
+from fsdit.config import Config, DataConfig, MeshConfig
 from fsdit.evaluation.figures.distances import (
     allowed_distances,
     episode_distances,
@@ -34,8 +34,9 @@ def normal(*shape, seed=0):
 
 
 def mesh_of(data, fsdp):
-    devices = jax.devices()[: data * fsdp]
-    return sharding.make_mesh(Config(mesh=MeshConfig(data, fsdp)), devices)
+    count = data * fsdp
+    config = Config(data=DataConfig(batch_size=count), mesh=MeshConfig(data, fsdp))
+    return sharding.make_mesh(config, jax.devices()[:count])
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 2)])
