@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import AxisType
 
 from experiments.benchmarks.turns import machine, take_turns
 from fsdit import program
 from fsdit.config import EncoderConfig, ModelConfig, SamplingConfig
 from fsdit.flow import path, sampler
 from fsdit.models.spec import ModelSpec
-from fsdit.parallel.sharding import AXES
+from fsdit.parallel import sharding
 from fsdit.randomness import example_keys, stream_key
 from fsdit.sampling.images import compile_sampling
 
@@ -90,7 +89,7 @@ def random_params(spec: ModelSpec) -> dict:
 def compare(spec: ModelSpec, params: dict, batch: int, settings: Settings) -> dict[str, Any]:
     """Seconds of each turn of both sides for one batch size, and how far their images differ."""
     config = SamplingConfig(num_steps=settings.steps, guidance_scale=3.0)
-    mesh = jax.make_mesh((1, 1), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:1])
+    mesh = sharding.local_mesh(jax.devices()[:1])
     sample = compile_sampling(spec, config, mesh)
     shape = (batch, _SHOTS, _SIZE, _SIZE, 1)
     supports = jnp.asarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
