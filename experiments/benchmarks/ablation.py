@@ -7,9 +7,10 @@
 Train steps of all variants are timed in turns, and each variant trains for as many steps as take
 the time of the unchanged experiment; its warm-up keeps its share of them. Then `fsdit.evaluate`
 measures samples of unseen classes. Variants that differ in sampling.* alone share a training.
-Prints a table of means over the seeds with standard errors, and writes ablation.json. A second
-start goes on; give it the same variants, or more. With --jobs=2 two runs go on side by side on a
-CPU, each on half of the cores, which small models fill better.
+Prints a table of means over the seeds with standard errors, with real images and the baselines as
+its last rows, and writes ablation.json. A second start goes on; give it the same variants, or
+more. With --jobs=2 two runs go on side by side on a CPU, each on half of the cores, which small
+models fill better.
 
 --time_only times the steps and stops. To train on another machine, for example with a GPU, copy
 ablation.json and config.json into its --output_dir, and the dataset to the same path: it then
@@ -22,8 +23,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,18 +33,22 @@ from absl import flags
 
 from experiments.benchmarks.compute.recipe_step import changed, settings_of
 from experiments.benchmarks.compute.train_step import trainer_on_zeros
+from experiments.benchmarks.programs import run_program
 from experiments.benchmarks.turns import take_turns
 from fsdit import program
 from fsdit.config import Config, apply_overrides, to_dict
 from fsdit.data.layout import write_json
+from fsdit.data.run_dataset import read_run_dataset
 from fsdit.errors import ConfigError
 from fsdit.evaluation.metrics import METRICS
-from fsdit.evaluation.results import read_results
+from fsdit.evaluation.results import IMAGE_SETS, Table, read_results
 
 _METRICS = (
     *("top1", "pixel_frechet_distance", "pixel_recall", "pixel_pairwise_distance"),
-    *("pixel_near_copies", "frechet_distance"),
+    *("pixel_near_copies", "frechet_distance", "recall", "pairwise_distance"),
 )
+# They are the same whatever was trained, and however it is sampled.
+_BASELINES = ("real", "copied_support", "mean_of_supports", "nearest_training")
 _SAME = {"seed", "train.num_steps", "train.eval_interval"}  # decided here for all variants
 _TURNS, _STEPS = 7, 3  # of the timing; a turn has so many train steps
 
@@ -60,6 +63,8 @@ def main(argv: list[str]) -> None:
     trainings = by_training(["", *_VARIANTS.value])
     for text in itertools.chain.from_iterable(trainings.values()):
         varied(base, text)  # refuses a wrong variant before anything is timed
+    if not _TIME_ONLY.value:
+        read_run_dataset(base)  # refuses a missing dataset, too
     keep_experiment(base, output / "config.json")
     results = output / "ablation.json"
     found = timed(base, trainings, results)
@@ -85,9 +90,10 @@ def main(argv: list[str]) -> None:
         done = jobs.map(train_and_evaluate, cases)
         for (seed, _), folders in zip(cases, done, strict=True):
             for text, folder in folders.items():
-                add_scores(found[text]["scores"], folder, seed)
+                tables = read_results(folder / "results.json").tables
+                add_scores(found[text]["scores"], tables, seed)
             write_json(results, found)
-            print_table(found)
+            print_table(found, baselines=tables[0])
 
 
 def jobs_on_cores(count: int) -> ThreadPoolExecutor:
@@ -187,15 +193,13 @@ def equal_time(base: Config, steps: int, seed: int, text: str) -> dict[str, str]
 
 
 def run(module: str, settings: dict[str, str], *given: str) -> None:
-    """Runs a program with some settings changed. Raises CalledProcessError."""
-    overrides = [f"--config.{path}={value}" for path, value in settings.items()]
-    command = [sys.executable, "-m", module, *given, *overrides]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Runs a program with some settings changed. Raises FsditError where it fails."""
+    run_program(module, *given, *(f"--config.{path}={value}" for path, value in settings.items()))
 
 
-def add_scores(scores: dict[str, Any], folder: Path, seed: int) -> None:
+def add_scores(scores: dict[str, Any], tables: Iterable[Table], seed: int) -> None:
     """Adds what an evaluation found, by guidance scale, metric and seed."""
-    for table in read_results(folder / "results.json").tables:
+    for table in tables:
         at = scores.setdefault(f"{table.guidance_scale:g}", {})
         for metric in _METRICS:
             if metric in table.scores:
@@ -214,7 +218,8 @@ def results_folder(text: str) -> str:
     return f"test,{folder_name(sampling)}" if sampling else "test"
 
 
-def print_table(found: Found) -> None:
+def print_table(found: Found, baselines: Table | None = None) -> None:
+    """Prints what was found; below it real images and the baselines, where a table has them."""
     labels = [METRICS[metric].label for metric in _METRICS]
     print("| variant | step | steps | guidance | " + " | ".join(labels) + " |")
     print("| --- " * (4 + len(_METRICS)) + "|")
@@ -224,6 +229,10 @@ def print_table(found: Found) -> None:
         for scale, metrics in scores or [("-", {})]:
             cells = [mean_text(list(metrics.get(m, {}).values())) for m in _METRICS]
             print(f"{head}{scale} | " + " | ".join(cells) + " |")
+    for name in _BASELINES if baselines else ():
+        scores = [baselines.scores.get(metric, {}).get(name) for metric in _METRICS]
+        cells = [mean_text([score.value] if score else []) for score in scores]
+        print(f"| {IMAGE_SETS[name]} | | | | " + " | ".join(cells) + " |")
     print(flush=True)
 
 

@@ -11,6 +11,7 @@ import pytest
 from experiments.benchmarks import ablation
 from fsdit.config import Config, OptimizerConfig, TrainConfig
 from fsdit.errors import ConfigError
+from fsdit.evaluation.results import IMAGE_SETS, Score, Table
 
 BASE = Config(
     train=TrainConfig(num_steps=1000), optimizer=OptimizerConfig(warmup_steps=40), name="base"
@@ -99,6 +100,24 @@ def test_variants_have_folders_of_their_own():
 )
 def test_a_mean_has_the_standard_error_of_its_seeds(values, text):
     assert ablation.mean_text(values) == text
+
+
+def test_the_baselines_stand_below_the_variants_in_their_columns(capsys):
+    found = {"model.norm=rms": {"ratio": 1.25, "steps": 800, "scores": {}}}
+    scores = {
+        "top1": {"samples": Score(0.5), "real": Score(0.75), "mean_of_supports": Score(1.0)},
+        "pairwise_distance": {"samples": Score(2.0), "real": Score(3.0)},
+    }
+    table = Table("test", False, 5, 1.5, 1, 2, scores, by_class={})
+    ablation.print_table(found, baselines=table)
+    lines = capsys.readouterr().out.strip().splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in lines)
+    named = {row[1]: dict(zip(head, row, strict=True)) for row in rows}
+    assert list(named) == ["model.norm=rms", *(IMAGE_SETS[name] for name in ablation._BASELINES)]
+    found = {"top-1 retrieval": "0.750", "pairwise distance": "3.000", "FD": "-", "step": ""}
+    assert named[IMAGE_SETS["real"]].items() >= found.items()
+    found = {"top-1 retrieval": "1.000", "pairwise distance": "-"}
+    assert named[IMAGE_SETS["mean_of_supports"]].items() >= found.items()
 
 
 @pytest.mark.medium

@@ -14,6 +14,8 @@ from experiments.benchmarks import all as all_benchmarks
 from experiments.benchmarks import commits, turns
 from experiments.benchmarks.compute import attention, products, pytorch_dit, train_step
 from experiments.benchmarks.input import feeding
+from experiments.benchmarks.programs import run_program
+from fsdit.errors import FsditError
 from tests.programs import run_module
 
 pytestmark = pytest.mark.medium
@@ -35,6 +37,14 @@ def test_the_model_of_pytorch_learns_one_batch():
     latents, pooled = 2.0 + torch.zeros(8, 3, 8, 4), torch.randn(8, 5, 16)
     losses = [float(step(latents, pooled)) for _ in range(60)]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_a_program_that_fails_is_named_after_its_own_words(capfd):
+    with pytest.raises(FsditError, match="python -m json.tool ended with status [12],"):
+        run_program("json.tool", "missing.json")
+    assert "missing.json" in capfd.readouterr().err
+    run_program("json.tool", "--help")
+    assert not capfd.readouterr().out
 
 
 def test_sides_take_turns_and_the_first_call_is_not_counted():

@@ -11,8 +11,6 @@ the parts of a read, and what features take on disk.
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from absl import flags
 from PIL import Image
 
 from experiments.benchmarks.input.photos import make_photos
+from experiments.benchmarks.programs import run_program
 from fsdit import program
 from fsdit.config import Config, DataConfig
 from fsdit.data import pipeline, records
@@ -54,12 +53,12 @@ def main(argv: list[str]) -> None:
 
 
 def convert(photos: Path, output: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "data_prep.convert", f"--input={photos}"),
-        *(f"--output_dir={output}", "--num_classes=98,0,2", f"--image_size={_SIZE}"),
+    run_program(
+        "data_prep.convert",
+        *(f"--input={photos}", f"--output_dir={output}"),
+        *("--num_classes=98,0,2", f"--image_size={_SIZE}"),
         *("--duplicates=keep", "--sets_per_class=10"),
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    )
 
 
 def unpack(dataset: Path, folder: Path) -> None:

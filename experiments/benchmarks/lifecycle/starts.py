@@ -9,12 +9,11 @@ and starts it again, so that it resumes from the one before. The runs log the fi
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.programs import run_program
 from fsdit import program
 
 _INTERVAL = 5
@@ -47,18 +46,19 @@ def train(
     The workdir is in `folder`. interval: steps between lines and between saves. devices: number
     of forced host devices.
     """
-    command = [
-        *(sys.executable, "-m", "fsdit.main", "--config=experiments/glyphs.py"),
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would warm a cold start
+    run_program(
+        "fsdit.main",
+        "--config=experiments/glyphs.py",
         f"--workdir={folder}/run",
         f"--config.data.dataset_dir={dataset}",
         f"--config.train.num_steps={num_steps}",
         f"--config.train.log_interval={interval}",
         "--config.train.eval_batches=1",
         f"--config.checkpoint.interval={interval}",
-    ]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would warm a cold start
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        environment=environment,
+    )
     lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
