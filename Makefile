@@ -79,7 +79,7 @@ demo: $(VENV)/installed $(DATA)/dataset.json
 weights: $(VENV)/installed $(DATA)/dataset.json
 	@echo "[1/3] Training (about an hour on two CPU cores; start again to resume)"
 	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(LONGER) \
-	  --config.data.class_augmentation=0.5 --config.sampling.guidance_scale=1.25 \
+	  --config.data.class_augmentation=0.5 --config.sampling.guidance_scale=1.5 \
 	  --config.train.num_steps=8000 --config.train.ema_decay=0.999 \
 	  --config.optimizer.warmup_steps=100 \
 	  --config.train.log_interval=200 --config.train.eval_interval=1000 \

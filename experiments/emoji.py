@@ -23,7 +23,7 @@ def get_config() -> Config:
         name="emoji",
         data={"dataset_dir": "datasets/emoji"},
         model={"encoder": {"patch_size": 8}},
-        sampling={"guidance_scale": 3.0},
+        sampling={"guidance_scale": 4.0, "guidance_interval": (0.1, 1.0)},
         optimizer={"peak_learning_rate": 4e-3, "warmup_steps": 300},
         train={"num_steps": 8000, "ema_decay": 0.999, "eval_interval": 2000},
         checkpoint={"interval": 1000},

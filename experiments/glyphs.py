@@ -46,7 +46,8 @@ def get_config() -> Config:
         ),
         # More training at noisy times, where the supports decide what is sampled.
         flow=FlowConfig(logit_mean=-0.5),
-        sampling=SamplingConfig(num_steps=20, guidance_scale=1.5, guidance_interval=(0.0, 0.6)),
+        # Guidance near noise makes the samples of a class alike before it makes them clear.
+        sampling=SamplingConfig(num_steps=20, guidance_scale=2.0, guidance_interval=(0.2, 1.0)),
         evaluation=EvaluationConfig(samples_per_episode=2),
         optimizer=OptimizerConfig(
             method="muon", peak_learning_rate=6e-3, final_learning_rate=1e-5, warmup_steps=30
