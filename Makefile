@@ -5,7 +5,7 @@
 # make check     before each commit: lint, and the unit tests that start no process
 # make test      what CI runs: the above, and programs as their users start them
 # make test-all  everything: also pods of four, true sizes, endurance
-# make weights   make the weights in the package again: the longer run (an hour), then its export
+# make weights   make the weights in the package again: the longer run (half an hour), then its export
 #
 # PYTHON=python3.12 make ... makes .venv with that Python: 3.11, 3.12 or 3.13.
 PYTHON ?= python3
@@ -77,7 +77,7 @@ demo: $(VENV)/installed $(DATA)/dataset.json
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=$(RUN)/tensorboard"
 
 weights: $(VENV)/installed $(DATA)/dataset.json
-	@echo "[1/3] Training (about an hour on two CPU cores; start again to resume)"
+	@echo "[1/3] Training (about 25 minutes on two CPU cores; start again to resume)"
 	$(BIN)/python -m fsdit.main --config=experiments/glyphs.py --workdir=$(LONGER) \
 	  --config.data.class_augmentation=0.5 --config.sampling.guidance_scale=1.5 \
 	  --config.train.num_steps=8000 --config.train.ema_decay=0.999 \
