@@ -47,7 +47,7 @@ _METRICS = (
     *("top1", "pixel_frechet_distance", "pixel_recall", "pixel_pairwise_distance"),
     *("pixel_near_copies", "frechet_distance", "recall", "pairwise_distance"),
 )
-# They are the same whatever was trained, and however it is sampled.
+# They are the same for all variants that leave data and evaluation as they are.
 _BASELINES = ("real", "copied_support", "mean_of_supports", "nearest_training")
 _SAME = {"seed", "train.num_steps", "train.eval_interval"}  # decided here for all variants
 _TURNS, _STEPS = 7, 3  # of the timing; a turn has so many train steps

@@ -17,6 +17,6 @@ def run_program(module: str, *arguments: str, environment: Mapping[str, str] | N
     done = subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
     if done.returncode:
         raise FsditError(
-            f"python -m {module} ended with status {done.returncode}, and its own lines above say "
-            "why: mend that, then start the same command again"
+            f"python -m {module} ended with status {done.returncode}; what it says of that stands "
+            "above: mend it, then start the same command again"
         )
