@@ -40,7 +40,7 @@ def test_the_model_of_pytorch_learns_one_batch():
 
 
 def test_a_program_that_fails_is_named_after_its_own_words(capfd):
-    with pytest.raises(FsditError, match=r"python -m json\.tool ended with status [12],"):
+    with pytest.raises(FsditError, match=r"python -m json\.tool ended with status [12];"):
         run_program("json.tool", "missing.json")
     assert "missing.json" in capfd.readouterr().err
     run_program("json.tool", "--help")
