@@ -46,7 +46,7 @@ def get_config() -> Config:
         ),
         # More training at noisy times, where the supports decide what is sampled.
         flow=FlowConfig(logit_mean=-0.5),
-        # Guidance near noise makes the samples of a class alike before it makes them clear.
+        # Guidance of the first steps costs variety and makes samples little clearer.
         sampling=SamplingConfig(num_steps=20, guidance_scale=2.0, guidance_interval=(0.2, 1.0)),
         evaluation=EvaluationConfig(samples_per_episode=2),
         optimizer=OptimizerConfig(
